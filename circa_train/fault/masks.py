@@ -1,0 +1,169 @@
+"""Random words and uniform masks, addressed by (seed, site, draw, element): the readable reference.
+
+The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): a keyed bijection of 128-bit counters, so a mask is a
+pure function of its address. Nothing is consumed, no order matters, and any thread, rank or device that names the same
+address gets the same bits. The address is packed without hashing, so distinct addresses never share a counter::
+
+    key      k0, k1 = seed (64 bits)
+    counter  c0 = block, low 32 bits
+             c1 = block's bits 32..39  |  attempt (8 bits) << 8  |  site (16 bits) << 16
+             c2, c3 = draw (63 bits)
+
+Each block yields four words. Element e reads, within its run of 256 elements, word (e >> 6) & 3 of block
+((e >> 8) << 6) | (e & 63): so 64 consecutive elements take the same word of 64 consecutive blocks, and a vector unit or a
+GPU block writes its words to consecutive places.
+
+A mask is exactly uniform on [0, p), by rejection: the word w is accepted if (w * p) mod 2^32 >= 2^32 mod p, and then
+t = (w * p) >> 32 (Lemire, ACM TOMACS 2019); if not (0.4% at the default prime), the element takes the word of the next
+attempt. Reducing a 32-bit word modulo p, or scaling it without rejection, would make some residues half as likely again as
+others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from circa_train.field import DEFAULT_PRIME, check_prime
+
+MASK32 = 0xFFFFFFFF
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+PHILOX_ROUNDS = 10
+
+RUN = 256  # elements served by RUN // 4 consecutive blocks
+LANES = RUN // 4
+
+MAX_SITES = 2**16
+MAX_DRAWS = 2**63
+MAX_ELEMENTS = 2**42
+MAX_ATTEMPTS = 2**8  # an element rejected this often has probability below 2^-256
+
+
+def uniform_masks(
+    shape: Sequence[int],
+    *,
+    seed: int,
+    site: int,
+    draw: int | Tensor,
+    prime: int = DEFAULT_PRIME,
+    device: torch.device | str = "cpu",
+    first_element: int | Tensor = 0,
+) -> Tensor:
+    """Masks t uniform on [0, prime), one per element.
+
+    Args:
+        shape: shape of the result; its elements are numbered in row-major order.
+        seed: in [0, 2^64).
+        site: index of the ReLU site, in [0, 2^16).
+        draw: number of the draw, in [0, 2^63); an int or a 0-dimensional int64 tensor.
+        prime: the field.
+        device: where the result lies; the bits are the same everywhere.
+        first_element: number of the first element, so that a part of a batch gets the very masks it has in the whole.
+
+    Returns:
+        int64 tensor of ``shape``.
+
+    Raises:
+        ValueError: for an address outside its range, or an invalid prime.
+    """
+    check_prime(prime)
+    elements = _elements(shape, first_element, device)
+    threshold = 2**32 % prime
+    product = words_at(elements, seed=seed, site=site, draw=draw) * prime
+    mask = product >> 32
+    pending = ((product & MASK32) < threshold).nonzero(as_tuple=True)[0]
+    attempt = 1
+    while pending.numel():
+        product = words_at(elements[pending], seed=seed, site=site, draw=draw, attempt=attempt) * prime
+        accepted = (product & MASK32) >= threshold
+        mask[pending[accepted]] = (product >> 32)[accepted]
+        pending = pending[~accepted]
+        attempt += 1
+    return mask.reshape(tuple(shape))
+
+
+def random_words(
+    shape: Sequence[int],
+    *,
+    seed: int,
+    site: int,
+    draw: int | Tensor,
+    attempt: int = 0,
+    device: torch.device | str = "cpu",
+    first_element: int | Tensor = 0,
+) -> Tensor:
+    """Words uniform on [0, 2^32), addressed as in :func:`uniform_masks`; int64 tensor of ``shape``."""
+    elements = _elements(shape, first_element, device)
+    return words_at(elements, seed=seed, site=site, draw=draw, attempt=attempt).reshape(tuple(shape))
+
+
+def ring_masks(
+    shape: Sequence[int],
+    *,
+    seed: int,
+    site: int,
+    draw: int | Tensor,
+    device: torch.device | str = "cpu",
+    first_element: int | Tensor = 0,
+) -> Tensor:
+    """Masks uniform on Z_2^64 as int64 bit patterns: the words of attempts 0 (low half) and 1 (high half)."""
+    elements = _elements(shape, first_element, device)
+    low = words_at(elements, seed=seed, site=site, draw=draw)
+    high = words_at(elements, seed=seed, site=site, draw=draw, attempt=1)
+    return (low | (high << 32)).reshape(tuple(shape))
+
+
+def words_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor, attempt: int = 0) -> Tensor:
+    """The word of each addressed element: int64 tensor in [0, 2^32), shaped like ``elements`` (int64)."""
+    check_address(seed, site, draw)
+    if not 0 <= attempt < MAX_ATTEMPTS:
+        raise ValueError(f"attempt = {attempt} is outside [0, {MAX_ATTEMPTS})")
+    block = ((elements >> 8) << 6) | (elements & (LANES - 1))
+    draw_low, draw_high = draw & MASK32, draw >> 32
+    counter = [
+        block & MASK32,
+        (block >> 32) | (attempt << 8) | (site << 16),
+        torch.zeros_like(block) + draw_low,
+        torch.zeros_like(block) + draw_high,
+    ]
+    words = torch.stack(philox(counter, (seed & MASK32, seed >> 32)))
+    return words.gather(0, ((elements >> 6) & 3).unsqueeze(0)).squeeze(0)
+
+
+def philox(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = PHILOX_ROUNDS) -> list[Tensor]:
+    """Philox4x32: four int64 tensors holding 32-bit counter words -> four of random words. ``key`` is two 32-bit ints."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        # The int64 product wraps modulo 2^64, which leaves the 64 bits of the unsigned product as they should be.
+        low_product, high_product = c0 * PHILOX_MULTIPLIERS[0], c2 * PHILOX_MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((high_product >> 32) & MASK32) ^ c1 ^ k0,
+            high_product & MASK32,
+            ((low_product >> 32) & MASK32) ^ c3 ^ k1,
+            low_product & MASK32,
+        )
+        k0, k1 = (k0 + PHILOX_WEYL[0]) & MASK32, (k1 + PHILOX_WEYL[1]) & MASK32
+    return [c0, c1, c2, c3]
+
+
+def check_address(seed: int, site: int, draw: int | Tensor) -> None:
+    """ValueError if a part of the address is outside the bits it has in the counter (a tensor draw is trusted)."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed = {seed} is outside [0, 2^64); masks are addressed by an unsigned 64-bit seed")
+    if not 0 <= site < MAX_SITES:
+        raise ValueError(f"site = {site} is outside [0, {MAX_SITES}); number the sites of a network from 0")
+    if not isinstance(draw, Tensor) and not 0 <= draw < MAX_DRAWS:
+        raise ValueError(f"draw = {draw} is outside [0, 2^63); number the draws from 0")
+
+
+def _elements(shape: Sequence[int], first_element: int | Tensor, device: torch.device | str) -> Tensor:
+    """Flat int64 tensor of the addresses of a tensor of ``shape``, in row-major order."""
+    count = math.prod(shape)
+    if not isinstance(first_element, Tensor) and not 0 <= first_element <= MAX_ELEMENTS - count:
+        raise ValueError(f"elements {first_element} to {first_element + count} leave [0, 2^42), the range of addresses")
+    return torch.arange(count, dtype=torch.int64, device=device) + first_element

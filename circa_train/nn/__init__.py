@@ -1,0 +1,1 @@
+"""Networks, and where they meet faults: the stochastic activation, the conversion, and the plain models."""

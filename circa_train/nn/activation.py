@@ -1,0 +1,137 @@
+"""The stochastic ReLU as a module: y = z where the drawn sign test says so, else 0.
+
+The law (arXiv 2106.08475, section 3): with x = round_half_even(z * 2^frac_bits) and a fresh mask t uniform on [0, p) per
+element, s is the truncated sign test of x under t, and y = z if s else 0. Nothing else ever comes out, whatever the fault.
+The gradient is the gate that was drawn: dy/dz = s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from circa_train.fault.masks import MAX_DRAWS
+from circa_train.fault.spec import FaultSpec, NoFault
+from circa_train.nn import kernels
+from circa_train.nn.kernels import reference
+from circa_train.nn.kernels.plan import SitePlan
+
+
+class StochasticReLU(nn.Module):
+    """A ReLU whose sign test errs exactly as the protocol's does.
+
+    Faults are a mode of their own, not ``training``: they exist at inference. Masks are addressed by (seed, site, draw,
+    element); every forward is a new draw, counted in the buffer ``address``, and a draw can be replayed by setting it
+    (:func:`circa_train.nn.convert.set_draw`). An element's number is its row-major index in the whole batch, so a batch, its
+    halves, and its parts on several ranks draw the same masks once the number of the first image is said.
+
+    Args:
+        spec: the sign test. ``NoFault()`` is bitwise ``nn.ReLU``, forward and backward.
+        frac_bits: fraction bits at which the sign test sees the activation.
+        seed: seed of the masks, in [0, 2^64).
+        site: index of this site in its network, in [0, 2^16): sites with the same seed draw different masks.
+        overflow: ``raise``, ``wrap`` or ``saturate``, see :mod:`circa_train.fixed_point`.
+        backend: ``auto``, ``reference``, ``cpu`` or ``triton``, see :mod:`circa_train.nn.kernels`; all give the same bits.
+        name: how errors call this site; the qualified name in a converted network.
+
+    Attributes:
+        faults_enabled: False makes this module a plain ReLU that draws nothing.
+        address: int64 buffer (2,), not in the state_dict: the next draw, and the number of the batch's first image.
+        overflows: int64 buffer (), not in the state_dict: values that overflowed so far under ``wrap`` or ``saturate``.
+
+    Raises (in forward):
+        ValueError: if the activation holds NaN or an infinity.
+        FixedPointOverflow: if a value does not fit into the field under the ``raise`` policy.
+
+    Example:
+        >>> relu = StochasticReLU(TruncatedSign(k=12), frac_bits=16, seed=0)
+        >>> y = relu(torch.randn(8, 64, 32, 32))   # every element is 0 or the input
+    """
+
+    address: Tensor
+    overflows: Tensor
+
+    def __init__(
+        self,
+        spec: FaultSpec,
+        *,
+        frac_bits: int = 16,
+        seed: int = 0,
+        site: int = 0,
+        overflow: str = "raise",
+        backend: str = "auto",
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.backend = kernels.check_backend(backend)
+        self.plan = SitePlan(spec, frac_bits, seed, site, overflow)
+        self.name = name
+        self.faults_enabled = True
+        self.observer: Any = None
+        self.register_buffer("address", torch.zeros(2, dtype=torch.int64), persistent=False)
+        self.register_buffer("overflows", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @property
+    def spec(self) -> FaultSpec:
+        return self.plan.spec
+
+    @property
+    def frac_bits(self) -> int:
+        return self.plan.frac_bits
+
+    @property
+    def seed(self) -> int:
+        return self.plan.seed
+
+    @property
+    def site(self) -> int:
+        return self.plan.site
+
+    def set_spec(self, spec: FaultSpec) -> None:
+        """Put another sign test at this site; fixed-point format and masks' address stay."""
+        self.plan = replace(self.plan, spec=spec)
+
+    def set_draw(self, draw: int, first_image: int = 0) -> None:
+        """Choose the next draw, and which image of the whole batch comes first in the next input."""
+        if not 0 <= draw < MAX_DRAWS or first_image < 0:
+            raise ValueError(f"draw = {draw}, first_image = {first_image}: need 0 <= draw < 2^63 and first_image >= 0")
+        self.address[0] = draw
+        self.address[1] = first_image
+
+    def forward(self, z: Tensor) -> Tensor:
+        if not self.faults_enabled or isinstance(self.plan.spec, NoFault):
+            return F.relu(z)
+        try:
+            y, counts = _Gate.apply(z, self.plan, self.address, self.observer is not None)
+        except ValueError as error:
+            raise type(error)(f"site {self.name or '(unnamed)'}: {error}") from error
+        if self.plan.overflow != "raise":
+            self.overflows += counts[0]
+        if self.observer is not None:
+            self.observer.record(z.detach(), counts)
+        self.address[0] += 1
+        return y
+
+    def extra_repr(self) -> str:
+        plan = self.plan
+        return f"{plan.spec}, frac_bits={plan.frac_bits}, seed={plan.seed}, site={plan.site}, overflow={plan.overflow!r}"
+
+
+class _Gate(torch.autograd.Function):
+    """The forward of a kernel, and the backward that reads the gate from y."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
+        y, counts = reference.forward(z, plan, address, statistics)
+        ctx.save_for_backward(y)
+        ctx.mark_non_differentiable(counts)
+        return y, counts
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        (y,) = ctx.saved_tensors
+        return reference.backward(grad, y), None, None, None

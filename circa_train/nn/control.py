@@ -1,0 +1,117 @@
+"""The switches of a converted network: what reaches all of its stochastic sites at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from circa_train.fault.spec import FaultSpec, NoFault
+from circa_train.nn.activation import StochasticReLU
+
+
+def stochastic_relus(model: nn.Module) -> dict[str, StochasticReLU]:
+    """The stochastic sites of a converted network by qualified name, in the order of execution; empty for a plain one."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, StochasticReLU)}
+    return dict(sorted(found.items(), key=lambda item: item[1].site))
+
+
+def specs_by_site(spec: FaultSpec | Mapping[str, FaultSpec], sites: Iterable[str]) -> dict[str, FaultSpec]:
+    """One spec per site: the same for all, or a mapping that names every site and nothing else (ValueError otherwise)."""
+    sites = list(sites)
+    if not isinstance(spec, Mapping):
+        return dict.fromkeys(sites, spec)
+    unknown, missing = sorted(set(spec) - set(sites)), [name for name in sites if name not in spec]
+    if unknown:
+        raise ValueError(f"no ReLU site is called {', '.join(unknown)}; the sites are {', '.join(sites)}")
+    if missing:
+        raise ValueError(f"no spec for the sites {', '.join(missing)}; a site that is to stay exact is named with NoFault()")
+    return {name: spec[name] for name in sites}
+
+
+def check_sites(model: nn.Module, names: Iterable[str]) -> None:
+    """ValueError if ``names`` are not exactly the stochastic sites of ``model``."""
+    specs_by_site(dict.fromkeys(names, NoFault()), stochastic_relus(model))
+
+
+def set_specs(model: nn.Module, spec: FaultSpec | Mapping[str, FaultSpec]) -> None:
+    """Put another sign test at every site of a converted network, without tracing it again."""
+    relus = stochastic_relus(model)
+    for name, site_spec in specs_by_site(spec, relus).items():
+        relus[name].set_spec(site_spec)
+
+
+def set_draw(model: nn.Module, draw: int, first_image: int = 0) -> None:
+    """Choose the next draw of every site, and the number that the next input's first image has in its whole batch.
+
+    The same draw gives the same masks again. Parts of a batch that say where they start get the masks that they would have
+    in the whole, whatever the batch size or the number of ranks.
+    """
+    for relu in stochastic_relus(model).values():
+        relu.set_draw(draw, first_image)
+
+
+def set_faults(model: nn.Module, enabled: bool) -> None:
+    """Turn the faults of every site on or off; off, each is a plain ReLU that draws nothing."""
+    for relu in stochastic_relus(model).values():
+        relu.faults_enabled = enabled
+
+
+def draw_state(model: nn.Module) -> dict[str, list[int]]:
+    """Each site's (next draw, first image), to be stored with a checkpoint. Inverse of :func:`load_draw_state`."""
+    return {name: relu.address.tolist() for name, relu in stochastic_relus(model).items()}
+
+
+def load_draw_state(model: nn.Module, state: Mapping[str, Sequence[int]]) -> None:
+    """Restore what :func:`draw_state` returned; ValueError if it belongs to other sites."""
+    check_sites(model, state)
+    for name, relu in stochastic_relus(model).items():
+        relu.set_draw(*state[name])
+
+
+def fault_buffer_names(model: nn.Module) -> list[str]:
+    """Qualified names of the buffers that number draws and count overflows: each rank's own, never to be broadcast."""
+    relus = stochastic_relus(model)
+    return [f"{name}.{buffer}" for name, relu in relus.items() for buffer, _ in relu.named_buffers()]
+
+
+@contextmanager
+def site_inputs(model: nn.Module, record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While open, ``record(site name, pre-activation)`` is called at every stochastic site that runs."""
+    handles = [
+        relu.register_forward_pre_hook(lambda _, args, name=name: record(name, args[0].detach()))
+        for name, relu in stochastic_relus(model).items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every submodule gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def without_faults(model: nn.Module) -> Iterator[None]:
+    """Exact ReLUs for a while: no faults, and no draw is used up."""
+    before = [(relu, relu.faults_enabled) for relu in stochastic_relus(model).values()]
+    set_faults(model, False)
+    try:
+        yield
+    finally:
+        for relu, enabled in before:
+            relu.faults_enabled = enabled
+

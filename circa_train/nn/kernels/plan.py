@@ -1,0 +1,41 @@
+"""What a kernel needs to know about a site, apart from the tensor and the address of the draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from circa_train.fault.masks import check_address
+from circa_train.fault.spec import FaultSpec, field_prime
+from circa_train.fixed_point import check_frac_bits, check_overflow_policy
+
+#: What a kernel counts, in the order of its ``counts`` tensor (int64). Without statistics only the first is filled in.
+COUNTS = (
+    "overflows",
+    "wrap_zeroed",
+    "wrap_passed",
+    "truncation_zeroed",
+    "truncation_passed",
+    "flip_zeroed",
+    "flip_passed",
+)
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """A site: its sign test, its fixed-point format, and its part of the mask address. Checked when made."""
+
+    spec: FaultSpec
+    frac_bits: int
+    seed: int
+    site: int
+    overflow: str
+
+    def __post_init__(self) -> None:
+        check_frac_bits(self.frac_bits)
+        check_overflow_policy(self.overflow)
+        check_address(self.seed, self.site, 0)
+
+    @property
+    def prime(self) -> int:
+        """The field that bounds the fixed-point values."""
+        return field_prime(self.spec)
