@@ -1,0 +1,34 @@
+"""The files a job reads, as part of its fingerprint: a result on an overwritten checkpoint is stale."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from circa_train.runs import file_digest, flatten
+
+#: Keys of configurations that name a file (or folder) whose contents enter the result.
+INPUT_KEYS = ("checkpoint", "teacher", "fault.path")
+
+
+def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digest of every input that exists; a missing one is left to the job, which says what it needed it for."""
+    values = flatten(config)
+    paths = {key: Path(str(values[key])) for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
+    return {key: _digest(str(path), *_stamp(path)) for key, path in paths.items() if path.exists()}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """(newest modification time, total size) of a file, or of all files of a folder."""
+    files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
+    stats = [os.stat(f) for f in files]
+    return max((s.st_mtime_ns for s in stats), default=0), sum(s.st_size for s in stats)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: str, _newest: int, _size: int) -> str:
+    """A sweep of a thousand jobs reads its checkpoint once: the stamp is in the key."""
+    return file_digest(path)

@@ -1,0 +1,116 @@
+"""What every script does around its work: the folder, the skip, the log, the result, the failure.
+
+A script is one ``work(job) -> result`` function and::
+
+    @hydra.main(version_base="1.3", config_path=config_folder(), config_name="evaluate")
+    def main(cfg: DictConfig) -> None:
+        run_job(cfg, kind="evaluate", work=evaluate_job)
+
+Errors that a user can cause (a bad value, a missing file or package) end a single run with one line and exit code 2; in a
+sweep the other jobs go on, and the sweeper reports. ``HYDRA_FULL_ERROR=1`` shows the traceback instead; it is in ``job.log`` anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from circa_train.config.identify import plain
+from circa_train.config.inputs import input_digests
+from circa_train.runs import RunFolder, flatten, stored_results
+
+log = logging.getLogger(__name__)
+
+#: What a wrong value, a missing file or a missing package raises: the message says it all.
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a script's work gets to see.
+
+    Attributes:
+        cfg: the composed, typed configuration, read by attribute (``job.cfg.fault.k``).
+        config: the same as plain resolved data, for records.
+        folder: where this job writes.
+        log: its logger (console and ``job.log``).
+    """
+
+    cfg: Any
+    config: dict[str, Any]
+    folder: Path
+    log: logging.Logger
+
+
+def run_job(cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]]) -> None:
+    """Run ``work`` in its folder unless its result is already there; see the module's text for errors.
+
+    The work returns the kind-specific part of ``result.json``, plain data that JSON can hold.
+    """
+    hydra_config = HydraConfig.get()
+    config = plain(cfg)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    folder = RunFolder(
+        path=Path(hydra_config.runtime.output_dir),
+        kind=kind,
+        config=config,
+        overrides=tuple(hydra_config.overrides.task),
+        inputs=input_digests(config),
+    )
+    if folder.finished() is not None and not config["run"]["again"]:
+        log.info("finished before, skipped: %s (run.again=true runs it again)", folder.path)
+        return
+    if not sweeping:
+        for change in folder.stale(stored_results(folder.path.parent)):
+            log.warning("changed since the earlier result of the same command: %s", change)
+    folder.start(OmegaConf.to_yaml(OmegaConf.create(config)))
+    try:
+        _refuse_missing(config)
+        _set_threads(config["run"]["threads"])
+        folder.finish(work(Job(cfg, config, folder.path, log)))
+    except KeyboardInterrupt:
+        log.warning("interrupted; the same command goes on from what is in %s", folder.path)
+        raise
+    except Exception as error:
+        folder.fail(error)
+        _report(error, folder, sweeping)
+
+
+def _report(error: Exception, folder: RunFolder, sweeping: bool) -> None:
+    """Log a failure where its reader looks, and end the process unless a sweep has to go on."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" and not sweeping:
+        raise error
+    file_log = logging.getLogger("circa_train.traceback")
+    file_log.error("job failed", exc_info=error)
+    if sweeping:
+        log.error("failed: %s: %s", type(error).__name__, error)
+        return
+    if not isinstance(error, USER_ERRORS):
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    print(f"(traceback in {folder.path}; HYDRA_FULL_ERROR=1 shows it here)", file=sys.stderr)
+    sys.exit(2)
+
+
+def _refuse_missing(config: dict[str, Any]) -> None:
+    missing = [key for key, value in flatten(config).items() if value == "???"]
+    if missing:
+        hints = {"checkpoint": "checkpoint=runs/train/<run>/best.pt", "runs": "runs=runs/sweeps/truncation"}
+        asked = "; ".join(f"{key} is missing, give e.g. {hints.get(key, f'{key}=...')}" for key in missing)
+        raise ValueError(asked)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

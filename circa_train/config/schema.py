@@ -1,0 +1,211 @@
+"""Typed schemas of every configuration: a mistyped key or value fails when Hydra composes, and is named.
+
+The dataclasses only say which keys there are and of which type. What a value may be (k below the bit length of the
+prime, a rate in [0, 1], a model that exists) is checked by ``circa_train.config.build`` before anything is loaded.
+Nothing here imports torch, so that ``--help`` and a re-launch of a finished sweep stay quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional, Union
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from circa_train.field import DEFAULT_PRIME
+
+# OmegaConf reads annotations at run time and knows Optional and Union, but not every spelling with "|".
+# ruff: noqa: UP007, UP045
+
+
+@dataclass
+class ModelConfig:
+    """Arguments of ``build_model``; classes, image size and channels come from the data."""
+
+    name: str = MISSING
+    shortcut: Optional[str] = None
+    width: Optional[float] = None
+    dropout: Optional[float] = None
+    reduction: Optional[dict[str, Any]] = None
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes to training images, in pixels."""
+
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+
+@dataclass
+class DataConfig:
+    """Arguments of ``load_data``; ``root`` and ``download`` do not enter a run's identity."""
+
+    name: str = MISSING
+    root: str = "data"
+    download: bool = False
+    validation_fraction: float = 0.1
+    seed: int = 0
+    limit: Optional[int] = None
+    image_size: Optional[int] = None
+    mean: Optional[list[float]] = None
+    std: Optional[list[float]] = None
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass
+class FaultConfig:
+    """What every sign test needs beside its own parameters.
+
+    ``frac_bits: auto`` takes the checkpoint's own value if it was trained with faults, and otherwise fits one on training
+    images, ``headroom_bits`` below the largest that does not overflow.
+    """
+
+    kind: str = MISSING
+    frac_bits: Union[int, str] = "auto"
+    headroom_bits: int = 5
+    seed: int = 0
+    overflow: str = "raise"
+
+
+@dataclass
+class NoFaultConfig(FaultConfig):
+    kind: str = "none"
+
+
+@dataclass
+class TruncatedConfig(FaultConfig):
+    kind: str = "truncated_sign"
+    k: int = 12
+    mode: str = "poszero"
+    prime: int = DEFAULT_PRIME
+
+
+@dataclass
+class UniformConfig(FaultConfig):
+    kind: str = "uniform"
+    rate: float = 1e-3
+    direction: str = "both"
+
+
+@dataclass
+class BitWindowConfig(FaultConfig):
+    kind: str = "bit_window"
+    low: int = 0
+    high: int = 63
+
+
+@dataclass
+class FileFaultConfig(FaultConfig):
+    """One spec per site, as the search writes it: ``{"sites": {name: spec}, "frac_bits": ...}`` in YAML or JSON."""
+
+    kind: str = "file"
+    path: str = MISSING
+
+
+@dataclass
+class OptimConfig:
+    name: str = MISSING
+    lr: float = MISSING
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class TrackerConfig:
+    """Where metrics go beside ``metrics.jsonl``, which is always written."""
+
+    name: str = "jsonl"
+    project: str = "circa_train"
+    mode: str = "offline"
+    group: Optional[str] = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    """How and where a job runs; nothing here changes its result, so nothing here enters its identity.
+
+    ``name`` replaces the label in front of the folder's hash, ``sweep`` names the folder of a multirun, ``again`` ignores a
+    finished result.
+    """
+
+    root: str = "runs"
+    name: Optional[str] = None
+    sweep: str = "sweep"
+    device: str = "auto"
+    threads: Optional[int] = None
+    progress: bool = True
+    again: bool = False
+
+
+@dataclass
+class DrawsConfig:
+    """How often fault draws are repeated: ``count`` times, or until the 95% interval is ``until_width`` wide, ``most`` at most."""
+
+    count: int = 5
+    until_width: Optional[float] = None
+    most: int = 50
+
+
+@dataclass
+class TrainConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    checkpoint: Optional[str] = None
+    teacher: Optional[str] = None
+    epochs: int = MISSING
+    batch_size: int = 128
+    seed: int = 0
+
+
+@dataclass
+class EvaluateConfig:
+    checkpoint: str = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    draws: DrawsConfig = field(default_factory=DrawsConfig)
+    split: str = "test"
+    batch_size: int = 256
+    sites: bool = False
+
+
+@dataclass
+class PlotConfig:
+    runs: Any = MISSING
+    out: str = "plots"
+    where: dict[str, Any] = field(default_factory=dict)
+    formats: list[str] = field(default_factory=lambda: ["png", "svg"])
+    tolerance: float = 0.01
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+#: Schema nodes by their place among the configuration groups.
+SCHEMAS: dict[str, type] = {
+    "schema/train": TrainConfig,
+    "schema/evaluate": EvaluateConfig,
+    "schema/plot": PlotConfig,
+    "schema/fault/none": NoFaultConfig,
+    "schema/fault/truncated_sign": TruncatedConfig,
+    "schema/fault/uniform": UniformConfig,
+    "schema/fault/bit_window": BitWindowConfig,
+    "schema/fault/file": FileFaultConfig,
+}
+
+
+def store_schemas() -> None:
+    """Make the nodes known to Hydra; YAML files take them up as ``/schema/<name>@_here_``."""
+    store = ConfigStore.instance()
+    for place, node in SCHEMAS.items():
+        group, name = place.rsplit("/", 1)
+        store.store(group=group, name=name, node=node)
