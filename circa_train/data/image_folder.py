@@ -1,0 +1,66 @@
+"""Any data set as folders of images: ``<root>/train/<class>/*`` and ``<root>/test/<class>/*`` (or ``val``).
+
+With both ``test`` and ``val``, ``val`` is the validation split; with one of them it is the test set, and the validation
+split is cut from the training images. All images become RGB.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from circa_train.data.decoding import decode_files
+from circa_train.data.images import DataError, Decoded, ImageSet
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
+LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val/...)"
+
+Listing = dict[str, dict[str, list[Path]]]  # part -> class -> images
+
+
+def listing(root: Path) -> Listing:
+    """{"train" | "validation" | "test": {class: sorted image paths}}; DataError says what the folder lacks."""
+    if not (root / "train").is_dir():
+        raise DataError(f"there is no folder {root / 'train'}; {root} should contain {LAYOUT}")
+    has_test, has_val = (root / "test").is_dir(), (root / "val").is_dir()
+    if not has_test and not has_val:
+        raise DataError(f"{root} has neither 'test' nor 'val'; move a part of the images of each class from "
+                        f"train/<class>/ to test/<class>/, for a test set that training never sees: {LAYOUT}")
+    places = {"train": "train", "test": "test" if has_test else "val"}
+    if has_test and has_val:
+        places["validation"] = "val"
+    found = {part: _classes(root / place) for part, place in places.items()}
+    for part, classes in found.items():
+        if differing := sorted(set(classes) ^ set(found["train"])):
+            raise DataError(f"{root / places[part]} and {root / 'train'} differ in the classes {', '.join(differing)}; "
+                            "every class needs a folder with images in each")
+    return found
+
+
+def _classes(place: Path) -> dict[str, list[Path]]:
+    classes = {}
+    for folder in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not images:
+            raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)}); remove it or fill it")
+        classes[folder.name] = images
+    if not classes:
+        raise DataError(f"{place} has no class folders; the layout is {LAYOUT}")
+    return classes
+
+
+def files(found: Listing) -> list[Path]:
+    """All images of a listing."""
+    return [path for classes in found.values() for paths in classes.values() for path in paths]
+
+
+def decode(found: Listing, image_size: int | None, *, label: str) -> Decoded:
+    """The images as (N, 3, S, S); labels count the sorted class names."""
+    images = decode_files(files(found), image_size, label=label)
+    sets, start = {}, 0
+    for part, classes in found.items():
+        labels = torch.tensor([number for number, paths in enumerate(classes.values()) for _ in paths])
+        sets[part] = ImageSet(images[start : start + len(labels)], labels)
+        start += len(labels)
+    return Decoded(sets["train"], sets["test"], tuple(found["train"]), sets.get("validation"))
