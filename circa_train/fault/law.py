@@ -104,7 +104,8 @@ def fault_probability(x: Tensor, spec: FaultSpec) -> Tensor:
         ValueError: if a value is out of range.
     """
     _require_int64(x)
-    return sum(_counts(x, spec)) / float(mask_count(spec))
+    # Divided by a tensor: by a number, torch multiplies with the rounded reciprocal, which is not the nearest float64.
+    return sum(_counts(x, spec)) / torch.tensor([mask_count(spec)], dtype=torch.float64, device=x.device)
 
 
 def expected_faults(x: Tensor, spec: FaultSpec) -> FaultKinds:
@@ -122,7 +123,7 @@ def expected_faults(x: Tensor, spec: FaultSpec) -> FaultKinds:
 
 
 def observed_faults(x: Tensor, mask: Tensor | None, s: Tensor, spec: FaultSpec) -> FaultKinds:
-    """The faults that the gate ``s`` made on ``x`` under ``mask`` (both as :func:`~circa_train.fault.sign.draw_sign` gives them)."""
+    """The faults that the gate ``s`` made on ``x`` under ``mask``, both as draw_sign gives them."""
     zeroed, passed = (x > 0) & ~s, (x < 0) & s
     if isinstance(spec, NoFault) or mask is None:
         return FaultKinds(values=x.numel())
@@ -159,18 +160,20 @@ def _truncated_counts(x: Any, spec: TruncatedSign) -> tuple[Any, Any]:
     if isinstance(x, Tensor):
         k: Any = truncation(spec, x.shape, x.device)
         smallest, largest = (int(v) for v in torch.aminmax(x)) if x.numel() else (0, 0)
-        clamp, minimum = (lambda v: v.clamp(min=0)), torch.minimum
     else:
         k, smallest, largest = spec.k, x, x
-        clamp, minimum = (lambda v: max(v, 0)), min
     if smallest < -limit or largest > limit:
         raise ValueError(f"x spans [{smallest}, {largest}], outside [-{limit}, {limit}] of p = {p}; reduce it with to_centred")
     if spec.mode == "negpass":
         x = -x
     n = p - x - p * (x < 0)  # p - (x mod p)
-    m = clamp((1 << k) - (p - n))
-    ties = ((n >> k) * m + minimum(n & ((1 << k) - 1), m)) * (x != 0)
+    m = _maximum((1 << k) - (p - n), 0)
+    ties = ((n >> k) * m + m - _maximum(m - (n & ((1 << k) - 1)), 0)) * (x != 0)  # m - max(m - r, 0) = min(r, m)
     return abs(x) - ties * (x < 0), ties * (x > 0)
+
+
+def _maximum(value: Any, floor: int) -> Any:
+    return value.clamp(min=floor) if isinstance(value, Tensor) else max(value, floor)
 
 
 def _window_counts(x: Any, spec: BitWindow) -> tuple[Any, Any]:

@@ -5,6 +5,8 @@ The gate s decides y = x if s else 0. All take and return tensors of any one sha
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -90,7 +92,9 @@ def draw_sign(
     """
     if isinstance(spec, NoFault):
         return x > 0, None
-    address = {"seed": seed, "site": site, "draw": draw, "device": x.device, "first_element": first_element}
+    address: dict[str, Any] = {
+        "seed": seed, "site": site, "draw": draw, "device": x.device, "first_element": first_element
+    }  # fmt: skip
     if isinstance(spec, TruncatedSign):
         mask = uniform_masks(x.shape, prime=spec.prime, **address)
         return truncated_sign(x, mask, spec), mask

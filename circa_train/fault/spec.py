@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as fields_of
 from typing import Any, ClassVar, Union
 
 from circa_train.field import DEFAULT_PRIME, bit_length, check_prime
@@ -135,10 +136,11 @@ def spec_from_dict(description: Mapping[str, Any]) -> FaultSpec:
     kind = fields.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"fault kind {kind!r} is not one of {', '.join(_KINDS)}")
-    known = _KINDS[kind].__dataclass_fields__
+    known = [field.name for field in fields_of(_KINDS[kind])]
     unknown = sorted(set(fields) - set(known))
     if unknown:
-        raise ValueError(f"fault kind {kind!r} has no field {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(f"fault kind {kind!r} has no field {names}; it has {', '.join(known) or 'none'}")
     if isinstance(fields.get("k"), list):
         fields["k"] = tuple(fields["k"])
     return _KINDS[kind](**fields)

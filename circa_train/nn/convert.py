@@ -102,7 +102,7 @@ def with_stochastic_relus(
         redirect_in_place(node, modules)
         with graph.inserting_after(node):
             replacement = graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
-        node.replace_all_uses_with(replacement, delete_user_cb=lambda user, own=replacement: user is not own)
+        node.replace_all_uses_with(replacement)
         graph.erase_node(node)
     graph.lint()
     network = StochasticNetwork(tree, graph, model)
@@ -146,8 +146,8 @@ def _mirror(module: nn.Module, leaves: set[str], path: str = "") -> nn.Module:
     mirror._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
     for name, child in module._modules.items():
         full = f"{path}.{name}" if path else name
-        keep = child is None or full in leaves or not any(leaf.startswith(f"{full}.") for leaf in leaves)
-        mirror._modules[name] = child if keep else _mirror(child, leaves, full)
+        inside = child is not None and full not in leaves and any(leaf.startswith(f"{full}.") for leaf in leaves)
+        mirror._modules[name] = _mirror(child, leaves, full) if inside and child is not None else child
     return mirror
 
 

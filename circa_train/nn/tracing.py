@@ -223,7 +223,7 @@ def _unify_modes(graph: fx.Graph, reference: fx.Graph) -> None:
 
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return isinstance(modules.get(node.target), (nn.ReLU, StochasticReLU))
+        return isinstance(modules.get(str(node.target)), (nn.ReLU, StochasticReLU))
     if node.op == "call_function":
         return node.target in _RELU_FUNCTIONS
     return node.op == "call_method" and node.target in ("relu", "relu_")
@@ -231,7 +231,7 @@ def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return bool(getattr(modules[node.target], "inplace", False))
+        return bool(getattr(modules[str(node.target)], "inplace", False))
     if node.op == "call_method":
         return node.target == "relu_"
     if node.target in _IN_PLACE_FUNCTIONS:
@@ -242,7 +242,7 @@ def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 def _other_activation(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
     """The name of the activation that a node computes, if it is one and not a ReLU."""
     if node.op == "call_module":
-        module = modules.get(node.target)
+        module = modules.get(str(node.target))
         return type(module).__name__ if isinstance(module, _ACTIVATION_MODULES) else None
     name = _short_name(node)
     if node.op in ("call_function", "call_method") and name in _ACTIVATION_NAMES:
@@ -255,7 +255,7 @@ def _other_activation(node: fx.Node, modules: dict[str, nn.Module]) -> str | Non
 
 def _refuse_hidden(node: fx.Node, modules: dict[str, nn.Module]) -> None:
     if node.op == "call_module":
-        module = modules.get(node.target)
+        module = modules.get(str(node.target))
         inner = [m for m in module.modules() if m is not module] if module is not None else []
         if isinstance(module, _FUSED_LAYERS) or any(isinstance(m, (nn.ReLU, *_ACTIVATION_MODULES)) for m in inner):
             raise ConversionError(
@@ -296,7 +296,7 @@ def _aliases(source: fx.Node, modules: dict[str, nn.Module]) -> set[fx.Node]:
 
     def is_alias(node: fx.Node) -> bool:
         if node.op == "call_module":
-            return type(modules.get(node.target)).__name__ in _ALIAS_NAMES
+            return type(modules.get(str(node.target))).__name__ in _ALIAS_NAMES
         return node.target is operator.getitem or _short_name(node) in _ALIAS_NAMES
 
     found, frontier = {source}, [source]
