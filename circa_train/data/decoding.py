@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from circa_train.data.images import DataError
 
-
 _CHUNK = 128  # images per task: handing out 32x32 images one at a time costs more than decoding them
 
 

@@ -98,7 +98,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         histogram = torch.zeros(256, dtype=torch.int64)
         for part in images[:, channel].split(4096):  # bincount widens to int64: a part at a time
             histogram += torch.bincount(part.flatten(), minlength=256).cpu()
-        weights = histogram / histogram.sum()
+        weights = histogram.double() / histogram.sum()
         centre = float((weights * levels).sum())
         spread = float((weights * (levels - centre) ** 2).sum()) ** 0.5
         mean.append(centre)

@@ -167,7 +167,7 @@ def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
             raw: Mapping[str, Any] = load_file(path)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 raw = {site: torch.from_numpy(archive[site]) for site in archive.files}
         else:
             raise ValueError("masks are read from .safetensors or .npz")
