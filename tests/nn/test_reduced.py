@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import fx, nn
 
+from circa_train.fault.spec import NoFault
+from circa_train.nn.convert import relu_sites, with_stochastic_relus
 from circa_train.nn.models import build_model
 from circa_train.nn.reduced import MaskedReLU, Reduction, portable, reduce_relus
 from circa_train.nn.relu_masks import random_masks, relu_shapes, save_masks
@@ -168,3 +170,15 @@ def test_a_relu_called_at_several_places_is_refused():
 def test_other_networks_have_stages_by_the_first_part_of_the_name():
     model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential(nn.ReLU(), nn.ReLU()))
     assert list(relu_shapes(reduce_relus(model, {"stages": ["0"], "alternate": ["1"]}, (4,)), (4,))) == ["1.0"]
+
+
+@pytest.mark.parametrize("granularity", ["pixel", "channel"])
+def test_conversion_meets_exactly_the_kept_elements(granularity):
+    kept = masks(0.3, granularity=granularity)
+    reduced = build({"masks": kept}).eval()
+    converted = with_stochastic_relus(reduced, NoFault(), frac_bits=16, seed=0)
+    assert list(converted.state_dict()) == list(build().state_dict())
+    counts = dict(relu_sites(converted, INPUT))
+    assert counts == {f"{site}.relu": int(mask.sum()) for site, mask in kept.items()}
+    x = torch.randn(2, *INPUT)
+    assert torch.equal(converted(x), reduced(x))
