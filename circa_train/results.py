@@ -130,7 +130,7 @@ def to_row(content: Mapping[str, Any], run: str | os.PathLike[str] = "") -> Row:
 
 def site_rows(collection: Collection) -> list[Row]:
     """One row per evaluated site: the evaluation's columns, and the site's expected and observed faults."""
-    rows = []
+    rows: list[Row] = []
     for row, content in zip(collection.rows, collection.raw, strict=True):
         base = {key: value for key, value in row.items() if not key.startswith("config.")}
         rows.extend({**base, **flatten(site)} for site in content["result"].get("sites") or ())
@@ -151,7 +151,9 @@ def select(rows: Iterable[Row], where: Mapping[str, Any]) -> list[Row]:
             raise ValueError(f"no row has a column {column!r}; there are {', '.join(columns(kept))}")
         kept = [row for row in kept if column in row and str(row[column]) in {str(v) for v in values}]
         if not kept:
-            raise ValueError(f"no row has {column} = {', '.join(map(str, values))}; there are {', '.join(sorted(seen)) or 'no rows'}")
+            raise ValueError(
+                f"no row has {column} = {', '.join(map(str, values))}; there are {', '.join(sorted(seen)) or 'no rows'}"
+            )
     return kept
 
 

@@ -209,14 +209,17 @@ class RunFolder:
 
     def fail(self, error: BaseException) -> None:
         """Write ``failure.json``: which job, and why."""
-        write_json(self.path / FAILURE, {
-            "format": FORMAT,
-            "kind": self.kind,
-            "overrides": list(self.overrides),
-            "error": type(error).__name__,
-            "message": str(error),
-            "finished": time.time(),
-        })
+        write_json(
+            self.path / FAILURE,
+            {
+                "format": FORMAT,
+                "kind": self.kind,
+                "overrides": list(self.overrides),
+                "error": type(error).__name__,
+                "message": str(error),
+                "finished": time.time(),
+            },
+        )
 
 
 def stored_results(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

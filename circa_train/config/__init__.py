@@ -1,8 +1,8 @@
 """Configuration: typed schemas, their registration with Hydra, and the way from a composed configuration to objects.
 
-``schema`` says which keys there are; ``build`` turns sections into the package's objects; ``job`` runs one job in its folder;
-``hydra_plugins.circa_train`` runs many. Nothing below this package knows of Hydra or OmegaConf. Importing does nothing: scripts call
-:func:`register`.
+``schema`` says which keys there are; ``build`` turns sections into the package's objects; ``job`` runs one job in its
+folder; ``hydra_plugins.circa_train_sweeper`` runs many. Nothing below this package knows of Hydra or OmegaConf. Importing
+does nothing: scripts start through :func:`entry`, which calls :func:`register`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib.resources
 from pathlib import Path
 
-from circa_train.config.job import Job, run_job
+from circa_train.config.entry import entry
+from circa_train.config.job import Job, run_job, run_tool
 
-__all__ = ["Job", "config_folder", "register", "run_job"]
+__all__ = ["Job", "config_folder", "entry", "register", "run_job", "run_tool"]
 
 
 def register() -> None:
@@ -22,7 +23,7 @@ def register() -> None:
 
     from circa_train.config.identify import run_folder
     from circa_train.config.schema import store_schemas
-    from hydra_plugins.circa_train import ResumableSweeper
+    from hydra_plugins.circa_train_sweeper import ResumableSweeper
 
     store_schemas()
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)

@@ -32,7 +32,7 @@ def label(config: dict[str, Any]) -> str:
         parts = [(config.get(group) or {}).get("name") for group in ("model", "data")]
         parts = [part for part in parts if part != "checkpoint"]
         detail = {"truncated_sign": ("mode", "k"), "uniform": ("rate",), "bit_window": ("low", "high")}
-        kind = fault.get("kind")
+        kind = str(fault.get("kind", ""))
         named = [f"{key}{fault[key]}" if key != "mode" else fault[key] for key in detail.get(kind, ())]
-        parts += named if named or kind is None else [kind]
+        parts += named if named else [kind]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(str(part) for part in parts if part)).strip("_") or "run"

@@ -7,7 +7,8 @@ A script is one ``work(job) -> result`` function and::
         run_job(cfg, kind="evaluate", work=evaluate_job)
 
 Errors that a user can cause (a bad value, a missing file or package) end a single run with one line and exit code 2; in a
-sweep the other jobs go on, and the sweeper reports. ``HYDRA_FULL_ERROR=1`` shows the traceback instead; it is in ``job.log`` anyway.
+sweep the other jobs go on, and the sweeper reports. ``HYDRA_FULL_ERROR=1`` shows the traceback, which is in ``job.log``
+anyway.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Job:
     """What a script's work gets to see.
 
     Attributes:
-        cfg: the composed, typed configuration, read by attribute (``job.cfg.fault.k``).
-        config: the same as plain resolved data, for records.
+        cfg: the composed configuration as the dataclasses of ``schema`` (``job.cfg.fault.k``).
+        config: the same as plain data, for records.
         folder: where this job writes.
         log: its logger (console and ``job.log``).
     """
@@ -76,28 +77,38 @@ def run_job(cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]]
     try:
         _refuse_missing(config)
         _set_threads(config["run"]["threads"])
-        folder.finish(work(Job(cfg, config, folder.path, log)))
+        folder.finish(work(Job(OmegaConf.to_object(cfg), config, folder.path, log)))
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from what is in %s", folder.path)
         raise
     except Exception as error:
         folder.fail(error)
-        _report(error, folder, sweeping)
+        _record(error)
+        if sweeping:
+            log.error("failed: %s: %s", type(error).__name__, error)
+        else:
+            _end(error)
 
 
-def _report(error: Exception, folder: RunFolder, sweeping: bool) -> None:
-    """Log a failure where its reader looks, and end the process unless a sweep has to go on."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1" and not sweeping:
+def run_tool(cfg: DictConfig, work: Callable[[Any], None]) -> None:
+    """Run a script that keeps no result of its own (``plot``), with the same treatment of errors."""
+    try:
+        _refuse_missing(plain(cfg))
+        work(OmegaConf.to_object(cfg))
+    except Exception as error:
+        _end(error)
+
+
+def _record(error: Exception) -> None:
+    """The traceback goes into ``job.log``, not onto the console."""
+    logging.getLogger("circa_train.traceback").error("job failed", exc_info=error)
+
+
+def _end(error: Exception) -> None:
+    """One line and exit code 2 for what a user can cause; anything else, or on request, as it is."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(error, USER_ERRORS):
         raise error
-    file_log = logging.getLogger("circa_train.traceback")
-    file_log.error("job failed", exc_info=error)
-    if sweeping:
-        log.error("failed: %s: %s", type(error).__name__, error)
-        return
-    if not isinstance(error, USER_ERRORS):
-        raise error
-    print(f"error: {error}", file=sys.stderr)
-    print(f"(traceback in {folder.path}; HYDRA_FULL_ERROR=1 shows it here)", file=sys.stderr)
+    print(f"error: {error}\n(HYDRA_FULL_ERROR=1 shows the traceback)", file=sys.stderr)
     sys.exit(2)
 
 

@@ -107,21 +107,29 @@ class FileFaultConfig(FaultConfig):
 
 @dataclass
 class OptimConfig:
-    name: str = MISSING
-    lr: float = MISSING
+    """The optimiser's part of ``TrainingSettings``, under the same names."""
+
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
+    decay_norm_and_bias: bool = False
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    step_factor: float = 0.1
+    clip_norm: Optional[float] = None
 
 
 @dataclass
 class TrackerConfig:
-    """Where metrics go beside ``metrics.jsonl``, which is always written."""
+    """Where metrics go beside ``metrics.jsonl``, which is always written: nowhere (``jsonl``) or to Weights & Biases."""
 
     name: str = "jsonl"
-    project: str = "circa_train"
     mode: str = "offline"
+    project: str = "circa_train"
+    entity: Optional[str] = None
     group: Optional[str] = None
     tags: list[str] = field(default_factory=list)
 
@@ -145,7 +153,7 @@ class RunConfig:
 
 @dataclass
 class DrawsConfig:
-    """How often fault draws are repeated: ``count`` times, or until the 95% interval is ``until_width`` wide, ``most`` at most."""
+    """Fault draws: ``count``, or as many more, up to ``most``, as make the 95% interval no wider than ``until_width``."""
 
     count: int = 5
     until_width: Optional[float] = None
@@ -154,6 +162,11 @@ class DrawsConfig:
 
 @dataclass
 class TrainConfig:
+    """Training. What is not in a section is ``TrainingSettings`` under the same names.
+
+    ``checkpoint`` gives the first weights (fine-tuning), ``teacher`` a network to distil from.
+    """
+
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
@@ -162,14 +175,27 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     checkpoint: Optional[str] = None
     teacher: Optional[str] = None
-    epochs: int = MISSING
+    epochs: int = 30
     batch_size: int = 128
     seed: int = 0
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    accumulate: int = 1
+    freeze_batchnorm: bool = False
+    curriculum: str = "none"
+    curriculum_epochs: Optional[int] = None
+    distillation_weight: float = 0.0
+    distillation_temperature: float = 4.0
+    validation_draws: int = 1
 
 
 @dataclass
 class EvaluateConfig:
     checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
@@ -183,7 +209,7 @@ class EvaluateConfig:
 @dataclass
 class PlotConfig:
     runs: Any = MISSING
-    out: str = "plots"
+    out: str = "runs/plots"
     where: dict[str, Any] = field(default_factory=dict)
     formats: list[str] = field(default_factory=lambda: ["png", "svg"])
     tolerance: float = 0.01

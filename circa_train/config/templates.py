@@ -48,7 +48,7 @@ class TemplateLoader:
         choices = master_config.hydra.runtime.choices
         parsed = OverridesParser.create().parse_overrides(list(sweep_overrides))
         values = [override for override in parsed if _sets_a_value(override, choices)]
-        template_overrides = [o.input_line for o in parsed if not any(o is v for v in values)]
+        template_overrides = [str(o.input_line) for o in parsed if not any(o is v for v in values)]
         try:
             config = copy.deepcopy(self._template(master_config, template_overrides))
             for override in values:

@@ -1,0 +1,140 @@
+"""A checkpoint ready for use: network, data, fraction bits, converted network and baseline accuracy.
+
+A sweep of a hundred points on one small network would spend most of its time on loading. So the last two sources of a process
+are kept, keyed by the file's time and size and by everything else that went in, and so is what was derived from them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from circa_train.checkpoint import Checkpoint, CheckpointError, adopt_foreign, load_checkpoint, load_network
+from circa_train.config.build import FROM_CHECKPOINT, FaultPlan, build_splits, describe_data, model_arguments
+from circa_train.config.schema import AugmentConfig, DataConfig, FaultConfig, ModelConfig
+from circa_train.data import Batches, DataSplits, ImageSet
+from circa_train.evaluation import Evaluation, evaluate
+from circa_train.fault.spec import NoFault
+from circa_train.nn.calibration import fit_frac_bits
+from circa_train.nn.control import set_specs
+from circa_train.nn.convert import with_stochastic_relus
+from circa_train.nn.sites import relu_sites
+
+#: Training images that fraction bits are fitted on, and how many at a time.
+_CALIBRATION_IMAGES = 1024
+_CALIBRATION_BATCH = 256
+
+
+@dataclass
+class Source:
+    """A network with its data.
+
+    Attributes:
+        checkpoint: weights and metadata.
+        splits: the data it is used on.
+        network: the plain network, in evaluation mode, on the splits' device.
+    """
+
+    checkpoint: Checkpoint
+    splits: DataSplits
+    network: nn.Module
+    _fitted: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    _baselines: dict[str, Evaluation] = field(default_factory=dict, repr=False)
+    _relus: dict[str, int] = field(default_factory=dict, repr=False)
+    _converted: tuple[Any, nn.Module] | None = field(default=None, repr=False)
+
+    @property
+    def finetuned(self) -> bool:
+        """Was it trained with faults in the loop?"""
+        trained = self.checkpoint.metadata.get("fault") or {"kind": "none"}
+        return bool(trained.get("kind") != "none")
+
+    def images(self, split: str) -> ImageSet:
+        """The images of ``train``, ``validation`` or ``test``."""
+        if split not in ("train", "validation", "test"):
+            raise ValueError(f"split = {split!r} is not one of train, validation, test")
+        images: ImageSet = getattr(self.splits, split)
+        return images
+
+    def frac_bits(self, section: FaultConfig, plan: FaultPlan) -> int:
+        """Fraction bits by the rule of ``FaultConfig``: as given, else the checkpoint's, else fitted on training images."""
+        if plan.frac_bits is not None:
+            return plan.frac_bits
+        recorded = self.checkpoint.metadata.get("frac_bits")
+        if recorded is not None:
+            return int(recorded)
+        key = (plan.prime, section.headroom_bits)
+        if key not in self._fitted:
+            self._fitted[key] = calibrated_frac_bits(self.network, self.splits, *key)
+        return self._fitted[key]
+
+    def converted(self, section: FaultConfig, plan: FaultPlan) -> nn.Module:
+        """The network with stochastic ReLUs; the same object for specs that differ only in the sign test."""
+        bits = self.frac_bits(section, plan)
+        key = (bits, section.seed, section.overflow)
+        if self._converted is None or self._converted[0] != key:
+            converted = with_stochastic_relus(
+                self.network, NoFault(), frac_bits=bits, seed=section.seed, overflow=section.overflow
+            )
+            self._converted = key, converted.eval()
+        network = self._converted[1]
+        set_specs(network, plan.faults)
+        return network
+
+    def relus(self) -> dict[str, int]:
+        """ReLUs per image by site, in the order of execution."""
+        if not self._relus:
+            shape = (self.splits.channels, self.splits.image_size, self.splits.image_size)
+            self._relus.update(relu_sites(self.network, shape))
+        return self._relus
+
+    def baseline(self, split: str, batch_size: int = 256) -> Evaluation:
+        """Accuracy with exact ReLUs on a split."""
+        if split not in self._baselines:
+            images = self.images(split)
+            self._baselines[split] = evaluate(
+                self.network, images, mean=self.splits.mean, std=self.splits.std, draws=1, batch_size=batch_size
+            )
+        return self._baselines[split]
+
+
+def open_source(checkpoint: str, model: ModelConfig, data: DataConfig, device: torch.device) -> Source:
+    """Load a checkpoint and its data; a foreign file is completed by ``model=`` and ``data=`` of the configuration.
+
+    Raises:
+        CheckpointError, DataError, ValueError: naming the file and what is missing.
+    """
+    path = Path(checkpoint)
+    stat = path.stat() if path.is_file() else None
+    stamp = (stat.st_mtime_ns, stat.st_size) if stat else None
+    return _open(str(path), stamp, json.dumps(asdict(model)), json.dumps(asdict(data)), str(device))
+
+
+@functools.lru_cache(maxsize=2)
+def _open(path: str, _stamp: tuple[int, int] | None, model_section: str, data_section: str, device_name: str) -> Source:
+    model = ModelConfig(**json.loads(model_section))
+    fields = json.loads(data_section)
+    data = DataConfig(**{**fields, "augment": AugmentConfig(**fields["augment"])})
+    device = torch.device(device_name)
+    try:
+        checkpoint = load_checkpoint(path)
+        splits = build_splits(data, device, checkpoint.metadata)
+    except CheckpointError:
+        if FROM_CHECKPOINT in (model.name, data.name) or not Path(path).is_file():
+            raise
+        splits = build_splits(data, device)
+        checkpoint = adopt_foreign(path, model=model_arguments(model, splits), data=describe_data(splits, data))
+    return Source(checkpoint, splits, load_network(checkpoint).to(device).eval())
+
+
+def calibrated_frac_bits(network: nn.Module, splits: DataSplits, prime: int, headroom_bits: int) -> int:
+    """Fraction bits that leave ``headroom_bits`` above the activations of the first training images."""
+    images = splits.train.subset(torch.arange(min(_CALIBRATION_IMAGES, len(splits.train))))
+    batches = Batches(images, _CALIBRATION_BATCH, mean=splits.mean, std=splits.std)
+    return fit_frac_bits(network, (batch[0] for batch in batches), prime, headroom_bits).frac_bits

@@ -1,0 +1,112 @@
+"""What a training job needs, built from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
+from circa_train.config.build import FaultPlan, build_splits, describe_data, model_arguments
+from circa_train.config.schema import TrackerConfig, TrainConfig
+from circa_train.config.source import calibrated_frac_bits
+from circa_train.data import DataSplits
+from circa_train.fault.spec import NoFault
+from circa_train.nn.convert import with_stochastic_relus
+from circa_train.nn.models import build_model
+from circa_train.tracking import WandbSettings
+from circa_train.training import TrainingResult, TrainingSettings
+
+
+@dataclass
+class Prepared:
+    """A network ready for the training loop.
+
+    Attributes:
+        network: on its device; converted if there are faults.
+        splits: its data.
+        teacher: a plain network to distil from, or None.
+        metadata: what its checkpoints say of it.
+    """
+
+    network: nn.Module
+    splits: DataSplits
+    teacher: nn.Module | None
+    metadata: dict[str, Any]
+
+
+def build_settings(config: TrainConfig) -> TrainingSettings:
+    """``TrainingSettings`` from the sections that hold its fields; ValueError or TypeError names a bad value."""
+    own = {f.name for f in fields(TrainingSettings)}
+    augment = {f"augment_{key}": value for key, value in asdict(config.data.augment).items()}
+    values = {**{key: value for key, value in asdict(config).items() if key in own}, **asdict(config.optim), **augment}
+    return TrainingSettings(**{**values, "milestones": tuple(config.optim.milestones)})
+
+
+def build_wandb(section: TrackerConfig) -> WandbSettings | None:
+    """Settings of the wandb mirror, or None for JSON lines alone."""
+    if section.name not in ("jsonl", "wandb"):
+        raise ValueError(f"tracker.name = {section.name!r} is not one of jsonl, wandb")
+    if section.name == "jsonl":
+        return None
+    return WandbSettings(section.mode, section.project, section.entity, section.group, None, tuple(section.tags))
+
+
+def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepared:
+    """Load data, build the network, give it its first weights, choose fraction bits, convert.
+
+    ``fault.frac_bits=auto`` takes those of the checkpoint that training starts from if it was trained with faults; else they
+    are fitted to the first weights, ``fault.headroom_bits`` below the largest that fits.
+    """
+    splits = build_splits(config.data, device)
+    arguments = model_arguments(config.model, splits)
+    network = build_model(**arguments, seed=config.seed)
+    recorded = None
+    if config.checkpoint is not None:
+        recorded = _start_from(config.checkpoint, network)
+    network.to(device)
+    frac_bits = None
+    if not isinstance(plan.faults, NoFault):
+        frac_bits = plan.frac_bits if plan.frac_bits is not None else recorded
+        if frac_bits is None:
+            frac_bits = calibrated_frac_bits(network, splits, plan.prime, config.fault.headroom_bits)
+        network = with_stochastic_relus(
+            network, plan.faults, frac_bits=frac_bits, seed=config.fault.seed, overflow=config.fault.overflow
+        )
+    metadata = {
+        "model": arguments,
+        "data": describe_data(splits, config.data),
+        "fault": None if isinstance(plan.faults, NoFault) else plan.description,
+        "frac_bits": frac_bits,
+        "started_from": config.checkpoint,
+    }
+    teacher = None if config.teacher is None else load_network(config.teacher).to(device)
+    return Prepared(network, splits, teacher, metadata)
+
+
+def _start_from(path: str, network: nn.Module) -> int | None:
+    """Load the weights of our own or a foreign file; the fraction bits it was trained with, if it says so."""
+    load_state_into(network, load_foreign_state(path), source=path)
+    try:
+        recorded = load_checkpoint(path).metadata.get("frac_bits")
+    except ValueError:  # a foreign file says nothing of fraction bits
+        return None
+    return None if recorded is None else int(recorded)
+
+
+def training_record(result: TrainingResult, prepared: Prepared, config: TrainConfig) -> dict[str, Any]:
+    """What ``result.json`` holds for kind ``train``."""
+    return {
+        "best_accuracy": result.best_accuracy,
+        "epochs": result.epochs,
+        "best_checkpoint": str(result.best_checkpoint),
+        "last_checkpoint": str(result.last_checkpoint),
+        "training_seconds": result.seconds,
+        "model": prepared.metadata["model"]["name"],
+        "data": prepared.splits.name,
+        "fault": prepared.metadata["fault"],
+        "frac_bits": prepared.metadata["frac_bits"],
+        "finetuned": config.checkpoint is not None,
+    }

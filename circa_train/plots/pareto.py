@@ -1,0 +1,70 @@
+"""What accuracy costs: accuracy against bytes of garbled tables per inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from circa_train.plots.series import group, require_one
+from circa_train.plots.style import GREY, dress, new_figure, series_style
+from circa_train.results import Row
+
+_MEBI = 2**20
+
+
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (cost, value) points that no other beats in both, by rising cost.
+
+    >>> pareto_front([(1, 0.5), (2, 0.4), (3, 0.9)])
+    [(1, 0.5), (3, 0.9)]
+    """
+    front: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    return front
+
+
+def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
+    """Accuracy against garbled-table bytes per inference (32 B per AND gate of the sign tests), with the Pareto front.
+
+    Several models of one data set may share the figure; each (model, fine-tuned or not) is a series, each point says its k.
+
+    Raises:
+        MixedExperiments: if the rows hold several data sets or splits.
+        ValueError: if no evaluation has a cost.
+    """
+    rows = [row for row in rows if row.get("table_bytes")]
+    if not rows:
+        raise ValueError("no evaluation with a cost in bytes")
+    shared = require_one(rows, ("data", "split"), "accuracy against bytes")
+    figure, axes = new_figure()
+    points = [(row["table_bytes"] / _MEBI, row["accuracy"]) for row in rows]
+    front = pareto_front(points)
+    axes.step(
+        [x for x, _ in front], [y for _, y in front], where="post", color=GREY, linewidth=1, label="Pareto front", zorder=1
+    )
+    series = group(rows, lambda row: (str(row["model"]), bool(row.get("finetuned")), str(row.get("mode"))))
+    for index, ((model, tuned, mode), members) in enumerate(sorted(series.items(), key=lambda item: item[0])):
+        style = series_style(index)
+        name = f"{model}, {mode}{', fine-tuned' if tuned else ''}"
+        axes.plot(
+            [row["table_bytes"] / _MEBI for row in members],
+            [row["accuracy"] for row in members],
+            linestyle="none",
+            marker=style.marker,
+            color=style.color,
+            markersize=6,
+            label=name,
+        )
+    labelled = set(front)
+    for row, point in zip(rows, points, strict=True):
+        if point in labelled and row.get("k") is not None:
+            labelled.discard(point)
+            axes.annotate(f"k = {row['k']}", point, textcoords="offset points", xytext=(5, -10), fontsize=7, color=GREY)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    dress(axes, title=str(shared["data"]), xlabel="garbled tables per inference (MiB)", ylabel=f"{shared['split']} accuracy")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return figure

@@ -1,0 +1,40 @@
+"""Measure a checkpoint's accuracy under faults: ``evaluate.py checkpoint=... fault=poszero fault.k=12``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from circa_train.config import Job, config_folder, entry, run_job
+
+
+def evaluate_job(job: Job) -> dict[str, Any]:
+    """Build (and so check) the fault and the device, then load, evaluate and report."""
+    from circa_train.config.build import build_device, build_fault
+    from circa_train.config.records import evaluation_record
+    from circa_train.config.source import open_source
+
+    config = job.cfg
+    plan = build_fault(config.fault)
+    device = build_device(config.run.device)
+    source = open_source(config.checkpoint, config.model, config.data, device)
+    record = evaluation_record(source, plan, config)
+    accuracy = record["accuracy"]
+    job.log.info(
+        "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %d fraction bits",
+        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"], len(accuracy["draws"]),
+        100 * record["baseline_accuracy"], record["frac_bits"],
+    )  # fmt: skip
+    return record
+
+
+@entry
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    run_job(cfg, kind="evaluate", work=evaluate_job)
+
+
+if __name__ == "__main__":
+    main()
