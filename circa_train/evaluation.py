@@ -120,7 +120,7 @@ def evaluate(
     return Evaluation(tuple(accuracies), len(image_set), exact)
 
 
-def one_draw(model: nn.Module, batches: Batches, draw: int, bar: tqdm | None = None) -> Tensor:  # type: ignore[type-arg]
+def one_draw(model: nn.Module, batches: Batches, draw: int, bar: tqdm | None = None) -> Tensor:
     """Which images a single draw classifies right: bool (images,) on the CPU, in the order of ``batches``."""
     right = []
     with evaluating(model):

@@ -94,6 +94,8 @@ def with_stochastic_relus(
     for node in graph.nodes:
         if node.op == "call_module" and node.target.endswith("training_flag") and node.target not in modules:
             _attach(tree, node.target, TrainingFlag())
+        elif "constant" in node.meta:
+            tree.register_buffer(node.target, node.meta["constant"], persistent=False)
     for index, (name, node) in enumerate(calls):
         relu = StochasticReLU(
             specs[name], frac_bits=frac_bits, seed=seed, site=index, overflow=overflow, backend=backend, name=name

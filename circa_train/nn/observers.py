@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class SiteObservation:
     low: float = math.inf
     high: float = -math.inf
     overflows: int = 0
-    faults: FaultKinds = FaultKinds()
+    faults: FaultKinds = field(default_factory=FaultKinds)
 
     def record(self, z: Tensor, counts: Tensor) -> None:
         """Called by the site after each forward, with its input and the kernel's counts."""

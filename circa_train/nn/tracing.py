@@ -174,8 +174,9 @@ def _trace_once(model: nn.Module) -> fx.Graph:
         if parameter.default is None or isinstance(parameter.default, (bool, int, float, str))
     }
     tracer = _Tracer()
+    before = set(vars(model))
     try:
-        return tracer.trace(model, concrete_args=options or None)
+        graph = tracer.trace(model, concrete_args=options or None)
     except Exception as error:  # fx lets whatever the forward raised on a proxy through
         place = tracer.deepest[-1] if tracer.deepest else ""
         owner = f"{place} ({type(model.get_submodule(place)).__name__})" if place else type(model).__name__
@@ -185,15 +186,31 @@ def _trace_once(model: nn.Module) -> fx.Graph:
             "forward free of control flow that depends on tensor values or shapes, or of code that is not torch's; "
             "wrappers (DataParallel, DistributedDataParallel, torch.compile) go around the converted network"
         ) from error
+    finally:
+        # fx leaves tensors that the forward makes (torch.zeros(1)) on the network as new attributes; the nodes take them along
+        made = {name: vars(model).pop(name) for name in set(vars(model)) - before}
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target in made:
+            node.meta["constant"] = made[node.target]
+    return graph
+
+
+def _same_step(a: fx.Node, b: fx.Node) -> bool:
+    """Do two nodes at the same place of two traces do the same?"""
+    if "constant" in a.meta and "constant" in b.meta:
+        if torch.equal(a.meta["constant"], b.meta["constant"]):
+            return True
+        raise ConversionError(
+            f"{_place(a)} makes a tensor that is different every time, and a trace would freeze it: "
+            "pass it in as an argument, or make it a buffer"
+        )
+    return (a.op, a.target) == (b.op, b.target)
 
 
 def _unify_modes(graph: fx.Graph, reference: fx.Graph) -> None:
     """Replace, in the training-mode ``graph``, every argument that is True there and False in the evaluation graph."""
     nodes, others = list(graph.nodes), list(reference.nodes)
-    same = len(nodes) == len(others) and all(
-        (a.op, a.target) == (b.op, b.target) for a, b in zip(nodes, others, strict=True)
-    )
-    if not same:
+    if len(nodes) != len(others) or not all(_same_step(a, b) for a, b in zip(nodes, others, strict=True)):
         raise ConversionError(
             "the forward does different things in training and in evaluation (auxiliary heads, say), so no single graph "
             "holds its ReLUs: switch that off (aux_logits=False) or move it out of the network"
