@@ -89,8 +89,8 @@ class ResNet(nn.Module):
         in_channels: channels of the input images (any image size works).
         shortcut: "A" or "B", where a block changes the shape.
 
-    Convolutions start Kaiming-normal for ReLU. The last BatchNorm of each block starts with gamma 0, so that a block
-    begins as its shortcut (Goyal et al. 2017, section 5.1). All is drawn from torch's generator.
+    Convolutions start Kaiming-normal for ReLU, from torch's generator. Blocks do not start as their shortcuts (gamma 0 in
+    the last BatchNorm): that suits long schedules, but in the few epochs of a quick run such a network hardly learns.
     """
 
     def __init__(
@@ -121,9 +121,6 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for module in self.modules():
-            if isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> logits (N, num_classes)."""

@@ -29,7 +29,7 @@ class VGG16(nn.Module):
         dropout: probability after each hidden fully connected layer, in training mode only.
         width: factor on the channels of the convolutions (the fully connected layers keep 4096).
 
-    Convolutions and hidden layers start Kaiming-normal for ReLU, the last layer normal(0, 0.01), from torch's generator.
+    Convolutions start Kaiming-normal for ReLU, fully connected layers normal(0, 0.01), from torch's generator.
     """
 
     def __init__(
@@ -61,18 +61,14 @@ class VGG16(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        logits = self.classifier[-1]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
-                if module is logits:
-                    # Small logits: He-scaled ones would start training at a loss far above log(num_classes).
-                    nn.init.normal_(module.weight, std=0.01)
-                else:
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                # No BatchNorm here: He-scaled weights would start far above a loss of log(num_classes) and overshoot.
+                nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:

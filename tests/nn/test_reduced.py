@@ -10,10 +10,11 @@ import torch
 from torch import fx, nn
 
 from circa_train.fault.spec import NoFault
-from circa_train.nn.convert import relu_sites, with_stochastic_relus
+from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models import build_model
 from circa_train.nn.reduced import MaskedReLU, Reduction, portable, reduce_relus
 from circa_train.nn.relu_masks import random_masks, relu_shapes, save_masks
+from circa_train.nn.sites import relu_sites
 
 INPUT = (1, 16, 16)
 

@@ -59,11 +59,19 @@ def test_pad_shortcut_keeps_every_other_pixel_between_zero_channels():
     assert not y[:, 5:].any()
 
 
-def test_a_new_block_is_its_shortcut():
-    block = cifar_resnet(8, num_classes=10).layer2[0].eval()
-    assert isinstance(block, BasicBlock)
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_a_block_without_its_branch_is_its_shortcut(shortcut):
+    block = BasicBlock(16, 32, 2, shortcut).eval()
+    nn.init.zeros_(block.bn2.weight)
     x = torch.randn(2, 16, 8, 8)
     assert torch.equal(block(x), torch.relu(block.shortcut(x)))
+
+
+def test_convolutions_keep_the_scale_of_the_gradient():
+    # Kaiming, fan out: variance 2 / (out channels * 9). The sample variance of n normals spreads by sqrt(2 / n).
+    weight = cifar_resnet(8, num_classes=10).layer3[0].conv2.weight
+    ratio = weight.var().item() * 64 * 9 / 2
+    assert abs(ratio - 1) < 5 * (2 / weight.numel()) ** 0.5
 
 
 def test_relus_are_out_of_place():
