@@ -1,0 +1,51 @@
+# Everything a newcomer needs: `make quickstart` and `make test`. Both make the virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs/quickstart
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev quickstart test test-slow check benchmark clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+$(VENV)/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "circa_train needs Python 3.11 or newer; say which with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.installed: pyproject.toml $(VENV)/bin/uv
+	@echo "installing circa_train and what it needs (torch is large: a minute or two) ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/bin/uv
+	@echo "installing circa_train with what its tests need (torch is large: a minute or two) ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed ## Make .venv and install the package
+
+install-dev: $(VENV)/.installed-dev ## The same, with what the tests need
+
+quickstart: $(VENV)/.installed ## Train, truncate, fine-tune, plot and verify on embedded data (about three minutes)
+	@$(BIN)/python scripts/quickstart.py
+
+test: $(VENV)/.installed-dev ## Run the tests (minutes on two cores)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.installed-dev ## Run the slow tests, too
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(VENV)/.installed-dev ## Lint and check types
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+benchmark: $(VENV)/.installed ## Print the speed and size table (under two minutes)
+	$(BIN)/python scripts/benchmark.py benchmark=quick
+
+clean: ## Remove the virtual environment and caches (runs/ and data/ stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
