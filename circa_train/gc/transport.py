@@ -125,19 +125,15 @@ class Listener:
     """Waits for one peer. Use as a context manager.
 
     Args:
-        host, port: where; port 0 lets the system choose, see :attr:`address`.
+        host, port: where; port 0 lets the system choose, see ``address``.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._socket = socket.create_server((host, port))
         self._socket.settimeout(timeout)
         self._timeout = timeout
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """(host, port) that a peer connects to."""
-        host, port = self._socket.getsockname()[:2]
-        return host, port
+        #: (host, port) that a peer connects to.
+        self.address: tuple[str, int] = self._socket.getsockname()[:2]
 
     def accept(self) -> SocketTransport:
         """The connection of the first peer that comes."""
