@@ -247,7 +247,7 @@ class WandbTracker(Tracker):
         return self._init("offline")
 
     def _init(self, mode: Any) -> Any:
-        limits: dict[str, float] = {"init_timeout": WANDB_TIMEOUT_SECONDS, "login_timeout": WANDB_TIMEOUT_SECONDS}
+        limits: dict[str, Any] = {"init_timeout": WANDB_TIMEOUT_SECONDS, "login_timeout": WANDB_TIMEOUT_SECONDS}
         if "finish_timeout" in self._wandb.Settings.model_fields:  # newer than the oldest wandb we support
             limits["finish_timeout"] = WANDB_FINISH_SECONDS
         return self._wandb.init(
