@@ -262,7 +262,9 @@ def evaluate(
     garbler_bits, evaluator_bits = np.asarray(garbler_bits, dtype=bool), np.asarray(evaluator_bits, dtype=bool)
     if garbler_bits.shape[1:] != evaluator_bits.shape[1:]:
         raise ValueError(f"instances differ: garbler {garbler_bits.shape[1:]}, evaluator {evaluator_bits.shape[1:]}")
-    return np.stack(execute(circuit, [*garbler_bits, *evaluator_bits], _Clear()))
+    inputs: list[NDArray[np.bool_]] = [*garbler_bits, *evaluator_bits]
+    outputs = execute(circuit, inputs, _Clear())
+    return np.stack(outputs)
 
 
 @dataclass

@@ -7,8 +7,7 @@ number of instances is not a multiple of the vector width, the rest goes one blo
 The compiled functions take byte addresses (``uintp``). ``NumbaKernel`` is what checks shapes and keeps arrays alive.
 """
 
-# Functions under @njit are typed by numba at compile time.
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# Functions under @njit are typed by numba when they are compiled, not by annotations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

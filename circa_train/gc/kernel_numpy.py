@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from circa_train.gc.aes import BLOCK_BYTES, Blocks
 from circa_train.gc.circuit import Circuit, execute
+
+#: (labels (j, n, 2), j tweaks, first instance) -> hashes (j, n, 2)
+_Hasher = Callable[[Blocks, Sequence[int], int], Blocks]
 
 
 class NumpyKernel:
@@ -23,7 +26,7 @@ class NumpyKernel:
         source = np.ascontiguousarray(blocks)
         # update_into wants room for one block more than it writes; update, without a buffer, is many times slower.
         target = np.empty(source.nbytes + BLOCK_BYTES - 1, dtype=np.uint8)
-        self._aes.update_into(source.view(np.uint8).reshape(-1), target)
+        self._aes.update_into(source.view(np.uint8).reshape(-1).data, target.data)
         return target[: source.nbytes].view(np.uint64).reshape(source.shape)
 
     def counters(self, first: int, out: Blocks) -> None:
@@ -62,7 +65,7 @@ def _where_coloured(labels: Blocks, value: Blocks) -> Blocks:
 class _Garbling:
     """A register holds false-labels. The half gates of Zahur, Rosulek and Evans (2014/756), figure 2."""
 
-    def __init__(self, hasher, offset: Blocks, tables: Blocks, first_instance: int) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, hasher: _Hasher, offset: Blocks, tables: Blocks, first_instance: int) -> None:
         self._hash, self._offset, self._tables, self._first = hasher, offset, tables, first_instance
 
     def xor(self, a: Blocks, b: Blocks) -> Blocks:
@@ -85,7 +88,7 @@ class _Garbling:
 class _Evaluating:
     """A register holds active labels."""
 
-    def __init__(self, hasher, tables: Blocks, first_instance: int) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, hasher: _Hasher, tables: Blocks, first_instance: int) -> None:
         self._hash, self._tables, self._first = hasher, tables, first_instance
 
     def xor(self, a: Blocks, b: Blocks) -> Blocks:

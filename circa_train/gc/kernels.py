@@ -57,6 +57,8 @@ def _compiler_features() -> set[str]:
         from numba import config
     except ImportError:
         return set()
-    if config.DISABLE_JIT or config.CPU_NAME is not None or config.CPU_FEATURES is not None or not config.ENABLE_AVX:
+    settings = vars(config)
+    untouched = settings["CPU_NAME"] is None and settings["CPU_FEATURES"] is None and settings["ENABLE_AVX"]
+    if settings["DISABLE_JIT"] or not untouched:
         return set()
     return {feature for feature, present in get_host_cpu_features().items() if present}

@@ -71,5 +71,7 @@ def run_locally(
         client_share = evaluator.evaluate(relu.circuit, tables, labels, own_labels)
         evaluating += time.perf_counter() - started
 
-        values[part] = (client_share + (batch.share if drawn is None else drawn)) % relu.prime
+        server_share_of_result = batch.share if drawn is None else drawn
+        assert server_share_of_result is not None
+        values[part] = (client_share + server_share_of_result) % relu.prime
     return LocalRun(values, sent, garbling, evaluating)

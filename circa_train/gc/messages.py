@@ -65,7 +65,7 @@ class Message:
         return b"".join([header, checksum, payload.data])
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, digest: bool = True) -> Message:
+    def from_bytes(cls, data: bytes | bytearray, *, digest: bool = True) -> Message:
         """Read a message that arrived; ``digest`` says whether it must carry one.
 
         Raises:
@@ -119,7 +119,7 @@ def overhead(*, digest: bool = True) -> int:
     return _HEADER.size + (DIGEST_BYTES if digest else 0)
 
 
-def _checksum(header: bytes, payload: NDArray[np.uint8]) -> bytes:
+def _checksum(header: bytes | bytearray, payload: NDArray[np.uint8]) -> bytes:
     # The nonce binds the header by a first tag, so that the payload need not be copied behind it.
     gmac = AESGCM(bytes(16))
     of_header = gmac.encrypt(_NONCE, b"", header)

@@ -131,7 +131,7 @@ class _Stream:
     def fill(self, out: NDArray[np.uint8]) -> None:
         # update_into wants room for a block more than it writes, which a row of a matrix does not have.
         room = np.empty(len(out) + BLOCK_BYTES - 1, dtype=np.uint8)
-        self._encryptor.update_into(bytes(len(out)), room)
+        self._encryptor.update_into(bytes(len(out)), room.data)
         out[:] = room[: len(out)]
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circa_train.gc.beaver import Multiplication, Triples
-from circa_train.gc.garbling import Evaluator, Garbler, GarbledBatch
+from circa_train.gc.garbling import Evaluator, GarbledBatch, Garbler
 from circa_train.gc.hashing import to_field
 from circa_train.gc.messages import Message, MessageKind
 from circa_train.gc.ot import EvaluatorTransfer, GarblerTransfer

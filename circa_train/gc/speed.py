@@ -149,7 +149,7 @@ def _openssl_aes() -> Callable[[], None]:
 
     def run() -> None:
         for _ in range(_AES_CALLS):
-            encryptor.update_into(source, target)
+            encryptor.update_into(source.data, target.data)
 
     return run
 

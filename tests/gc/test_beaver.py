@@ -49,7 +49,8 @@ def test_triples_are_shares_of_products():
 
 def test_triples_are_handed_out_once():
     triples, _ = TrustedDealer(7, seed=1).deal(10)
-    assert (triples.take(4).a == triples.a[:4]).all() and (triples.take(6).a == triples.a[4:]).all()
+    assert (triples.take(4).a == triples.a[:4]).all()
+    assert (triples.take(6).a == triples.a[4:]).all()
     with pytest.raises(ValueError, match="1 triples wanted, 0 left of 10"):
         triples.take(1)
 

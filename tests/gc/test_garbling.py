@@ -31,7 +31,7 @@ def garbled(relu=None, instances=8, seed=1, kernel="auto"):
 
 #: sha256 over everything that is sent for seed 2106, every circuit, 5 instances. A change of these bytes is a change of
 #: the protocol: sessions of different versions would no longer understand each other.
-GOLDEN_TRANSCRIPT = "@@"
+GOLDEN_TRANSCRIPT = "d01d1e5a8741062e43aa014388da920e792f6b9be24df968ff72845b3f3b24a3"
 
 
 @pytest.mark.parametrize("kernel", available_kernels())
@@ -234,7 +234,8 @@ def test_streams_are_independent_and_continue():
     one, same, other = Randomness(5, "a"), Randomness(5, "a"), Randomness(5, "b")
     joined = one.blocks(10)
     assert (joined == np.concatenate([same.blocks(3), same.blocks(7)])).all()
-    assert (joined != other.blocks(10)).any() and (joined != Randomness(5).child("a").blocks(10)).any()
+    assert (joined != other.blocks(10)).any()
+    assert (joined != Randomness(5).child("a").blocks(10)).any()
     assert one.secret("x") != one.secret("y")
 
 

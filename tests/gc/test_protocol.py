@@ -62,7 +62,7 @@ def test_bytes_are_those_of_the_accounting():
 
 
 #: sha256 over the shares of both parties for seed 11; with the transcripts of garbling and OT this pins the protocol.
-GOLDEN_SHARES = "@@"
+GOLDEN_SHARES = "c26c55d6208ee266f749785567ce20a7f51d87d9a243d19288d5ddcf3aef5ef8"
 
 
 def test_a_seed_repeats_everything_and_no_seed_nothing():
