@@ -1,21 +1,24 @@
 """Golden versus faulty, site by site: where do faults come from, what do they do, which site changes predictions?
 
 "The encrypted output differs from the plaintext, how do I debug it layer by layer?" is answered by
-:func:`compare_activations`; "which layer can bear more truncation?" by :func:`site_sensitivity`.
+:func:`compare_activations`; "which layer can bear more truncation?" by :func:`site_sensitivity`. Both leave the network as
+it was: modes, switches, and the draws that its sites would make next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from circa_train.data import Batches, ImageSet
-from circa_train.evaluation import FIRST_DRAW, predict
-from circa_train.nn.control import evaluating, set_draw, set_faults, site_inputs, stochastic_relus, without_faults
+from circa_train.evaluation import FIRST_DRAW, class_logits, kept_draws
+from circa_train.nn.control import evaluating, set_draw, set_faults, stochastic_relus, without_faults
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class SiteComparison:
 
     Attributes:
         site: qualified name.
-        gates: share of gates that differ between the passes (by its own faults, and by those upstream).
+        gates: share of outputs that are zero in one of the passes only (by the site's own faults, and by those upstream).
         relative_error: norm of the difference of the site's inputs over the norm of the plain one: 0 until faults upstream
             have changed something.
     """
@@ -36,49 +39,51 @@ class SiteComparison:
 
 @dataclass(frozen=True)
 class SiteSensitivity:
-    """What faults at one site alone do to the predictions.
+    """What faults at one site alone do to the answers.
 
     Attributes:
         site: qualified name.
         changed: share of images whose predicted class changed, averaged over draws.
         lost: accuracy lost against the exact network, in [-1, 1], averaged over draws.
+        logit_error: mean square of the logits' change over the variance of the exact logits (of an image's classes about
+            their mean): a graded measure, that tells sites apart on few images where no prediction changes.
     """
 
     site: str
     changed: float
     lost: float
+    logit_error: float
 
 
 def compare_activations(model: nn.Module, images: Tensor, draw: int = FIRST_DRAW) -> list[SiteComparison]:
-    """Run ``images`` (normalised, (N, C, H, W)) without and with faults, and compare what enters every site.
+    """Run ``images`` (normalised, (N, C, H, W)) without and with faults, and compare what enters and leaves every site.
 
     The list is in the order of execution: the first site whose inputs differ follows the first that erred.
     """
-    plain: dict[str, Tensor] = {}
-    faulty: dict[str, Tensor] = {}
-    opened: dict[str, Tensor] = {}
+    plain: dict[str, tuple[Tensor, Tensor]] = {}
+    faulty: dict[str, tuple[Tensor, Tensor]] = {}
     relus = stochastic_relus(model)
-    with evaluating(model):
-        with without_faults(model), site_inputs(model, plain.__setitem__):
-            model(images)
-        hooks = [
-            relu.register_forward_hook(lambda _, args, y, name=name: opened.__setitem__(name, (y != 0) | torch.signbit(y)))
-            for name, relu in relus.items()
-        ]
-        try:
-            set_draw(model, draw)
-            with site_inputs(model, faulty.__setitem__):
+    passes = plain
+
+    def record(name: str, _module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+        passes[name] = (args[0].detach().to(torch.float64, copy=True), y.detach() != 0)
+
+    hooks = [relu.register_forward_hook(partial(record, name)) for name, relu in relus.items()]
+    try:
+        with evaluating(model), kept_draws(model):
+            with without_faults(model):
                 model(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
+            passes = faulty
+            set_draw(model, draw)
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     rows = []
     for name in relus:
-        difference = (faulty[name].double() - plain[name].double()).norm()
-        norm = plain[name].double().norm().clamp(min=torch.finfo(torch.float64).tiny)
-        rows.append(
-            SiteComparison(name, float((opened[name] != (plain[name] > 0)).double().mean()), float(difference / norm))
-        )
+        (z, opened), (other, other_opened) = plain[name], faulty[name]
+        norm = z.norm().clamp(min=torch.finfo(torch.float64).tiny)
+        rows.append(SiteComparison(name, float((opened != other_opened).double().mean()), float((other - z).norm() / norm)))
     return rows
 
 
@@ -91,34 +96,58 @@ def site_sensitivity(
     draws: int = 1,
     batch_size: int = 256,
     first_draw: int = FIRST_DRAW,
+    sites: Sequence[str] | None = None,
     progress: bool = False,
 ) -> list[SiteSensitivity]:
-    """Switch on the faults of one site at a time and compare the predictions with those of the exact network."""
+    """Switch on the faults of one site at a time and compare the answers with those of the exact network.
+
+    Args:
+        model: a converted network, with the sign tests to be compared at its sites.
+        image_set: the images, normalised with ``mean`` and ``std``.
+        draws: fault draws per site.
+        batch_size: images per forward pass.
+        first_draw: number of the first draw.
+        sites: only these, in this order; None is all of them, in the order of execution.
+        progress: show a bar on the terminal.
+
+    Raises:
+        ValueError: for an empty set, no draw, or a site that does not exist.
+    """
+    if len(image_set) == 0 or draws < 1:
+        raise ValueError(f"{len(image_set)} images and draws = {draws}: at least one of each is needed")
     relus = stochastic_relus(model)
+    unknown = [name for name in sites or () if name not in relus]
+    if unknown:
+        raise ValueError(f"no stochastic site is called {', '.join(unknown)}; the sites are {', '.join(relus)}")
     batches = Batches(image_set, batch_size, mean=mean, std=std)
     rows = []
-    before = {name: relu.faults_enabled for name, relu in relus.items()}
-    try:
-        set_faults(model, False)
+    with evaluating(model), kept_draws(model), without_faults(model):
         labels = torch.cat([labels for _, labels, _ in batches])
-        golden = _predictions(model, batches, first_draw)
-        for name, relu in tqdm(relus.items(), desc="sites", disable=not progress, leave=False):
-            relu.faults_enabled = True
-            passes = [_predictions(model, batches, first_draw + draw) for draw in range(draws)]
-            relu.faults_enabled = False
-            changed = sum(float((p != golden).double().mean()) for p in passes) / draws
-            lost = sum(float((golden == labels).double().mean() - (p == labels).double().mean()) for p in passes) / draws
-            rows.append(SiteSensitivity(name, changed, lost))
-    finally:
-        for name, relu in relus.items():
-            relu.faults_enabled = before[name]
+        golden = _logits(model, batches, first_draw)
+        for name in tqdm(relus if sites is None else sites, desc="sites", disable=not progress, leave=False):
+            relus[name].faults_enabled = True
+            passes = [_logits(model, batches, first_draw + draw) for draw in range(draws)]
+            set_faults(model, False)
+            rows.append(_compare(name, golden, passes, labels))
     return rows
 
 
-def _predictions(model: nn.Module, batches: Batches, draw: int) -> Tensor:
-    predictions = []
-    with evaluating(model):
-        for images, _, first in batches:
-            set_draw(model, draw, first)
-            predictions.append(predict(model, images))
-    return torch.cat(predictions)
+def _compare(name: str, golden: Tensor, passes: Sequence[Tensor], labels: Tensor) -> SiteSensitivity:
+    scale = (golden - golden.mean(1, keepdim=True)).square().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    answer = golden.argmax(1)
+    right = (answer == labels).double().mean()
+    return SiteSensitivity(
+        name,
+        changed=sum(float((p.argmax(1) != answer).double().mean()) for p in passes) / len(passes),
+        lost=sum(float(right - (p.argmax(1) == labels).double().mean()) for p in passes) / len(passes),
+        logit_error=sum(float((p - golden).square().mean() / scale) for p in passes) / len(passes),
+    )
+
+
+def _logits(model: nn.Module, batches: Batches, draw: int) -> Tensor:
+    """float64 (images, classes) of one draw."""
+    logits = []
+    for images, _, first in batches:
+        set_draw(model, draw, first)
+        logits.append(class_logits(model, images).double())
+    return torch.cat(logits)

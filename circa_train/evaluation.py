@@ -1,17 +1,20 @@
 """Accuracy under faults: the fault draws are repeated, and what is reported is their mean, spread and 95% interval.
 
 The interval is Student's t interval for the mean accuracy over draws, on the fixed images: it says how well the draws were
-averaged, not how the accuracy would vary over other images. Draw d of an evaluation uses draw number ``first_draw + d`` at
-every site and addresses masks by the image's place in the set, so a result depends neither on the batch size nor on what
-was evaluated before.
+averaged, not how the accuracy would vary over other images. Where all n draws agree, their spread says nothing, and the half
+width is (1 - 0.05^(1/n)) / images instead: if a draw that differs by one image were likelier than 1 - 0.05^(1/n), n draws
+would agree with probability below 5%. Draw d of an evaluation uses draw number ``first_draw + d`` at every site and
+addresses masks by the image's place in the set, so a result depends neither on the batch size nor on what was evaluated
+before, and consecutive evaluations join into one.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.stats import t as student_t
@@ -20,7 +23,7 @@ from tqdm import tqdm
 
 from circa_train.data import Batches, ImageSet
 from circa_train.fault.spec import NoFault
-from circa_train.nn.control import evaluating, set_draw, stochastic_relus
+from circa_train.nn.control import draw_state, evaluating, load_draw_state, set_draw, stochastic_relus
 
 #: Evaluation draws start here: training numbers its draws by optimiser steps from 0, and the two shall not share masks.
 FIRST_DRAW = 2**32
@@ -60,12 +63,21 @@ class Evaluation:
         if n == 1:
             return 0.0, 1.0
         half = float(student_t.ppf((1 + CONFIDENCE) / 2, n - 1)) * self.std / math.sqrt(n)
+        if half == 0.0:
+            half = (1 - (1 - CONFIDENCE) ** (1 / n)) / self.images
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
 
     @property
     def width(self) -> float:
         low, high = self.interval
         return high - low
+
+    def joined(self, more: Evaluation) -> Evaluation:
+        """This evaluation and one of later draws on the same images, as if they had been one."""
+        if more.images != self.images or more.exact != self.exact:
+            raise ValueError(f"evaluations of {self.images} and {more.images} images, exact = {self.exact} and {more.exact}, "
+                             "are not parts of one")
+        return Evaluation(self.accuracies + more.accuracies, self.images, self.exact)
 
 
 def evaluate(
@@ -81,7 +93,9 @@ def evaluate(
     first_draw: int = FIRST_DRAW,
     progress: bool = False,
 ) -> Evaluation:
-    """Top-1 accuracy of ``model`` on ``image_set``, over repeated fault draws. The model's modes are left as they were.
+    """Top-1 accuracy of ``model`` on ``image_set``, over repeated fault draws.
+
+    The model is left as it was: its modes, and the draws that its sites would make next.
 
     Args:
         model: a plain or converted network. Without faults one pass is made, whatever ``draws`` says.
@@ -108,16 +122,18 @@ def evaluate(
     exact = not has_faults(model)
     least = 1 if exact else draws if until_width is None else max(2, draws)
     most = least if exact or until_width is None else max_draws
-    accuracies: list[float] = []
-    with tqdm(total=least * len(batches), desc="evaluating", unit="batch", disable=not progress, leave=False) as bar:
-        while len(accuracies) < least or (
-            len(accuracies) < most and until_width is not None and Evaluation(tuple(accuracies), 1).width > until_width
+    measured = Evaluation((), len(image_set), exact)
+    with (
+        kept_draws(model),
+        tqdm(total=least * len(batches), desc="evaluating", unit="batch", disable=not progress, leave=False) as bar,
+    ):
+        while (done := len(measured.accuracies)) < least or (
+            done < most and until_width is not None and measured.width > until_width
         ):
-            if len(accuracies) >= least:
-                bar.total += len(batches)
-            right = one_draw(model, batches, first_draw + len(accuracies), bar)
-            accuracies.append(float(right.double().mean()))
-    return Evaluation(tuple(accuracies), len(image_set), exact)
+            bar.total = max(least, done + 1) * len(batches)
+            right = one_draw(model, batches, first_draw + done, bar)
+            measured = replace(measured, accuracies=(*measured.accuracies, float(right.double().mean())))
+    return measured
 
 
 def one_draw(model: nn.Module, batches: Batches, draw: int, bar: tqdm | None = None) -> Tensor:
@@ -134,10 +150,26 @@ def one_draw(model: nn.Module, batches: Batches, draw: int, bar: tqdm | None = N
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:
     """The class of the largest logit, int64 (N,)."""
+    return class_logits(model, images).argmax(1)
+
+
+def class_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The network's output, refused with a ValueError unless it has the shape of logits, (images, classes)."""
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ValueError(f"the network returned {type(logits).__name__}, not logits of shape (images, classes)")
-    return logits.argmax(1)
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network returned {shape}, not logits of shape (images, classes)")
+    return logits
+
+
+@contextmanager
+def kept_draws(model: nn.Module) -> Iterator[None]:
+    """Whatever draws are set meanwhile, afterwards every site goes on where it was."""
+    before = draw_state(model)
+    try:
+        yield
+    finally:
+        load_draw_state(model, before)
 
 
 def has_faults(model: nn.Module) -> bool:
