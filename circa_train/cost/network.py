@@ -1,0 +1,129 @@
+"""The ReLUs of a whole network: AND gates, bytes and seconds per image, from their numbers and their sign tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from circa_train.cost.accounting import relu_bytes, relu_cost
+from circa_train.cost.timing import Seconds
+from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
+from circa_train.gc.relu import ReluCircuit
+
+Sites = Sequence[tuple[str, int]]
+Specs = FaultSpec | Mapping[str, FaultSpec]
+
+#: What a site without faults is taken to run: the paper's circuit (b).
+EXACT = ReluCircuit("exact")
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """One site, per image; ``seconds`` is None without timings."""
+
+    site: str
+    relus: int
+    and_gates: int
+    bytes: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """A whole network, per image.
+
+    Attributes:
+        accounting: what ``bytes`` counts, see :mod:`circa_train.cost.accounting`.
+        relus, and_gates, bytes: totals.
+        seconds: to garble, transfer and evaluate on one core; None without timings.
+        sites: the same for each site.
+    """
+
+    accounting: str
+    relus: int
+    and_gates: int
+    bytes: int
+    seconds: float | None
+    sites: tuple[SiteCost, ...]
+
+
+def network_cost(
+    sites: Sites,
+    specs: Specs,
+    *,
+    accounting: str = "labels",
+    exact: ReluCircuit = EXACT,
+    timings: Mapping[ReluCircuit, Seconds] | None = None,
+) -> NetworkCost:
+    """What all ReLUs of a network cost, per image. A few look-ups per site, once a circuit has been counted.
+
+    Args:
+        sites: (name, ReLUs per image), as ``relu_sites`` gives them.
+        specs: the sign test of all sites, or one for each. k may differ by channel; every channel has equally many ReLUs.
+        accounting: what to count, one of :data:`~circa_train.cost.accounting.ACCOUNTINGS`.
+        exact: the circuit of sites with ``NoFault``.
+        timings: from :func:`~circa_train.cost.timing.measure_seconds`, for every circuit of :func:`circuits_of`.
+
+    Raises:
+        ValueError: if a site has no spec or one without a circuit, or for an unknown accounting.
+        KeyError: if a circuit has no timing.
+
+    Example:
+        >>> network_cost([("relu", 1000)], TruncatedSign(k=12), accounting="tables").bytes
+        608000
+    """
+    costs = []
+    for name, relus in sites:
+        if isinstance(specs, Mapping) and name not in specs:
+            raise ValueError(f"no spec for site {name}; a site that is to stay exact is named with NoFault()")
+        spec = specs[name] if isinstance(specs, Mapping) else specs
+        try:
+            channels, gates, size = _per_channel(spec, accounting, exact)
+        except ValueError as error:
+            raise ValueError(f"site {name}: {error}") from error
+        if relus % channels:
+            raise ValueError(f"site {name}: {relus} ReLUs do not divide into the {channels} channels that k is given for")
+        plane = relus // channels
+        seconds = None
+        if timings is not None:
+            seconds = plane * sum(count * timings[c].total for c, count in circuits_of(spec, exact).items())
+        costs.append(SiteCost(name, relus, plane * gates, plane * size, seconds))
+    return NetworkCost(
+        accounting=accounting,
+        relus=sum(cost.relus for cost in costs),
+        and_gates=sum(cost.and_gates for cost in costs),
+        bytes=sum(cost.bytes for cost in costs),
+        seconds=None if timings is None else sum(cost.seconds or 0.0 for cost in costs),
+        sites=tuple(costs),
+    )
+
+
+def gates_saved(sites: Sites, specs: Specs, versus: Specs) -> int:
+    """AND gates per image that ``specs`` needs fewer than ``versus``; negative if it needs more."""
+    before, after = (network_cost(sites, each, accounting="tables").and_gates for each in (versus, specs))
+    return before - after
+
+
+def circuits_of(spec: FaultSpec, exact: ReluCircuit = EXACT) -> Counter[ReluCircuit]:
+    """The circuits that realise a sign test, each with the number of channels that use it (1 in all, if k is one int).
+
+    Raises:
+        ValueError: if no circuit of Z_p computes it.
+    """
+    if isinstance(spec, NoFault):
+        return Counter([exact])
+    if not isinstance(spec, TruncatedSign):
+        raise ValueError(f"{spec} has no garbled circuit and so no cost; truncated and exact signs do")
+    ks = spec.k if isinstance(spec.k, tuple) else (spec.k,)
+    return Counter(ReluCircuit("truncated", spec.prime, k, spec.mode) for k in ks)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4096)
+def _per_channel(spec: FaultSpec, accounting: str, exact: ReluCircuit) -> tuple[int, int, int]:
+    """(channels, AND gates, bytes) of one ReLU in each channel."""
+    circuits = circuits_of(spec, exact)
+    gates = sum(count * relu_cost(circuit).and_gates for circuit, count in circuits.items())
+    size = sum(count * relu_bytes(circuit, accounting) for circuit, count in circuits.items())
+    return circuits.total(), gates, size

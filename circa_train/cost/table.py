@@ -1,0 +1,122 @@
+"""The four circuits of the paper side by side: per ReLU, and for whole networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from circa_train.cost.accounting import ACCOUNTINGS, relu_bytes, relu_cost
+from circa_train.cost.network import Sites, Specs, circuits_of, network_cost
+from circa_train.cost.timing import Seconds
+from circa_train.fault.spec import NoFault, TruncatedSign
+from circa_train.field import DEFAULT_PRIME
+from circa_train.gc.relu import ReluCircuit
+
+Timings = Mapping[ReluCircuit, Seconds]
+
+#: The names of figure 2.
+LETTERS = {"full": "a", "exact": "b", "stochastic": "c", "truncated": "d"}
+
+
+@dataclass(frozen=True)
+class CircuitCost:
+    """One ReLU in one circuit; for k by channel, the average over the channels.
+
+    Attributes:
+        letter, kind: (a) to (d) of the paper's figure 2.
+        and_gates: AND gates.
+        bytes: by accounting.
+        seconds: {garble, evaluate, transfer} on this machine; None if not measured.
+    """
+
+    letter: str
+    kind: str
+    and_gates: float
+    bytes: dict[str, float]
+    seconds: dict[str, float] | None
+
+
+def paper_circuits(spec: TruncatedSign) -> dict[str, tuple[ReluCircuit, ...]]:
+    """The circuits (a) to (d), by letter, over the field of ``spec``; (d) are as many as it has channels."""
+    return {
+        "a": (ReluCircuit("full", spec.prime),),
+        "b": (ReluCircuit("exact", spec.prime),),
+        "c": (ReluCircuit("stochastic", spec.prime, mode=spec.mode),),  # type: ignore[arg-type]
+        "d": tuple(circuits_of(spec).elements()),
+    }
+
+
+def compare_circuits(spec: TruncatedSign, timings: Timings | None = None) -> list[CircuitCost]:
+    """The four circuits of one ReLU, ``spec`` being the last.
+
+    Args:
+        spec: the truncated sign; its field is that of all four.
+        timings: for all of :func:`paper_circuits`.
+    """
+    rows = []
+    for letter, circuits in paper_circuits(spec).items():
+        count = len(circuits)
+        size = {name: sum(relu_bytes(circuit, name) for circuit in circuits) / count for name in ACCOUNTINGS}
+        seconds = None
+        if timings is not None:
+            parts = [asdict(timings[circuit]) for circuit in circuits]
+            seconds = {name: sum(part[name] for part in parts) / count for name in parts[0]}
+        gates = sum(relu_cost(circuit).and_gates for circuit in circuits) / count
+        rows.append(CircuitCost(letter, circuits[0].kind, gates, size, seconds))
+    return rows
+
+
+def network_rows(
+    networks: Mapping[str, Sites], specs: Specs, timings: Timings | None = None, *, prime: int = DEFAULT_PRIME, mode: str = "poszero"
+) -> list[dict[str, Any]]:
+    """A tidy table: one row per network and circuit, bytes under every accounting, per image.
+
+    Args:
+        networks: sites by name of the network.
+        specs: what (d) stands for; (a) to (c) put the same circuit at every site.
+        timings: for every circuit; without, ``seconds`` is None.
+        prime, mode: of the circuits (a) to (c).
+
+    Returns:
+        rows {"network", "circuit", "relus", "and_gates", "<accounting>_bytes"..., "seconds"}.
+    """
+    uniform = paper_circuits(TruncatedSign(0, mode, prime))
+    rows = []
+    for network, sites in networks.items():
+        for kind, letter in LETTERS.items():
+            exact = uniform[letter][0]
+            chosen: Specs = specs if letter == "d" else NoFault()
+            costs = {
+                name: network_cost(sites, chosen, accounting=name, timings=timings, **({} if letter == "d" else {"exact": exact}))
+                for name in ACCOUNTINGS
+            }
+            some = costs["tables"]
+            rows.append({
+                "network": network,
+                "circuit": f"({letter}) {kind}",
+                "relus": some.relus,
+                "and_gates": some.and_gates,
+                **{f"{name}_bytes": cost.bytes for name, cost in costs.items()},
+                "seconds": some.seconds,
+            })  # fmt: skip
+    return rows
+
+
+def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """:func:`network_rows` as aligned text, in millions of gates, mebibytes and seconds."""
+    lines = [["network", "circuit", "ReLUs", "M ANDs", *(f"{name} MiB" for name in ACCOUNTINGS), "seconds"]]
+    for row in rows:
+        sizes = [f"{row[f'{name}_bytes'] / 2**20:.1f}" for name in ACCOUNTINGS]
+        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.2f}"
+        lines.append([row["network"], row["circuit"], f"{row['relus']:,}", f"{row['and_gates'] / 1e6:.2f}", *sizes, seconds])
+    return align(lines)
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first two columns to the left, the others to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,67 @@
+"""Seconds of one ReLU, measured on the machine at hand."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from circa_train.gc.garbling import Garbler
+from circa_train.gc.local import run_locally
+from circa_train.gc.ot import EvaluatorTransfer, GarblerTransfer
+from circa_train.gc.protocol import DEFAULT_CHUNK
+from circa_train.gc.randomness import Randomness
+from circa_train.gc.relu import ReluCircuit
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time per ReLU, in seconds, on one core.
+
+    Attributes:
+        garble: inside the garbler, its labels and the projection of the result included.
+        evaluate: inside the evaluator.
+        transfer: oblivious transfer of the evaluator's input bits, both sides added up, without the base transfers.
+    """
+
+    garble: float
+    evaluate: float
+    transfer: float
+
+    @property
+    def total(self) -> float:
+        return self.garble + self.evaluate + self.transfer
+
+
+def measure_seconds(
+    circuits: Iterable[ReluCircuit], *, instances: int = 4096, repeats: int = 3, kernel: str = "auto"
+) -> dict[ReluCircuit, Seconds]:
+    """Garble, transfer and evaluate ``instances`` of each circuit: the median of ``repeats`` runs, after one to warm up."""
+    generator = np.random.default_rng(0)
+    random = Randomness(None, "cost", kernel)
+    sender = GarblerTransfer(Garbler(kernel=kernel).offset, random.child("server"))
+    receiver = EvaluatorTransfer(random.child("client"))
+    receiver.setup(sender.setup(receiver.hello()))
+    measured = {}
+    for circuit in circuits:
+        server_share, mask = generator.integers(0, circuit.prime, (2, instances))
+        rows = []
+        for _ in range(repeats + 1):
+            run = run_locally(circuit, server_share, mask, kernel=kernel)
+            rows.append((run.garble_seconds, run.evaluate_seconds, _transfer(circuit, mask, sender, receiver)))
+        measured[circuit] = Seconds(*(statistics.median(column) / instances for column in zip(*rows[1:], strict=True)))
+    return measured
+
+
+def _transfer(circuit: ReluCircuit, mask: NDArray[np.int64], sender: GarblerTransfer, receiver: EvaluatorTransfer) -> float:
+    """Seconds that both sides take for the labels of all evaluator inputs, in chunks as the protocol has them."""
+    started = time.perf_counter()
+    for start in range(0, len(mask), DEFAULT_CHUNK):
+        bits = circuit.evaluator_bits(mask[start : start + DEFAULT_CHUNK]).reshape(-1)
+        matrix, _ = receiver.extend(bits)
+        sender.extend(matrix, len(bits))
+    return time.perf_counter() - started

@@ -1,0 +1,210 @@
+"""What is verified: activations that enter the sites of a network, and the masks that the simulator drew for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from circa_train.data import Batches, ImageSet
+from circa_train.evaluation import FIRST_DRAW
+from circa_train.fault.masks import uniform_masks
+from circa_train.fault.sign import truncation
+from circa_train.fault.spec import BitWindow, FaultSpec, NoFault, TruncatedSign, UniformFault
+from circa_train.fixed_point import to_fixed
+from circa_train.nn.activation import StochasticReLU
+from circa_train.nn.control import evaluating, set_draw, stochastic_relus
+
+#: Samples come from at least this many images: one image alone may leave most channels of a site silent.
+_LEAST_IMAGES = 8
+
+_NOT_GARBLED = {
+    NoFault: "an exact ReLU: it draws no mask, so there is no stochastic sign to compare",
+    UniformFault: "flips at a uniform rate are a statistical model; no circuit computes them",
+    BitWindow: "HummingBird's bit window is tested on shares modulo 2^64; the circuits here are those of Z_p",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SiteSample:
+    """Sign tests of one site, as the simulator made them.
+
+    Attributes:
+        site: its name.
+        spec: the sign test.
+        elements: int64 (n,), the elements' numbers within the draw, by which the masks are addressed.
+        x: int64 (n,), centred values.
+        t: int64 (n,), the masks.
+        k: int64 (n,), low bits dropped, which may differ by channel.
+        applied: int8 (n,), what the network's own forward let through: 1 its input, 0 zero, -1 something else.
+    """
+
+    site: str
+    spec: TruncatedSign
+    elements: NDArray[np.int64]
+    x: NDArray[np.int64]
+    t: NDArray[np.int64]
+    k: NDArray[np.int64]
+    applied: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def why_not_garbled(spec: FaultSpec) -> str | None:
+    """None if there is a circuit to verify ``spec`` against, else the reason why there is not."""
+    return _NOT_GARBLED.get(type(spec))
+
+
+def choose_sites(specs: Mapping[str, FaultSpec], wanted: str | int | Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The sites to verify, and the reason for each that is asked for but cannot be.
+
+    Args:
+        specs: the sign test of every site, in the order of execution.
+        wanted: ``all``, a name, several names, or how many of the sites that can be verified, spread evenly over the network.
+
+    Raises:
+        ValueError: for a name that no site has, a count below 1, or if no wanted site can be verified.
+    """
+    verifiable = [name for name, spec in specs.items() if why_not_garbled(spec) is None]
+    if isinstance(wanted, str):
+        names = list(specs) if wanted == "all" else [wanted]
+    elif isinstance(wanted, int):
+        if isinstance(wanted, bool) or wanted < 1:
+            raise ValueError(f"sites = {wanted}: give all, names, or how many sites, at least 1")
+        names = _spread(verifiable, wanted) or list(specs)
+    else:
+        names = list(wanted)
+    unknown = [name for name in names if name not in specs]
+    if unknown or not names:
+        raise ValueError(f"no ReLU site is called {', '.join(unknown) or '(none given)'}; the sites are {', '.join(specs)}")
+    left_out = {name: reason for name in names if (reason := why_not_garbled(specs[name])) is not None}
+    chosen = [name for name in names if name not in left_out]
+    if not chosen:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise ValueError(f"nothing can be verified: {reasons}. Give a truncated sign, e.g. fault=poszero fault.k=12")
+    return chosen, left_out
+
+
+def collect_samples(
+    network: nn.Module,
+    image_set: ImageSet,
+    sites: Sequence[str],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    relus: Mapping[str, int],
+    samples: int = 4096,
+    batch_size: int = 16,
+    draw: int = FIRST_DRAW,
+    seed: int = 0,
+) -> list[SiteSample]:
+    """Run images through a converted network and keep, at each of ``sites``, ``samples`` of the sign tests it made.
+
+    The images are the first of the set, as many as it takes (and there are); the elements are drawn among all of theirs
+    without replacement. The masks are those that ``evaluate`` draws for the same images in its first draw.
+
+    Args:
+        network: converted, see :func:`circa_train.nn.convert.with_stochastic_relus`.
+        image_set, mean, std: images, and their normalisation per channel.
+        sites: names of sites with a :class:`TruncatedSign`.
+        relus: ReLUs per image of each of them.
+        samples: activations per site; fewer only if the set has no more.
+        batch_size: images per forward pass.
+        draw: number of the draw.
+        seed: which elements.
+
+    Raises:
+        ValueError: if ``samples`` is not positive or the set is empty; and what the network's sites raise.
+    """
+    if samples < 1 or len(image_set) == 0:
+        raise ValueError(f"samples = {samples} of {len(image_set)} images: nothing to verify")
+    modules = stochastic_relus(network)
+    images = max(_LEAST_IMAGES, *(math.ceil(samples / relus[name]) for name in sites))
+    images = min(images, len(image_set))
+    taps = {name: _Tap(modules[name], samples, images * relus[name], seed) for name in sites}
+    handles = [modules[name].register_forward_hook(tap) for name, tap in taps.items()]
+    batches = Batches(image_set.subset(torch.arange(images)), batch_size, mean=mean, std=std)
+    try:
+        with evaluating(network):
+            for batch, _, first in batches:
+                set_draw(network, draw, first)
+                network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [_joined(tap.parts) for tap in taps.values()]
+
+
+def select(
+    site: str, spec: TruncatedSign, x: Tensor, t: Tensor, applied: Tensor, elements: Tensor | None = None, first: int = 0
+) -> SiteSample:
+    """The sign tests of some elements of a layer.
+
+    Args:
+        site, spec: which.
+        x, t: int64 (N, C, ...), centred values and masks in [0, p).
+        applied: integer or bool, shaped like ``x``; see :class:`SiteSample`.
+        elements: int64 (n,), row-major indices into them; None for all.
+        first: number of the very first element within the draw.
+    """
+    k = torch.as_tensor(truncation(spec, x.shape, x.device), device=x.device).expand(x.shape)
+    if elements is None:
+        elements = torch.arange(x.numel())
+    elements = elements.to(x.device)
+    x, t, k, applied = (tensor.reshape(-1)[elements] for tensor in (x, t, k, applied))
+    x_s, t_s, k_s = (tensor.cpu().numpy() for tensor in (x, t, k))
+    return SiteSample(site, spec, (elements + first).cpu().numpy(), x_s, t_s, k_s, applied.to(torch.int8).cpu().numpy())
+
+
+def let_through(z: Tensor, y: Tensor) -> Tensor:
+    """What a site's forward did, int8 like ``z``: 1 where it let its input through, 0 where not, -1 if y is neither.
+
+    A closed gate writes +0.0 and an open one never does, so even at z = 0 the gate can be told from the bits of y.
+    """
+    opened = (y != 0) | torch.signbit(y)
+    return torch.where(y == torch.where(opened, z, 0), opened, -1).to(torch.int8)
+
+
+class _Tap:
+    """A forward hook that keeps chosen elements of what passes through one site."""
+
+    def __init__(self, relu: StochasticReLU, samples: int, total: int, seed: int) -> None:
+        generator = np.random.default_rng([seed, relu.site])
+        chosen = generator.choice(total, size=min(samples, total), replace=False)
+        self._chosen = torch.from_numpy(np.sort(chosen))
+        self.parts: list[SiteSample] = []
+
+    def __call__(self, relu: StochasticReLU, inputs: tuple[Any, ...], y: Tensor) -> None:
+        (z,), spec = inputs, relu.spec
+        assert isinstance(spec, TruncatedSign)
+        next_draw, first_image = relu.address.tolist()
+        first = first_image * z[0].numel()
+        elements = self._chosen[(self._chosen >= first) & (self._chosen < first + z.numel())] - first
+        x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)
+        t = uniform_masks(
+            x.shape, seed=relu.seed, site=relu.site, draw=next_draw - 1, prime=spec.prime, device=x.device, first_element=first
+        )
+        self.parts.append(select(relu.name, spec, x, t, let_through(z, y), elements, first))
+
+
+def _joined(parts: list[SiteSample]) -> SiteSample:
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("elements", "x", "t", "k", "applied")
+    }
+    return SiteSample(parts[0].site, parts[0].spec, **arrays)
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """``count`` of ``names``, first and last among them, evenly spaced; the middle one for 1."""
+    if count >= len(names):
+        return list(names)
+    if count == 1:
+        return [names[len(names) // 2]]
+    return [names[round(i * (len(names) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,34 @@
+"""The outcome of a verification as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from circa_train.cost import CircuitCost
+from circa_train.cost.table import align
+from circa_train.verify.checking import SiteReport
+
+
+def verification_table(reports: Sequence[SiteReport], circuits: Mapping[str, Sequence[CircuitCost]]) -> str:
+    """One line per site: what was compared and, per ReLU, what the four circuits (a) to (d) weigh and take.
+
+    Args:
+        reports: the sites.
+        circuits: the four circuits at each site, measured, from :func:`circa_train.cost.compare_circuits`.
+
+    Bytes are those of the accounting ``ot``; nanoseconds those of garbling, transferring and evaluating together.
+    """
+    lines = [["site", "k", "values", "wrap z/p", "trunc. z/p", "mismatches", "B per ReLU (a)/(b)/(c)/(d)", "ns (a)/(b)/(c)/(d)"]]
+    for report in reports:
+        faults, four = report.faults, circuits[report.site]
+        lines.append([
+            report.site,
+            "-".join(str(k) for k in dict.fromkeys((report.ks[0], report.ks[-1]))),
+            f"{report.values:,}",
+            f"{faults.wrap_zeroed:.0f}/{faults.wrap_passed:.0f}",
+            f"{faults.truncation_zeroed:.0f}/{faults.truncation_passed:.0f}",
+            str(sum(report.mismatches.values())),
+            "/".join(f"{circuit.bytes['ot']:.0f}" for circuit in four),
+            "/".join(f"{1e9 * sum(circuit.seconds.values()):.0f}" if circuit.seconds else "-" for circuit in four),
+        ])  # fmt: skip
+    return align(lines)
