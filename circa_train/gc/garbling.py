@@ -104,10 +104,10 @@ class Garbler:
         if_true = to_field(self._kernel.tccr_hash(false_label ^ self._offset, tweak, first), p)
         colour = (false_label[:, 0] & np.uint64(1)).astype(np.int64)
         # The label of colour 0 gets its mask as it is; the one of colour 1 gets what differs by one from that.
-        gap = if_false + 1 - if_true
-        ciphertext = np.where(colour == 0, gap, -gap) % p
-        share = np.where(colour == 0, -if_false, 1 - if_true) % p
-        return ciphertext, share
+        sign = 1 - 2 * colour
+        ciphertext = sign * (if_false + 1 - if_true)
+        share = colour - if_false + colour * (if_false - if_true)
+        return _wrap(ciphertext, p), _wrap(share, p)
 
 
 @dataclass(eq=False)
@@ -198,7 +198,7 @@ class Evaluator:
             return (words ^ _colours(outputs)).astype(np.int64)
         mask = to_field(self._kernel.tccr_hash(outputs[0], 2 * circuit.and_gates, first), circuit.share_modulus)
         colour = (outputs[0][:, 0] & np.uint64(1)).astype(np.int64)
-        return (mask + colour * words) % circuit.share_modulus
+        return _wrap(mask + colour * words - circuit.share_modulus, circuit.share_modulus)
 
 
 def payload_bytes(circuit: Circuit, instances: int) -> int:
@@ -217,6 +217,12 @@ def _activate(false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks) -> 
     if bits.shape != false_labels.shape[:2] or bits.dtype != bool:
         raise ValueError(f"input bits: expected bool {false_labels.shape[:2]}, got {bits.dtype} {bits.shape}")
     return false_labels ^ np.where(bits[..., None], offset, np.uint64(0))
+
+
+def _wrap(values: NDArray[np.int64], p: int) -> NDArray[np.int64]:
+    """The canonical representatives of values in [-p, p], without a division."""
+    values = values + p * (values < 0)
+    return values - p * (values == p)
 
 
 def _colours(labels: list[Blocks]) -> NDArray[np.uint32]:

@@ -25,7 +25,8 @@ from circa_train.gc.lanes import (
     aes_round,
     broadcast,
     colour_mask,
-    count_up,
+    count_high,
+    count_low,
     lane_bytes,
     load,
     mask,
@@ -56,14 +57,9 @@ def _hash(x, tweak, keys):
 
 
 @njit
-def _tweak(number, instance, like):
-    return count_up(number, instance, _ZERO, _ONE, like)
-
-
-@njit
 def _garble_and(a, b, offset, number, instance, keys):
     """(generator half, evaluator half, false-label of the result)"""
-    left, right = _tweak(_TWO * number, instance, a), _tweak(_TWO * number + _ONE, instance, a)
+    left, right = count_high(_TWO * number, instance, a), count_high(_TWO * number + _ONE, instance, a)
     a0, a1 = _hash(a, left, keys), _hash(xor(a, offset), left, keys)
     b0, b1 = _hash(b, right, keys), _hash(xor(b, offset), right, keys)
     generator = xor(xor(a0, a1), mask(colour_mask(b), offset))
@@ -76,9 +72,9 @@ def _garble_and(a, b, offset, number, instance, keys):
 @njit
 def _evaluate_and(a, b, generator, evaluator, number, instance, keys):
     """The active label of the result."""
-    of_a = xor(_hash(a, _tweak(_TWO * number, instance, a), keys), mask(colour_mask(a), generator))
+    of_a = xor(_hash(a, count_high(_TWO * number, instance, a), keys), mask(colour_mask(a), generator))
     of_b = xor(
-        _hash(b, _tweak(_TWO * number + _ONE, instance, a), keys), mask(colour_mask(b), xor(evaluator, a))
+        _hash(b, count_high(_TWO * number + _ONE, instance, a), keys), mask(colour_mask(b), xor(evaluator, a))
     )
     return xor(of_a, of_b)
 
@@ -138,14 +134,14 @@ def _aes_span(source, target, at, end, like, keys):
 @njit
 def _counter_span(first, target, at, end, like, keys):
     while at < end:
-        store(target + at, _aes(count_up(first + at // _BLOCK, _ZERO, _ONE, _ZERO, like), keys))
+        store(target + at, _aes(count_low(first + at // _BLOCK, _ZERO, like), keys))
         at += lane_bytes(like)
 
 
 @njit
 def _hash_span(source, target, at, end, like, tweak, instance, keys):
     while at < end:
-        store(target + at, _hash(load(source + at, like), _tweak(tweak, instance + at // _BLOCK, like), keys))
+        store(target + at, _hash(load(source + at, like), count_high(tweak, instance + at // _BLOCK, like), keys))
         at += lane_bytes(like)
 
 

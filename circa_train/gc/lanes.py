@@ -127,19 +127,29 @@ aes_round = _aes_instruction("aesenc")
 aes_last_round = _aes_instruction("aesenclast")
 
 
-@intrinsic
-def count_up(typingctx: Any, low: Any, high: Any, step_low: Any, step_high: Any, like: Any) -> Any:
-    """Lane i holds the words (low + i * step_low, high + i * step_high): counters and tweaks."""
+def _ramp(word: int) -> Any:
+    @intrinsic
+    def ramp(typingctx: Any, low: Any, high: Any, like: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            # A splat and one addition of a constant; inserting every lane by itself would cost as much as AES rounds.
+            value = ir.Constant(_vector(like), ir.Undefined)
+            for position in range(2):
+                value = builder.insert_element(value, args[position], ir.Constant(_INDEX, position))
+            pairs = ir.Constant(
+                ir.VectorType(_INDEX, 2 * like.blocks), [ir.Constant(_INDEX, i % 2) for i in range(2 * like.blocks)]
+            )
+            value = builder.shuffle_vector(value, ir.Constant(_vector(like), ir.Undefined), pairs)
+            steps = [i // 2 if i % 2 == word else 0 for i in range(2 * like.blocks)]
+            return builder.add(value, ir.Constant(_vector(like), steps))
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = ir.Constant(_vector(like), ir.Undefined)
-        words = list(args[:2])
-        for position in range(2 * like.blocks):
-            value = builder.insert_element(value, words[position % 2], ir.Constant(_INDEX, position))
-            words[position % 2] = builder.add(words[position % 2], args[2 + position % 2])
-        return value
+        return like(types.uint64, types.uint64, like), generate
 
-    return like(types.uint64, types.uint64, types.uint64, types.uint64, like), generate
+    return ramp
+
+
+#: (low, high, like): lane i holds the block of words (low + i, high), or (low, high + i).
+count_low = _ramp(0)
+count_high = _ramp(1)
 
 
 @intrinsic

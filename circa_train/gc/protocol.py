@@ -38,8 +38,8 @@ from circa_train.gc.transport import Transport
 Share = NDArray[np.int64]
 Party = Generator[Message | None, Message, Share]
 
-#: Instances per chunk: the labels and tables of a truncated sign then fit the second-level cache.
-DEFAULT_CHUNK = 1024
+#: Instances per chunk: few megabytes at a time, and the cost of a call into the kernel does not show.
+DEFAULT_CHUNK = 2048
 
 
 @dataclass
