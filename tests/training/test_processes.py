@@ -1,0 +1,121 @@
+"""Trainings in processes of their own: killed at any moment, stopped by a scheduler, or two on one batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from circa_train.checkpoint import CheckpointError, load_checkpoint
+from circa_train.tracking import read_metrics
+
+SCRIPT = Path(__file__).with_name("tiny.py")
+
+
+def start(folder: Path, settings: dict[str, Any], *words: str, **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(SCRIPT), str(folder), json.dumps(settings), *words]
+    return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+
+
+def finish(process: subprocess.Popen[bytes]) -> int:
+    """The exit status; the error output is shown if the test fails."""
+    _, errors = process.communicate(timeout=300)
+    sys.stderr.write(errors.decode())
+    return process.returncode
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    timing = {"time", "seconds", "images_per_second"}
+    return [{name: value for name, value in row.items() if name not in timing} for row in read_metrics(folder)]
+
+
+def test_killed_at_any_moment_loses_at_most_the_epoch(tiny: ModuleType, tmp_path: Path) -> None:
+    settings = {"epochs": 40, "ema_decay": 0.9}
+    tiny.run(tmp_path / "whole", faulty=True, **settings)
+    folder, moments = tmp_path / "parts", random.Random(0)
+    for kill in range(3):
+        process = start(folder, settings, "faulty", "batchnorm", "slow")
+        logged = folder / "metrics.jsonl"
+        # From the moment on which epochs are logged; whatever is being written then is cut off.
+        before = logged.stat().st_size if logged.exists() else 0
+        wait_for(lambda before=before: logged.exists() and logged.stat().st_size > before + 300, process)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        assert finish(process) == -signal.SIGKILL
+        done = len(rows(folder))
+        assert done > 0
+        for name in ("last.pt", "best.pt"):
+            try:
+                checkpoint = load_checkpoint(folder / name)
+            except CheckpointError:
+                assert kill == 0
+                assert done == 1  # within the very first epoch's end there may be no file yet, but never a broken one
+                assert not (folder / name).exists()
+            else:
+                if checkpoint.training_state is not None:
+                    assert checkpoint.training_state["progress"]["epoch"] >= done - 1
+    tiny.run(folder, faulty=True, **settings)
+    assert rows(folder) == rows(tmp_path / "whole")
+    one, other = (load_checkpoint(run / "last.pt").state_dict for run in (folder, tmp_path / "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_sigterm_leaves_a_checkpoint_and_a_readable_log(tiny: ModuleType, tmp_path: Path) -> None:
+    process = start(tmp_path, {"epochs": 10_000}, "batchnorm", "slow")
+    wait_for((tmp_path / "best.pt").exists, process)
+    process.terminate()
+    assert finish(process) == 143
+    progress = load_checkpoint(tmp_path / "last.pt").training_state["progress"]
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == list(range(1, progress["epoch"] + 1))
+
+
+def two_processes(folder: Path, settings: dict[str, Any], *words: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = [
+        start(folder, settings, *words, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+              MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        for rank in range(2)
+    ]
+    assert [finish(process) for process in processes] == [0, 0]
+
+
+def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleType, tmp_path: Path) -> None:
+    """With faults: the masks must be those of the joined batch, and rank 0's may not be given to all."""
+    settings = {"epochs": 2, "accumulate": 2, "momentum": 0.9, "validation_draws": 2}
+    one, _ = tiny.run(tmp_path / "one", faulty=True, batchnorm=False, **settings)
+    two_processes(tmp_path / "two", settings, "faulty")
+    two = load_checkpoint(tmp_path / "two" / "last.pt").state_dict
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in ("epoch", "train_accuracy", "validation_accuracy"):
+            assert a[name] == b[name]
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+
+
+def test_batchnorm_statistics_are_those_of_both_processes(tiny: ModuleType, tmp_path: Path) -> None:
+    """A running mean is linear in what was seen: the average over processes is the joined batch's."""
+    settings = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
+    one, _ = tiny.run(tmp_path / "one", **settings)
+    two_processes(tmp_path / "two", settings, "batchnorm")
+    two = load_checkpoint(tmp_path / "two" / "last.pt").state_dict
+    torch.testing.assert_close(two["1.running_mean"], one["1.running_mean"], rtol=1e-5, atol=1e-6)
