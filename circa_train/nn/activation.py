@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from circa_train.fault.masks import MAX_DRAWS
 from circa_train.fault.spec import FaultSpec, NoFault
 from circa_train.nn import kernels
-from circa_train.nn.kernels import reference
+from circa_train.nn.kernels.ops import plan_to_text, stochastic_relu
 from circa_train.nn.kernels.plan import SitePlan
 
 
@@ -76,6 +76,15 @@ class StochasticReLU(nn.Module):
         self.register_buffer("overflows", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
+    def plan(self) -> SitePlan:
+        """What the kernels are told about this site."""
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: SitePlan) -> None:
+        self._plan, self._plan_text = plan, plan_to_text(plan)
+
+    @property
     def spec(self) -> FaultSpec:
         return self.plan.spec
 
@@ -105,10 +114,9 @@ class StochasticReLU(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if not self.faults_enabled or isinstance(self.plan.spec, NoFault):
             return F.relu(z)
-        try:
-            y, counts = _Gate.apply(z, self.plan, self.address, self.observer is not None)
-        except ValueError as error:
-            raise type(error)(f"site {self.name or '(unnamed)'}: {error}") from error
+        y, counts = stochastic_relu(
+            z, self.address, self._plan_text, self.backend, self.observer is not None, self.name
+        )
         if self.plan.overflow != "raise":
             self.overflows += counts[0]
         if self.observer is not None:
@@ -119,19 +127,3 @@ class StochasticReLU(nn.Module):
     def extra_repr(self) -> str:
         plan = self.plan
         return f"{plan.spec}, frac_bits={plan.frac_bits}, seed={plan.seed}, site={plan.site}, overflow={plan.overflow!r}"
-
-
-class _Gate(torch.autograd.Function):
-    """The forward of a kernel, and the backward that reads the gate from y."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
-        y, counts = reference.forward(z, plan, address, statistics)
-        ctx.save_for_backward(y)
-        ctx.mark_non_differentiable(counts)
-        return y, counts
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
-        (y,) = ctx.saved_tensors
-        return reference.backward(grad, y), None, None, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-BACKENDS = ("auto", "reference")
+BACKENDS = ("auto", "reference", "cpu", "triton")
 
 
 def check_backend(backend: str) -> str:

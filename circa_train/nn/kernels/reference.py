@@ -28,9 +28,7 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
     """
     x, overflows = to_fixed(z, plan.frac_bits, plan.prime, plan.overflow)
     per_image = z[0].numel() if z.dim() and len(z) else 0
-    gate, mask = draw_sign(
-        x, plan.spec, seed=plan.seed, site=plan.site, draw=address[0], first_element=address[1] * per_image
-    )
+    gate, mask = draw_sign(x, plan.spec, seed=plan.seed, site=plan.site, draw=address[0], first_element=address[1] * per_image)
     y = torch.where(gate, torch.where(z == 0, -torch.zeros_like(z), z), torch.zeros_like(z))
     counts = torch.zeros(len(COUNTS), dtype=torch.int64, device=z.device)
     counts[0] = overflows

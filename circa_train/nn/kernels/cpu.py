@@ -1,0 +1,101 @@
+"""The forward and backward of a site on the CPU: one compiled pass each, on torch's own threads.
+
+Bit for bit :mod:`circa_train.nn.kernels.reference`, for every sign test, floating dtype, memory layout and number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circa_train.fault.masks import MAX_ELEMENTS
+from circa_train.fault.sign import truncation
+from circa_train.fault.spec import BitWindow, TruncatedSign, UniformFault
+from circa_train.field import largest_centred
+from circa_train.nn.kernels import compiled, team
+from circa_train.nn.kernels.plan import COUNTS, SitePlan
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+#: Elements that a thread takes at a time: much more than taking them costs, few enough that threads finish together.
+CHUNK = 64 * compiled.RUN
+
+_POLICIES = {"raise": compiled.RAISE, "wrap": compiled.WRAP, "saturate": compiled.SATURATE}
+_DIRECTIONS = {"both": compiled.BOTH, "zeroed": compiled.ZEROED, "passed": compiled.PASSED}
+
+
+def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor, int]:
+    """(y, counts, how many values are not finite); y and counts as :func:`circa_train.nn.kernels.reference.forward`."""
+    channels_last = _is_channels_last(z)
+    dense = z if channels_last else z.contiguous()
+    y = torch.empty_like(dense)
+    counts = np.zeros(len(COUNTS) + 1, dtype=np.int64)
+    per_image = math.prod(z.shape[1:]) if z.dim() and len(z) else 0
+    draw, first_image = address.tolist()
+    first = first_image * per_image
+    if first + z.numel() > MAX_ELEMENTS:
+        raise ValueError(f"elements {first} to {first + z.numel()} leave [0, 2^42), the range of addresses")
+    job = np.zeros((), dtype=compiled.JOB)
+    job["z"], job["y"], job["elements"], job["counts"] = dense.data_ptr(), y.data_ptr(), z.numel(), counts.ctypes.data
+    job["first_run"], job["lead"] = divmod(first, compiled.RUN)
+    job["channels"] = z.shape[1] if z.dim() > 1 else 1
+    job["plane"] = max(math.prod(z.shape[2:]), 1)
+    job["channels_last"], job["brain_float"] = channels_last, z.dtype == torch.bfloat16
+    job["statistics"], job["policy"] = statistics, _POLICIES[plan.overflow]
+    job["seed"], job["site"], job["draw"] = plan.seed, plan.site, draw
+    limit = largest_centred(plan.prime)
+    job["prime"], job["limit"], job["scale"] = plan.prime, limit, 2.0**plan.frac_bits
+    job["bound"] = _largest_float(limit, np.float64 if z.dtype == torch.float64 else np.float32)
+    k = np.atleast_1d(np.array(plan.spec.k if isinstance(plan.spec, TruncatedSign) else 0, dtype=np.int64))
+    job["k"], job["k_count"] = k.ctypes.data, len(k)
+    if isinstance(plan.spec, TruncatedSign):
+        job["test"] = compiled.POSZERO if plan.spec.mode == "poszero" else compiled.NEGPASS
+        if isinstance(plan.spec.k, tuple):
+            truncation(plan.spec, z.shape, z.device)
+    elif isinstance(plan.spec, UniformFault):
+        job["test"], job["threshold"] = compiled.UNIFORM, plan.spec.threshold
+        job["direction"] = _DIRECTIONS[plan.spec.direction]
+    elif isinstance(plan.spec, BitWindow):
+        job["test"], job["low"], job["high"] = compiled.WINDOW, plan.spec.low, plan.spec.high
+    if channels_last:  # whole planes, of as many channels as share a cache line
+        together = 64 // z.element_size()
+        job["chunk"] = int(job["plane"]) * (together if z.shape[1] % together == 0 else z.shape[1])
+    else:
+        job["chunk"], job["shift"] = CHUNK, job["lead"]
+    _run(False, z.element_size(), job)
+    if dense is not z and y.stride() != torch.empty_like(z).stride():
+        y = torch.empty_like(z).copy_(y)
+    return y, torch.from_numpy(counts[:-1].copy()), int(counts[-1])
+
+
+def backward(grad: Tensor, y: Tensor) -> Tensor:
+    """The gradient where the gate that y shows is open, else 0; laid out as y."""
+    out = torch.empty_like(y)  # without gaps in memory, whatever the order of dimensions
+    y, grad = (t if t.stride() == out.stride() else torch.empty_like(out).copy_(t) for t in (y, grad))
+    job = np.zeros((), dtype=compiled.JOB)
+    job["z"], job["y"], job["out"], job["elements"] = grad.data_ptr(), y.data_ptr(), out.data_ptr(), y.numel()
+    job["chunk"] = CHUNK
+    _run(True, y.element_size(), job)
+    return out
+
+
+def _run(is_backward: bool, itemsize: int, job: Any) -> None:
+    taken = np.zeros(1, dtype=np.int64)
+    job["next"] = taken.ctypes.data
+    job["chunks"] = -(-(int(job["elements"]) + int(job["shift"])) // max(int(job["chunk"]), 1))
+    threads = min(torch.get_num_threads(), int(job["chunks"]))
+    team.run(compiled.entry(is_backward, itemsize).address, job.ctypes.data, threads)
+
+
+def _largest_float(limit: int, real: Any) -> float:
+    """The largest number of that type that does not exceed ``limit``."""
+    value = real(limit)
+    return float(value if float(value) <= limit else np.nextafter(value, real(0)))
+
+
+def _is_channels_last(z: Tensor) -> bool:
+    return z.dim() > 2 and not z.is_contiguous() and z.movedim(1, -1).is_contiguous()

@@ -1,0 +1,53 @@
+"""Threads for compiled code: the very team that torch's own operators run on.
+
+torch keeps a team of OpenMP threads that wait actively for a while after each operator. A second pool beside it would share
+the cores with those waiting threads, in every network that alternates convolutions with our kernel. So a kernel is handed
+to torch's OpenMP runtime itself, through the entry point that compilers emit for a parallel region. Where the runtime that
+torch was built with does not have it, plain threads do the same work.
+
+A kernel takes its work in chunks from a shared counter: it is complete however many threads come, and a thread that the
+machine interrupts delays the others by one chunk at most.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+import torch
+
+#: void kernel(void *job), called once by every thread of the team.
+KERNEL_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def run(kernel: int, job: int, threads: int) -> None:
+    """Call the compiled function at address ``kernel`` with the address ``job`` on ``threads`` threads, and wait for them.
+
+    The interpreter lock is released meanwhile.
+    """
+    if threads <= 1:
+        KERNEL_TYPE(kernel)(job)
+        return
+    parallel = _openmp_parallel()
+    if parallel is not None:
+        parallel(kernel, job, threads, 0)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        wait([pool.submit(KERNEL_TYPE(kernel), job) for _ in range(threads)])
+
+
+@functools.cache
+def _openmp_parallel() -> Callable[[int, int, int, int], None] | None:
+    """``GOMP_parallel(function, data, threads, flags)`` of the runtime that torch is linked with, or None."""
+    for library in sorted(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*")):
+        try:
+            parallel = ctypes.CDLL(str(library)).GOMP_parallel  # looked up in the library and in those that it loads
+        except (OSError, AttributeError):
+            continue
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+        return parallel
+    return None
