@@ -80,7 +80,7 @@ class Garbler:
         tables, words = _split(circuit, instances, payload)
         first = self._next_instance
         self._next_instance += instances
-        outputs = self._kernel.garble(circuit, [*own_labels, *evaluator_labels], self._offset, tables, first)
+        outputs = self._kernel.garble(circuit, (own_labels, evaluator_labels), self._offset, tables, first)
         share = None
         if circuit.share_modulus is None:
             words[:] = _colours(outputs)
@@ -193,7 +193,7 @@ class Evaluator:
         labels = garbler_labels.expect(MessageKind.INPUT_LABELS, label_bytes, circuit.fingerprint)
         ciphertexts, words = _split(circuit, instances, payload)
         active = labels.view(np.uint64).reshape(circuit.garbler_inputs, instances, 2)
-        outputs = self._kernel.evaluate(circuit, [*active, *own_labels], ciphertexts, first)
+        outputs = self._kernel.evaluate(circuit, (active, own_labels), ciphertexts, first)
         if circuit.share_modulus is None:
             return (words ^ _colours(outputs)).astype(np.int64)
         mask = to_field(self._kernel.tccr_hash(outputs[0], 2 * circuit.and_gates, first), circuit.share_modulus)

@@ -17,7 +17,6 @@ Interface of a kernel, the part that is done either by compiled AES instructions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +24,9 @@ from numpy.typing import NDArray
 
 from circa_train.gc.aes import Blocks
 from circa_train.gc.circuit import Circuit
+
+#: Labels of the garbler's and of the evaluator's input wires, (wires, n, 2) each.
+Inputs = tuple[Blocks, Blocks]
 
 
 class Kernel(Protocol):
@@ -45,13 +47,13 @@ class Kernel(Protocol):
         ...
 
     def garble(
-        self, circuit: Circuit, inputs: Sequence[Blocks], offset: Blocks, tables: Blocks, first_instance: int
+        self, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
         """False-labels of the outputs, each (n, 2), from those of the inputs; fills ``tables`` (AND gates, 2, n, 2)."""
         ...
 
     def evaluate(
-        self, circuit: Circuit, inputs: Sequence[Blocks], tables: Blocks, first_instance: int
+        self, circuit: Circuit, inputs: Inputs, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
         """Active labels of the outputs, each (n, 2), from those of the inputs."""
         ...

@@ -10,7 +10,7 @@ The compiled functions take byte addresses (``uintp``). ``NumbaKernel`` is what 
 # Functions under @njit are typed by numba when they are compiled, not by annotations.
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from circa_train.gc.aes import ROUNDS, Blocks, expand_key
+from circa_train.gc.aes import BLOCK_BYTES, ROUNDS, Blocks, expand_key
 from circa_train.gc.circuit import Circuit, Op
+from circa_train.gc.hashing import Inputs
 from circa_train.gc.lanes import (
     aes_last_round,
     aes_round,
@@ -257,28 +258,32 @@ class NumbaKernel:
         return target
 
     def garble(
-        self, circuit: Circuit, inputs: Sequence[Blocks], offset: Blocks, tables: Blocks, first_instance: int
+        self, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
         _check_target(tables)
         return self._run_tape("garble", circuit, inputs, offset, tables, first_instance)
 
     def evaluate(
-        self, circuit: Circuit, inputs: Sequence[Blocks], tables: Blocks, first_instance: int
+        self, circuit: Circuit, inputs: Inputs, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
         nothing = np.zeros(2, dtype=np.uint64)
         return self._run_tape("evaluate", circuit, inputs, nothing, _aligned(tables), first_instance)
 
     def _run_tape(
-        self, run: str, circuit: Circuit, inputs: Sequence[Blocks], offset: Blocks, tables: Blocks, first_instance: int
+        self, run: str, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
-        instances = inputs[0].shape[0]
-        if len(inputs) != circuit.inputs or any(block.shape != (instances, 2) for block in inputs):
-            raise ValueError(f"expected {circuit.inputs} inputs of shape ({instances}, 2)")
+        instances = inputs[0].shape[1]
+        for labels, wires in zip(inputs, (circuit.garbler_inputs, circuit.evaluator_inputs), strict=True):
+            if labels.shape != (wires, instances, 2):
+                raise ValueError(f"inputs: expected shape {(wires, instances, 2)}, got {labels.shape}")
         if tables.shape != (circuit.and_gates, 2, instances, 2):
             raise ValueError(f"tables: expected shape {(circuit.and_gates, 2, instances, 2)}, got {tables.shape}")
         inner = _empty((circuit.registers - circuit.inputs, instances, 2))
-        registers = [*map(_aligned, inputs), *inner]
-        addresses = np.array([register.ctypes.data for register in registers], dtype=np.uint64)
+        groups = [*map(_aligned, inputs), inner]
+        stride = instances * BLOCK_BYTES
+        addresses = np.concatenate(
+            [group.ctypes.data + stride * np.arange(len(group), dtype=np.uint64) for group in groups]
+        )
         offset = _aligned(offset)
         self._run[run](
             circuit.tape,
@@ -289,6 +294,7 @@ class NumbaKernel:
             np.uint64(first_instance),
             _address(self._keys),
         )
+        registers = [row for group in groups for row in group]
         return [registers[register] for register in circuit.outputs]
 
 

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from circa_train.gc.aes import BLOCK_BYTES, Blocks
 from circa_train.gc.circuit import Circuit, execute
+from circa_train.gc.hashing import Inputs
 
 #: (labels (j, n, 2), j tweaks, first instance) -> hashes (j, n, 2)
 _Hasher = Callable[[Blocks, Sequence[int], int], Blocks]
@@ -39,14 +40,14 @@ class NumpyKernel:
         return self._hash(labels[None], [tweak], first_instance)[0]
 
     def garble(
-        self, circuit: Circuit, inputs: Sequence[Blocks], offset: Blocks, tables: Blocks, first_instance: int
+        self, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
-        return execute(circuit, inputs, _Garbling(self._hash, offset, tables, first_instance))
+        return execute(circuit, [*inputs[0], *inputs[1]], _Garbling(self._hash, offset, tables, first_instance))
 
     def evaluate(
-        self, circuit: Circuit, inputs: Sequence[Blocks], tables: Blocks, first_instance: int
+        self, circuit: Circuit, inputs: Inputs, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
-        return execute(circuit, inputs, _Evaluating(self._hash, tables, first_instance))
+        return execute(circuit, [*inputs[0], *inputs[1]], _Evaluating(self._hash, tables, first_instance))
 
     def _hash(self, labels: Blocks, tweaks: Sequence[int], first_instance: int) -> Blocks:
         """TMMO of (j, n, 2) labels; row j under the tweak ``tweaks[j]``."""

@@ -102,7 +102,7 @@ def test_tweaks_differ_between_instances_gates_and_halves(kernel):
     }
     assert len(hashes) == (2 * circuit.and_gates + 1) * 18
     tables = np.zeros((circuit.and_gates, 2, 9, 2), dtype=np.uint64)
-    inputs = [np.tile(label, (9, 1))] * circuit.inputs
+    inputs = (np.tile(label, (19, 9, 1)), np.tile(label, (19, 9, 1)))
     cipher.garble(circuit, inputs, np.array([9, 1], dtype=np.uint64), tables, 0)
     assert len(set(tables.reshape(-1).view("V16").tolist())) == tables.size // 2
 

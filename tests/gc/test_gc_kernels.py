@@ -25,6 +25,10 @@ def random_blocks(shape, seed=0):
     return np.random.default_rng(seed).integers(0, 2**64, (*shape, 2), dtype=np.uint64)
 
 
+def split(circuit, labels):
+    return labels[: circuit.garbler_inputs], labels[circuit.garbler_inputs :]
+
+
 def reference_aes(key, data):
     encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
     return encryptor.update(data) + encryptor.finalize()
@@ -81,8 +85,8 @@ def test_kernels_give_the_same_bytes(name, kind, instances):
     for which in ("numpy", name):
         kernel = make_kernel(KEY, which)
         tables = np.zeros((circuit.and_gates, 2, instances, 2), dtype=np.uint64)
-        false_labels = kernel.garble(circuit, list(labels), offset, tables, 5)
-        active = kernel.evaluate(circuit, list(labels), tables, 5)
+        false_labels = kernel.garble(circuit, split(circuit, labels), offset, tables, 5)
+        active = kernel.evaluate(circuit, split(circuit, labels), tables, 5)
         results.append((tables.tobytes(), np.stack(false_labels).tobytes(), np.stack(active).tobytes()))
     assert results[0] == results[1]
 
@@ -96,20 +100,20 @@ def test_evaluation_in_a_message_at_any_address(name):
     shifted = np.zeros(tables.nbytes + 8, dtype=np.uint8)[8:].view(np.uint64).reshape(tables.shape)
     shifted[:] = tables
     kernel = make_kernel(KEY, name)
-    want = kernel.evaluate(circuit, list(labels), tables, 0)[0]
-    assert (kernel.evaluate(circuit, list(labels), shifted, 0)[0] == want).all()
+    want = kernel.evaluate(circuit, split(circuit, labels), tables, 0)[0]
+    assert (kernel.evaluate(circuit, split(circuit, labels), shifted, 0)[0] == want).all()
 
 
 @pytest.mark.parametrize("name", [n for n in available_kernels() if n != "numpy"])
 def test_compiled_kernels_refuse_wrong_shapes(name):
     kernel, circuit = make_kernel(KEY, name), ReluCircuit(k=12).circuit
-    labels, offset = list(random_blocks((circuit.inputs, 8))), random_blocks(())
+    labels, offset = split(circuit, random_blocks((circuit.inputs, 8))), random_blocks(())
     with pytest.raises(ValueError, match="tables"):
         kernel.evaluate(circuit, labels, random_blocks((circuit.and_gates - 1, 2, 8)), 0)
     with pytest.raises(ValueError, match="inputs"):
-        kernel.evaluate(circuit, labels[1:], random_blocks((circuit.and_gates, 2, 8)), 0)
+        kernel.evaluate(circuit, (labels[0][1:], labels[1]), random_blocks((circuit.and_gates, 2, 8)), 0)
     with pytest.raises(ValueError, match="inputs"):
-        kernel.evaluate(circuit, [*labels[1:], random_blocks((7,))], random_blocks((circuit.and_gates, 2, 8)), 0)
+        kernel.evaluate(circuit, (labels[0], labels[1][:, :7]), random_blocks((circuit.and_gates, 2, 8)), 0)
     with pytest.raises(ValueError, match="contiguous"):
         kernel.garble(circuit, labels, offset, random_blocks((circuit.and_gates, 2, 16))[:, :, ::2], 0)
 
