@@ -106,6 +106,13 @@ class FileFaultConfig(FaultConfig):
 
 
 @dataclass
+class CheckpointFaultConfig(FaultConfig):
+    """The sign tests that the checkpoint was trained with."""
+
+    kind: str = "checkpoint"
+
+
+@dataclass
 class OptimConfig:
     """The optimiser's part of ``TrainingSettings``, under the same names."""
 
@@ -207,6 +214,55 @@ class EvaluateConfig:
 
 
 @dataclass
+class CheckConfig:
+    """What is verified: ``sites`` is ``all``, a name, a list of names, or how many, spread evenly over the network.
+
+    ``seed`` makes the two parties' secrets repeatable; null is how a protocol has to run.
+    """
+
+    sites: Any = "all"
+    samples: int = 4096
+    transport: str = "memory"
+    seed: Optional[int] = None
+
+
+@dataclass
+class VerifyConfig:
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    verify: CheckConfig = field(default_factory=CheckConfig)
+    split: str = "test"
+
+
+@dataclass
+class SearchDrawsConfig:
+    """Fault draws per candidate: ``count``, doubled while it is undecided, up to ``most``."""
+
+    count: int = 5
+    most: int = 40
+
+
+@dataclass
+class SearchConfig:
+    """The search for k. What is not in a section is ``SearchSettings`` under the same names."""
+
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    budget: float = 0.01
+    draws: SearchDrawsConfig = field(default_factory=SearchDrawsConfig)
+    per_site: bool = True
+    trials: int = 8
+    images: int = 256
+    batch_size: int = 256
+
+
+@dataclass
 class PlotConfig:
     runs: Any = MISSING
     out: str = "runs/plots"
@@ -220,12 +276,15 @@ class PlotConfig:
 SCHEMAS: dict[str, type] = {
     "schema/train": TrainConfig,
     "schema/evaluate": EvaluateConfig,
+    "schema/verify": VerifyConfig,
+    "schema/search": SearchConfig,
     "schema/plot": PlotConfig,
     "schema/fault/none": NoFaultConfig,
     "schema/fault/truncated_sign": TruncatedConfig,
     "schema/fault/uniform": UniformConfig,
     "schema/fault/bit_window": BitWindowConfig,
     "schema/fault/file": FileFaultConfig,
+    "schema/fault/checkpoint": CheckpointFaultConfig,
 }
 
 

@@ -10,7 +10,6 @@ from circa_train.cost.accounting import ACCOUNTINGS, relu_bytes, relu_cost
 from circa_train.cost.network import Sites, Specs, circuits_of, network_cost
 from circa_train.cost.timing import Seconds
 from circa_train.fault.spec import NoFault, TruncatedSign
-from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.relu import ReluCircuit
 
 Timings = Mapping[ReluCircuit, Seconds]
@@ -67,38 +66,33 @@ def compare_circuits(spec: TruncatedSign, timings: Timings | None = None) -> lis
     return rows
 
 
-def network_rows(
-    networks: Mapping[str, Sites], specs: Specs, timings: Timings | None = None, *, prime: int = DEFAULT_PRIME, mode: str = "poszero"
-) -> list[dict[str, Any]]:
+def network_rows(networks: Mapping[str, Sites], specs: Specs, timings: Timings | None = None) -> list[dict[str, Any]]:
     """A tidy table: one row per network and circuit, bytes under every accounting, per image.
 
     Args:
         networks: sites by name of the network.
-        specs: what (d) stands for; (a) to (c) put the same circuit at every site.
+        specs: what (d) stands for, its sites without faults taken as (b); (a) to (c) put one circuit at every site.
         timings: for every circuit; without, ``seconds`` is None.
-        prime, mode: of the circuits (a) to (c).
 
     Returns:
         rows {"network", "circuit", "relus", "and_gates", "<accounting>_bytes"..., "seconds"}.
+
+    Raises:
+        ValueError: if a site has no spec, or one without a circuit.
     """
-    uniform = paper_circuits(TruncatedSign(0, mode, prime))
+    uniform = paper_circuits(_truncated(specs))
     rows = []
     for network, sites in networks.items():
         for kind, letter in LETTERS.items():
-            exact = uniform[letter][0]
-            chosen: Specs = specs if letter == "d" else NoFault()
-            costs = {
-                name: network_cost(sites, chosen, accounting=name, timings=timings, **({} if letter == "d" else {"exact": exact}))
-                for name in ACCOUNTINGS
-            }
-            some = costs["tables"]
+            chosen, exact = (specs, uniform["b"][0]) if letter == "d" else (NoFault(), uniform[letter][0])
+            costs = [network_cost(sites, chosen, accounting=a, exact=exact, timings=timings) for a in ACCOUNTINGS]
             rows.append({
                 "network": network,
                 "circuit": f"({letter}) {kind}",
-                "relus": some.relus,
-                "and_gates": some.and_gates,
-                **{f"{name}_bytes": cost.bytes for name, cost in costs.items()},
-                "seconds": some.seconds,
+                "relus": costs[0].relus,
+                "and_gates": costs[0].and_gates,
+                **{f"{cost.accounting}_bytes": cost.bytes for cost in costs},
+                "seconds": costs[0].seconds,
             })  # fmt: skip
     return rows
 
@@ -117,6 +111,12 @@ def align(lines: Sequence[Sequence[str]]) -> str:
     """Rows of cells as text: the first two columns to the left, the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     )
+
+
+def _truncated(specs: Specs) -> TruncatedSign:
+    """A truncated sign among ``specs``, for its field and mode; the default ones where there is none."""
+    candidates = specs.values() if isinstance(specs, Mapping) else [specs]
+    return next((spec for spec in candidates if isinstance(spec, TruncatedSign)), TruncatedSign(0))

@@ -10,7 +10,7 @@ their agreement evidence.
 
 from __future__ import annotations
 
-from circa_train.verify.checking import WAYS, Mismatch, SiteReport, verify_site
+from circa_train.verify.checking import WAYS, Mismatch, SiteReport, check_transport, verify_site
 from circa_train.verify.sampling import SiteSample, choose_sites, collect_samples, select, why_not_garbled
 from circa_train.verify.text import verification_table
 
@@ -19,6 +19,7 @@ __all__ = [
     "Mismatch",
     "SiteReport",
     "SiteSample",
+    "check_transport",
     "choose_sites",
     "collect_samples",
     "select",

@@ -120,8 +120,7 @@ def verify_site(
         ValueError: for an unknown transport, an empty sample, values or masks outside their range, or a damaged message.
         ConnectionError, TimeoutError: if the other party disappears or stays silent.
     """
-    if transport not in TRANSPORTS:
-        raise ValueError(f"transport = {transport!r} is not one of {', '.join(TRANSPORTS)}")
+    check_transport(transport)
     if len(sample) == 0:
         raise ValueError(f"site {sample.site}: no activation to verify")
     started = time.perf_counter()
@@ -163,6 +162,13 @@ def verify_site(
         protocol_seconds=protocol_seconds,
         seconds=time.perf_counter() - started,
     )
+
+
+def check_transport(transport: str) -> str:
+    """Return ``transport`` if there is one of that name; ValueError otherwise."""
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport = {transport!r} is not one of {', '.join(TRANSPORTS)}")
+    return transport
 
 
 def _by_truncation(sample: SiteSample) -> Iterator[SiteSample]:
