@@ -3,6 +3,7 @@
 Every job owns one folder::
 
     config.yaml       the resolved configuration, written first
+    started.json      the fingerprint of what was started, and the machine
     metrics.jsonl     one JSON object per line, as the job goes on
     job.log           its log, tracebacks included
     result.json       written last and atomically: a folder with a result is a finished job
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
-CONFIG, METRICS, RESULT, FAILURE = "config.yaml", "metrics.jsonl", "result.json", "failure.json"
+CONFIG, STARTED, RESULT, FAILURE = "config.yaml", "started.json", "result.json", "failure.json"
 
 #: Keys (a dotted name stands for its whole subtree) that say where and how a job runs, not what it computes.
 RESULT_NEUTRAL = ("run", "tracker", "data.root", "data.download")
@@ -181,13 +182,20 @@ class RunFolder:
             f"contents of {key} ({names.get(key)})" for key, digest in self.inputs.items() if before.get(key) != digest
         ]
 
-    def start(self, config_yaml: str) -> None:
-        """Take possession: the configuration is written, and what an earlier attempt left as outcome is removed."""
+    def start(self, config_yaml: str) -> bool:
+        """Take possession: the configuration is written, and what an earlier attempt left as outcome is removed.
+
+        Returns:
+            Whether that attempt was on the same question and contents, so that what it left half done may be gone on with.
+        """
         self._started = time.perf_counter()
         self.path.mkdir(parents=True, exist_ok=True)
+        earlier = read_json(self.path / STARTED) or {}
         for outcome in (RESULT, FAILURE):
             (self.path / outcome).unlink(missing_ok=True)
         write_text(self.path / CONFIG, config_yaml)
+        write_json(self.path / STARTED, {"fingerprint": self.fingerprint, "machine": describe_machine()})
+        return bool(earlier.get("fingerprint") == self.fingerprint)
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write ``result.json``, the last file of a job."""

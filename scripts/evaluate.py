@@ -12,14 +12,15 @@ from circa_train.config import Job, config_folder, entry, run_job
 
 def evaluate_job(job: Job) -> dict[str, Any]:
     """Build (and so check) the fault and the device, then load, evaluate and report."""
-    from circa_train.config.build import build_device, build_fault
+    from circa_train.config.build import build_device, build_fault, check_fault
     from circa_train.config.records import evaluation_record
     from circa_train.config.source import open_source
 
     config = job.cfg
-    plan = build_fault(config.fault)
+    check_fault(config.fault)
     device = build_device(config.run.device)
     source = open_source(config.checkpoint, config.model, config.data, device)
+    plan = build_fault(config.fault, source.checkpoint.metadata)
     record = evaluation_record(source, plan, config)
     accuracy = record["accuracy"]
     job.log.info(

@@ -15,26 +15,27 @@ def train_job(job: Job) -> dict[str, Any]:
     from circa_train.config.build import build_device, build_fault, check_model
     from circa_train.config.training import build_settings, build_wandb, prepare, training_record
     from circa_train.tracking import build_tracker
-    from circa_train.training import train
+    from circa_train.training import join_ranks, train
 
     config = job.cfg
     plan = build_fault(config.fault)
     settings = build_settings(config)
     wandb = build_wandb(config.tracker)
     check_model(config.model)
-    prepared = prepare(config, plan, build_device(config.run.device))
-    tracker = build_tracker(job.folder, wandb=wandb, config=job.config)
-    try:
-        result = train(
-            prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker, teacher=prepared.teacher,
-            metadata={**prepared.metadata, "config": job.config}, progress=config.run.progress,
-        )  # fmt: skip
-        record = training_record(result, prepared, config)
-        tracker.summary({"best_accuracy": result.best_accuracy})
-    finally:
-        tracker.finish()
-    job.log.info("best validation accuracy %.2f%%; checkpoint=%s", 100 * result.best_accuracy, result.best_checkpoint)
-    return record
+    with join_ranks(config.run.device) as ranks:
+        device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
+        prepared = prepare(config, plan, device)
+        tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
+        try:
+            result = train(
+                prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker, resume=job.resume,
+                teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
+                progress=config.run.progress,
+            )  # fmt: skip
+        finally:
+            tracker.finish()
+    job.log.info("best validation accuracy %.2f%%: %s", 100 * result.best_accuracy, result.best_checkpoint)
+    return training_record(result, prepared, config)
 
 
 @entry

@@ -21,7 +21,7 @@ from circa_train.data import Augmentation, DataSplits, load_data
 from circa_train.fault.spec import FaultSpec, field_prime, spec_from_dict, spec_to_dict
 from circa_train.nn.models import build_model
 
-#: The option of the groups ``model`` and ``data`` that stands for what the checkpoint says.
+#: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
 FROM_CHECKPOINT = "checkpoint"
 
 #: What a checkpoint's metadata says of its data.
@@ -53,8 +53,13 @@ class FaultPlan:
         return min(field_prime(spec) for spec in specs)
 
 
-def build_fault(section: FaultConfig) -> FaultPlan:
-    """Check and build the sign tests that a fault section describes.
+def check_fault(section: FaultConfig) -> None:
+    """:func:`build_fault` as far as it goes without a checkpoint: scripts refuse bad values before they load anything."""
+    build_fault(section, {"fault": {"kind": "none"}} if section.kind == FROM_CHECKPOINT else None)
+
+
+def build_fault(section: FaultConfig, metadata: Mapping[str, Any] | None = None) -> FaultPlan:
+    """Check and build the sign tests that a fault section describes; ``fault=checkpoint`` needs the checkpoint's metadata.
 
     Raises:
         ValueError: a value outside its range (k for the prime, rate, bit window, frac_bits), or a fault file that is not one.
@@ -69,6 +74,14 @@ def build_fault(section: FaultConfig) -> FaultPlan:
     if chosen is not None and not 0 <= chosen <= 30:
         raise ValueError(f"fault.frac_bits = {chosen} is outside [0, 30]")
     fields = {key: value for key, value in asdict(section).items() if key not in _COMMON}
+    if section.kind == FROM_CHECKPOINT:
+        trained = (metadata or {}).get("fault")
+        if trained is None:
+            raise ValueError("fault=checkpoint: this one was trained with exact ReLUs; give fault=poszero or another")
+        fields = dict(trained)
+    if "sites" in fields:
+        sites = {name: spec_from_dict(description) for name, description in fields["sites"].items()}
+        return FaultPlan(sites, chosen, {"sites": fields["sites"]})
     if section.kind != "file":
         spec = spec_from_dict(fields)
         return FaultPlan(spec, chosen, spec_to_dict(spec))

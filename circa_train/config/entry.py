@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import functools
+import glob
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from circa_train.config.registration import register
+
 #: Overrides whose values are paths.
 PATH_KEYS = ("checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root")
 
-_SPECIAL = re.compile(r"[=\s:(){}\[\]'\\]")
+#: Of these, those of which a pattern may name several: a sweep over checkpoints, a table of several folders.
+_PATTERN_KEYS = ("checkpoint", "runs")
+
+_SPECIAL = re.compile(r"[=\s:(){}\[\]'\\*?]")
 
 
 def entry(main: Callable[[], Any]) -> Callable[[], Any]:
-    """The outermost decorator of a script's main: register schemas, quote paths, then let Hydra take over."""
+    """The outermost decorator of a script's main: register, make paths palatable, then let Hydra take over."""
 
     @functools.wraps(main)
     def run(*args: Any) -> Any:
-        from circa_train.config import register
-
         register()
         sys.argv[1:] = quote_paths(sys.argv[1:])
         return main(*args)
@@ -29,10 +33,12 @@ def entry(main: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:
-    """Quote the values of path overrides that hold characters with a meaning in Hydra's grammar.
+    """Expand patterns in path overrides, and quote paths with characters that mean something in Hydra's grammar.
 
-    ``checkpoint=runs/lr=0.1/best.pt`` becomes ``checkpoint="runs/lr=0.1/best.pt"``. Values that are already quoted, lists,
-    and sweeps by comma stay as they are.
+    ``checkpoint=runs/lr=0.1/best.pt`` becomes ``checkpoint="runs/lr=0.1/best.pt"``. ``checkpoint=runs/sweeps/tuned/*/best.pt``
+    becomes a sweep over the files there are (in alphabetical order), ``runs=`` with a pattern a list. A pattern that matches
+    nothing stays, and the job says that there is no such file. Values that are quoted already, lists and sweeps by comma
+    stay as they are.
 
     >>> quote_paths(["checkpoint=a=b.pt", "seed=1"])
     ['checkpoint="a=b.pt"', 'seed=1']
@@ -40,9 +46,19 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     quoted = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        is_plain = equals and key.lstrip("+") in PATH_KEYS and not value.startswith(("'", '"', "[", "$", "glob(", "choice("))
-        if is_plain and "," not in value and _SPECIAL.search(value):
-            escaped = value.replace('"', '\\"')
-            argument = f'{key}="{escaped}"'
-        quoted.append(argument)
+        name = key.lstrip("+")
+        composed = "," in value or value.startswith(("'", '"', "[", "$", "glob(", "choice("))
+        if not equals or name not in PATH_KEYS or composed:
+            quoted.append(argument)
+            continue
+        found = sorted(glob.glob(value)) if name in _PATTERN_KEYS and re.search(r"[*?]", value) else []
+        listed = ",".join(_quoted(path) for path in found or [value])
+        quoted.append(f"{key}=[{listed}]" if name == "runs" and found else f"{key}={listed}")
     return quoted
+
+
+def _quoted(path: str) -> str:
+    if not _SPECIAL.search(path):
+        return path
+    escaped = path.replace('"', '\\"')
+    return f'"{escaped}"'

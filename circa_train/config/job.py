@@ -43,12 +43,14 @@ class Job:
         cfg: the composed configuration as the dataclasses of ``schema`` (``job.cfg.fault.k``).
         config: the same as plain data, for records.
         folder: where this job writes.
+        resume: may it go on from what an earlier attempt left in the folder? Not if that was on other contents.
         log: its logger (console and ``job.log``).
     """
 
     cfg: Any
     config: dict[str, Any]
     folder: Path
+    resume: bool
     log: logging.Logger
 
 
@@ -73,16 +75,22 @@ def run_job(cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]]
     if not sweeping:
         for change in folder.stale(stored_results(folder.path.parent)):
             log.warning("changed since the earlier result of the same command: %s", change)
-    folder.start(OmegaConf.to_yaml(OmegaConf.create(config)))
+    leads = os.environ.get("RANK", "0") == "0"  # under torchrun the other processes compute, and write nothing
+    resume = not config["run"]["again"]
+    if leads:
+        resume = folder.start(OmegaConf.to_yaml(OmegaConf.create(config))) and resume
     try:
         _refuse_missing(config)
         _set_threads(config["run"]["threads"])
-        folder.finish(work(Job(OmegaConf.to_object(cfg), config, folder.path, log)))
+        result = work(Job(OmegaConf.to_object(cfg), config, folder.path, resume, log))
+        if leads:
+            folder.finish(result)
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from what is in %s", folder.path)
         raise
     except Exception as error:
-        folder.fail(error)
+        if leads:
+            folder.fail(error)
         _record(error)
         if sweeping:
             log.error("failed: %s: %s", type(error).__name__, error)

@@ -38,7 +38,7 @@ class TemplateLoader:
         return {"_loader": self._loader, "_templates": {}}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        from circa_train.config import register
+        from circa_train.config.registration import register
 
         register()
         self.__dict__.update(state)
