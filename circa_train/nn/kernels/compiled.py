@@ -109,10 +109,12 @@ def _words(job: Any, run: int, attempt: int, words: Any) -> None:
 
 
 @_compile
-def _masks(job: Any, run: int, t: Any, rejected: Any) -> None:
-    """The 256 masks of a run, uniform on [0, p): Lemire's product, and another attempt for those that it rejects."""
+def _masks(job: Any, run: int, threshold: Any, t: Any, rejected: Any, groups: Any) -> None:
+    """The 256 masks of a run, uniform on [0, p): Lemire's product, and another attempt for those below the threshold.
+
+    ``groups`` are the 64 bools of ``rejected``, eight to a number.
+    """
     prime = np.uint64(job.prime) & MASK32
-    threshold = np.uint32(np.uint64(4294967296) % prime)
     c0, c1, c2, c3, k0, k1 = _counter(job, run * LANES, 0)
     for lane in range(LANES):
         x0, x1, x2, x3 = _philox(c0 + np.uint64(lane), c1, c2, c3, k0, k1)
@@ -121,7 +123,6 @@ def _masks(job: Any, run: int, t: Any, rejected: Any) -> None:
         t[2 * LANES + lane], t[3 * LANES + lane] = np.uint32(m2 >> HALF), np.uint32(m3 >> HALF)
         lowest = min(min(np.uint32(m0), np.uint32(m1)), min(np.uint32(m2), np.uint32(m3)))
         rejected[lane] = lowest < threshold
-    groups = rejected.view(np.uint64)
     for group in range(LANES // 8):
         if groups[group] != 0:
             for lane in range(8 * group, 8 * group + 8):
@@ -322,6 +323,7 @@ def _forward(job_pointer: Any, unsigned: Any, real: Any) -> None:
     dropped, rejected, counts = np.zeros(RUN, np.uint32), np.zeros(LANES, np.bool_), np.zeros(8, np.int64)
     sign = unsigned(1 << (8 * z_copy.itemsize - 1))
     scale, bound, prime = real(job.scale), real(job.bound), np.uint32(job.prime)
+    groups, threshold = rejected.view(np.uint64), np.uint32(4294967296 % job.prime)
     if job.k_count == 1:
         _dropped(job, 0, dropped)
     while True:
@@ -352,7 +354,7 @@ def _forward(job_pointer: Any, unsigned: Any, real: Any) -> None:
                 _words(job, run, 1, more)
                 _windowed(x, t, more, job.low, job.high, gate)
             else:
-                _masks(job, run, t, rejected)
+                _masks(job, run, threshold, t, rejected, groups)
                 if job.k_count > 1:
                     _dropped(job, at - offset, dropped)
                 _truncated(x, t, dropped, job.test == NEGPASS, prime, gate)

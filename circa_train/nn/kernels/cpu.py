@@ -16,7 +16,7 @@ from circa_train.fault.masks import MAX_ELEMENTS
 from circa_train.fault.sign import truncation
 from circa_train.fault.spec import BitWindow, TruncatedSign, UniformFault
 from circa_train.field import largest_centred
-from circa_train.nn.kernels import compiled, team
+from circa_train.nn.kernels import compiled, memory, team
 from circa_train.nn.kernels.plan import COUNTS, SitePlan
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -32,7 +32,7 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
     """(y, counts, how many values are not finite); y and counts as :func:`circa_train.nn.kernels.reference.forward`."""
     channels_last = _is_channels_last(z)
     dense = z if channels_last else z.contiguous()
-    y = torch.empty_like(dense)
+    y = memory.empty_like(dense)
     counts = np.zeros(len(COUNTS) + 1, dtype=np.int64)
     per_image = math.prod(z.shape[1:]) if z.dim() and len(z) else 0
     draw, first_image = address.tolist()
@@ -74,7 +74,7 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
 
 def backward(grad: Tensor, y: Tensor) -> Tensor:
     """The gradient where the gate that y shows is open, else 0; laid out as y."""
-    out = torch.empty_like(y)  # without gaps in memory, whatever the order of dimensions
+    out = memory.empty_like(y)  # without gaps in memory, whatever the order of dimensions
     y, grad = (t if t.stride() == out.stride() else torch.empty_like(out).copy_(t) for t in (y, grad))
     job = np.zeros((), dtype=compiled.JOB)
     job["z"], job["y"], job["out"], job["elements"] = grad.data_ptr(), y.data_ptr(), out.data_ptr(), y.numel()
