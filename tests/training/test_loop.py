@@ -85,7 +85,7 @@ def test_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt, match=f"after step {step}"):
             tiny.run(tmp_path / "parts", **VARIANTS[variant])
     torch.rand(7)  # whatever the global generator does in between
-    weights, result = tiny.run(tmp_path / "parts", **VARIANTS[variant])
+    _, result = tiny.run(tmp_path / "parts", **VARIANTS[variant])
     assert result.epochs == 3
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
@@ -299,7 +299,8 @@ def test_teacher_that_shares_the_students_weights_is_not_moved(tiny: ModuleType,
     train(student, tiny.splits(), settings, folder=tmp_path, teacher=plain)
     # A resumption is offered the very same teacher, built afresh.
     again = tiny.network()
-    train(with_stochastic_relus(again, TruncatedSign(k=12), frac_bits=12), tiny.splits(), settings, folder=tmp_path, teacher=again)
+    student = with_stochastic_relus(again, TruncatedSign(k=12), frac_bits=12)
+    train(student, tiny.splits(), settings, folder=tmp_path, teacher=again)
     assert plain.training
 
 

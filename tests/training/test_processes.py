@@ -23,9 +23,10 @@ from circa_train.tracking import read_metrics
 SCRIPT = Path(__file__).with_name("tiny.py")
 
 
-def start(folder: Path, settings: dict[str, Any], *words: str, **environment: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(SCRIPT), str(folder), json.dumps(settings), *words]
-    return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE)
+def start(*jobs: dict[str, Any], slow: bool = False, **environment: str) -> subprocess.Popen[bytes]:
+    """One process that runs the jobs in turn: keyword arguments of ``tiny.run``."""
+    described = json.dumps([job | {"folder": str(job["folder"]), "slow": slow} for job in jobs])
+    return subprocess.Popen([sys.executable, str(SCRIPT), described], env=os.environ | environment, stderr=subprocess.PIPE)
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
@@ -41,6 +42,10 @@ def finish(process: subprocess.Popen[bytes]) -> int:
     return process.returncode
 
 
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     timing = {"time", "seconds", "images_per_second"}
     return [{name: value for name, value in row.items() if name not in timing} for row in read_metrics(folder)]
@@ -50,12 +55,11 @@ def test_killed_at_any_moment_loses_at_most_the_epoch(tiny: ModuleType, tmp_path
     settings = {"epochs": 40, "ema_decay": 0.9}
     tiny.run(tmp_path / "whole", faulty=True, **settings)
     folder, moments = tmp_path / "parts", random.Random(0)
-    for kill in range(3):
-        process = start(folder, settings, "faulty", "batchnorm", "slow")
-        logged = folder / "metrics.jsonl"
-        # From the moment on which epochs are logged; whatever is being written then is cut off.
-        before = logged.stat().st_size if logged.exists() else 0
-        wait_for(lambda before=before: logged.exists() and logged.stat().st_size > before + 300, process)
+    for kill in range(2):
+        process = start({"folder": folder, "faulty": True, **settings}, slow=True)
+        # Some time after the next epoch has been logged; whatever is being written then is cut off.
+        before = size(folder / "metrics.jsonl")
+        wait_for(lambda before=before: size(folder / "metrics.jsonl") > before + 300, process)
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
         assert finish(process) == -signal.SIGKILL
@@ -78,7 +82,7 @@ def test_killed_at_any_moment_loses_at_most_the_epoch(tiny: ModuleType, tmp_path
 
 
 def test_sigterm_leaves_a_checkpoint_and_a_readable_log(tiny: ModuleType, tmp_path: Path) -> None:
-    process = start(tmp_path, {"epochs": 10_000}, "batchnorm", "slow")
+    process = start({"folder": tmp_path, "epochs": 10_000}, slow=True)
     wait_for((tmp_path / "best.pt").exists, process)
     process.terminate()
     assert finish(process) == 143
@@ -86,36 +90,34 @@ def test_sigterm_leaves_a_checkpoint_and_a_readable_log(tiny: ModuleType, tmp_pa
     assert [row["epoch"] for row in read_metrics(tmp_path)] == list(range(1, progress["epoch"] + 1))
 
 
-def two_processes(folder: Path, settings: dict[str, Any], *words: str) -> None:
+def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleType, tmp_path: Path) -> None:
+    """With faults the masks must be those of the joined batch: rank 0's may not be given to all.
+
+    A second training stands still and only watches: a running mean is linear in what was seen, so the average over the
+    processes is the joined batch's.
+    """
+    stepping: dict[str, Any] = {
+        "faulty": True, "batchnorm": False, "epochs": 2, "accumulate": 2, "momentum": 0.9, "validation_draws": 2
+    }
+    watching: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
+    jobs = [{"folder": tmp_path / "stepping2", **stepping}, {"folder": tmp_path / "watching2", **watching}]
     processes = [
-        start(folder, settings, *words, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-              MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        start(*jobs, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         for rank in range(2)
     ]
+    one, _ = tiny.run(tmp_path / "stepping1", **stepping)
+    watched, _ = tiny.run(tmp_path / "watching1", **watching)
     assert [finish(process) for process in processes] == [0, 0]
 
-
-def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleType, tmp_path: Path) -> None:
-    """With faults: the masks must be those of the joined batch, and rank 0's may not be given to all."""
-    settings = {"epochs": 2, "accumulate": 2, "momentum": 0.9, "validation_draws": 2}
-    one, _ = tiny.run(tmp_path / "one", faulty=True, batchnorm=False, **settings)
-    two_processes(tmp_path / "two", settings, "faulty")
-    two = load_checkpoint(tmp_path / "two" / "last.pt").state_dict
+    two = load_checkpoint(tmp_path / "stepping2" / "last.pt").state_dict
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
-    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+    for a, b in zip(rows(tmp_path / "stepping1"), rows(tmp_path / "stepping2"), strict=True):
         for name in ("epoch", "train_accuracy", "validation_accuracy"):
             assert a[name] == b[name]
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
-
-
-def test_batchnorm_statistics_are_those_of_both_processes(tiny: ModuleType, tmp_path: Path) -> None:
-    """A running mean is linear in what was seen: the average over processes is the joined batch's."""
-    settings = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
-    one, _ = tiny.run(tmp_path / "one", **settings)
-    two_processes(tmp_path / "two", settings, "batchnorm")
-    two = load_checkpoint(tmp_path / "two" / "last.pt").state_dict
-    torch.testing.assert_close(two["1.running_mean"], one["1.running_mean"], rtol=1e-5, atol=1e-6)
+    mean = load_checkpoint(tmp_path / "watching2" / "last.pt").state_dict["1.running_mean"]
+    torch.testing.assert_close(mean, watched["1.running_mean"], rtol=1e-5, atol=1e-6)

@@ -1,6 +1,6 @@
-"""Networks and images small enough to train in milliseconds; as a script, one training in a process of its own:
+"""Networks and images small enough to train in milliseconds; as a script, trainings in a process of their own:
 
-python tiny.py FOLDER '{"epochs": 3, ...}' [faulty] [batchnorm] [slow]
+python tiny.py '[{"folder": "/tmp/run", "slow": false, "epochs": 3, "faulty": true, ...}, ...]'
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run(folder: Path, tracker: Tracker | None = None, *, faulty: bool = False, b
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    target, chosen_settings, words = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
     with join_ranks("cpu") as ranks:
-        slow = SlowTracker(target) if "slow" in words else build_tracker(target, rank=ranks.rank)
-        run(target, slow, faulty="faulty" in words, batchnorm="batchnorm" in words, **chosen_settings)
+        for job in json.loads(sys.argv[1]):
+            target = Path(job.pop("folder"))
+            run(target, SlowTracker(target) if job.pop("slow") else build_tracker(target, rank=ranks.rank), **job)
