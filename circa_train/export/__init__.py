@@ -1,0 +1,29 @@
+"""Networks as a protocol runs them: BatchNorm folded, integers over Z_p, executed exactly, and written to a folder."""
+
+from __future__ import annotations
+
+from circa_train.export.convert import Conversion, to_integers
+from circa_train.export.errors import ExportError
+from circa_train.export.fold import Fold, fold_batch_norms
+from circa_train.export.integer import IntegerNetwork, SignTest, Step
+from circa_train.export.quantize import Format, IntegerPlan, Scale
+from circa_train.export.ranges import RangeReport, range_report
+from circa_train.export.rescale import RescaleLaw, rescale_law
+
+__all__ = [
+    "Conversion",
+    "ExportError",
+    "Fold",
+    "Format",
+    "IntegerNetwork",
+    "IntegerPlan",
+    "RangeReport",
+    "RescaleLaw",
+    "Scale",
+    "SignTest",
+    "Step",
+    "fold_batch_norms",
+    "range_report",
+    "rescale_law",
+    "to_integers",
+]

@@ -1,0 +1,94 @@
+"""From a trained network to the integer network, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from circa_train.export.errors import ExportError
+from circa_train.export.fold import Fold, fold_batch_norms
+from circa_train.export.graph import LayerGraph, layer_graph
+from circa_train.export.integer import IntegerNetwork
+from circa_train.export.quantize import VALUE_BITS, Format, calibrate, choose_format, quantize
+from circa_train.export.ranges import RangeReport, range_report, require_fit
+from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
+from circa_train.field import DEFAULT_PRIME
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An integer network and how it came about.
+
+    Attributes:
+        network: on the CPU.
+        folded: the real network without BatchNorm.
+        folds: which BatchNorm went where.
+        graph: the layers of ``folded``.
+        report: the ranges on the calibration images.
+    """
+
+    network: IntegerNetwork
+    folded: fx.GraphModule
+    folds: tuple[Fold, ...]
+    graph: LayerGraph
+    report: RangeReport
+
+
+def to_integers(
+    model: nn.Module,
+    spec: FaultSpec | Mapping[str, FaultSpec],
+    batches: Iterable[Any],
+    *,
+    frac_bits: int | None = None,
+    weight_frac_bits: int | None = None,
+    value_bits: int = VALUE_BITS,
+    headroom_bits: int = 5,
+    seed: int = 0,
+    rescaling: str = "floor",
+    overflow: str = "raise",
+) -> Conversion:
+    """Fold, calibrate, quantise, check the ranges.
+
+    Args:
+        model: a plain or converted network; left as it was. Its own sign tests, if any, do not matter: ``spec`` does.
+        spec: the sign test of all sites, or ``{site name: spec}``; :class:`TruncatedSign` of one field, or ``NoFault``.
+        batches: calibration images as the network takes them, or tuples that start with them.
+        frac_bits: what the sign tests see. Sign tests that a network was tuned for belong to the frac_bits it was tuned
+            at; None chooses, see :func:`~circa_train.export.quantize.choose_format`, as do the next three.
+        seed, rescaling, overflow: of the :class:`IntegerNetwork`.
+
+    Raises:
+        ConversionError, ExportError: naming the layer that is not supported; or, with the whole range report, if the
+            network does not fit into the field.
+        FixedPointOverflow: if no number of fraction bits would.
+    """
+    images = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches]
+    if not images:
+        raise ValueError("batches is empty; calibration needs at least one batch of inputs")
+    prime = _field(spec)
+    folded, folds = fold_batch_norms(model)
+    graph = layer_graph(folded, images[0].shape[1:])
+    fixed: Format = choose_format(
+        graph, calibrate(folded, images), prime=prime, frac_bits=frac_bits, weight_frac_bits=weight_frac_bits,
+        value_bits=value_bits, headroom_bits=headroom_bits,
+    )  # fmt: skip
+    network = IntegerNetwork(quantize(graph, fixed), spec, seed=seed, rescaling=rescaling, overflow=overflow)
+    report = range_report(network, [image.cpu() for image in images])
+    require_fit(report)
+    return Conversion(network, folded, folds, graph, report)
+
+
+def _field(spec: FaultSpec | Mapping[str, FaultSpec]) -> int:
+    specs = list(spec.values()) if isinstance(spec, Mapping) else [spec]
+    for item in specs:
+        if not isinstance(item, (TruncatedSign, NoFault)):
+            raise ExportError(
+                f"{item} is a fault model without a protocol over Z_p; export with TruncatedSign, or NoFault for exact ReLUs"
+            )
+    primes = {item.prime for item in specs if isinstance(item, TruncatedSign)}
+    if len(primes) > 1:
+        raise ExportError(f"the sign tests are of different fields: {sorted(primes)}; use one prime for the whole network")
+    return primes.pop() if primes else DEFAULT_PRIME

@@ -1,0 +1,135 @@
+"""Fold every BatchNorm of a traced network into the layer before it, and report which went where.
+
+In evaluation mode a BatchNorm is y = g * (x - mean) / sqrt(var + eps) + b per channel, so behind a convolution or
+linear layer with weights W and bias c it is the same layer with
+
+    W' = W * r,    c' = (c - mean) * r + b,    r = g / sqrt(var + eps)   per output channel.
+
+Where there is no such layer (it stands before the convolution, say, or its input is also read elsewhere) it stays what
+it is, a scaling per channel, written as a 1x1 convolution of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from circa_train.export.errors import ExportError
+from circa_train.nn.convert import with_exact_relus
+from circa_train.nn.tracing import redirect_in_place, relu_calls, trace
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A BatchNorm, and the layer that it is now part of: another one, or itself as a scaling per channel."""
+
+    batch_norm: str
+    into: str
+
+
+_DROPPED_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
+_DROPPED_CALLS = {
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous", "detach",
+}  # fmt: skip
+
+
+def fold_batch_norms(model: nn.Module) -> tuple[fx.GraphModule, tuple[Fold, ...]]:
+    """The network as it computes in evaluation mode, without BatchNorm, dropout and identities.
+
+    Args:
+        model: a plain or converted network; left as it was.
+
+    Returns:
+        (folded, folds): a float32 network on the CPU whose ReLU calls carry ``node.meta["site"] = (name, index)``,
+        named and numbered as :func:`~circa_train.nn.convert.with_stochastic_relus` does; and which BatchNorm went
+        where.
+
+    Raises:
+        ConversionError: if the network cannot be traced, holds an activation that is not a ReLU, or has no ReLU.
+        ExportError: for a BatchNorm that can neither be folded nor written as a scaling.
+    """
+    model = copy.deepcopy(with_exact_relus(model)).cpu().float().eval()
+    graph = trace(model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for index, (site, node) in enumerate(relu_calls(model, graph, "refuse")):
+        redirect_in_place(node, modules)
+        with graph.inserting_after(node):
+            relu = graph.call_function(torch.relu, (node.args[0] if node.args else node.kwargs["input"],))
+        relu.meta = {"owner": node.meta["owner"], "site": (site, index)}
+        node.replace_all_uses_with(relu)
+        graph.erase_node(node)
+    _drop_no_operations(graph, modules)
+    norms = [(node, modules.get(str(node.target))) for node in graph.nodes if node.op == "call_module"]
+    folds = tuple(_fold(node, norm, graph, model) for node, norm in norms if isinstance(norm, _BatchNorm))
+    _erase_unused(graph)
+    graph.lint()
+    return fx.GraphModule(model, graph).eval(), folds
+
+
+def _drop_no_operations(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            dropped = isinstance(modules.get(str(node.target)), _DROPPED_MODULES)
+        else:
+            name = getattr(node.target, "__name__", str(node.target)).strip("_")
+            dropped = node.op in ("call_function", "call_method") and name in _DROPPED_CALLS
+        if dropped:
+            node.replace_all_uses_with(node.args[0] if node.args else node.kwargs["input"])
+            graph.erase_node(node)
+    _erase_unused(graph)
+
+
+def _erase_unused(graph: fx.Graph) -> None:
+    """Remove what does not reach the output: training flags whose dropout is gone, assertions about fixed options."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in placeholders[1:]:
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _fold(node: fx.Node, norm: _BatchNorm, graph: fx.Graph, model: nn.Module) -> Fold:
+    """Fold one call of ``norm``; a norm that is called twice is folded, or written as a scaling, call by call."""
+    name = str(node.target)
+    if norm.running_mean is None or norm.running_var is None:
+        raise ExportError(
+            f"{name} (BatchNorm without running statistics) depends on the batch; train with track_running_stats=True"
+        )
+    ratio = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        ratio = ratio * norm.weight.double()
+    shift = -norm.running_mean.double() * ratio
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    layer = model.get_submodule(str(source.target)) if source.op == "call_module" else None
+    called_once = sum(other.op == "call_module" and other.target == source.target for other in graph.nodes) == 1
+    if isinstance(layer, (nn.Conv2d, nn.Linear)) and called_once and len(source.users) == 1:
+        with torch.no_grad():
+            weight = layer.weight.double() * ratio.reshape(-1, *[1] * (layer.weight.dim() - 1))
+            bias = shift if layer.bias is None else shift + layer.bias.double() * ratio
+        layer.weight, layer.bias = _parameter(weight), _parameter(bias)
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+        return Fold(name, str(source.target))
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise ExportError(
+            f"{name} ({type(norm).__name__}) does not directly follow a linear layer that is called once and read by nothing "
+            "else, so it cannot be folded; only a BatchNorm2d can stay as a scaling of its own"
+        )
+    scaling = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features)
+    scaling.weight, scaling.bias = _parameter(ratio.reshape(-1, 1, 1, 1)), _parameter(shift)
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, scaling)
+    return Fold(name, name)
+
+
+def _parameter(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.float(), requires_grad=False)

@@ -1,0 +1,327 @@
+"""The integer network: exactly what the two parties compute modulo p, on one machine and in the clear.
+
+Every value is the centred integer that both shares add up to; a linear layer is a sum of integers, reduced modulo p
+only where it leaves the field (an *overflow*, counted per layer); a ReLU is the sign test of
+:mod:`circa_train.fault.sign` under addressed masks, and the product with its answer; rescaling drops low bits, see
+:mod:`circa_train.export.rescale`. There is no rounding and no order of summation to depend on, so CPU and GPU give the
+same integers.
+
+The sites are stochastic ReLUs under the names of the real network's, so ``evaluate``, ``set_draw``, ``set_specs`` and
+every other switch of :mod:`circa_train.nn.control` work on this network as on a converted one, and the same address
+draws the same masks in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from circa_train.export.exact import EXACT, Accumulator, conv2d, linear
+from circa_train.export.layers import (
+    Add,
+    Concat,
+    Conv2d,
+    Gather,
+    Input,
+    Layer,
+    Linear,
+    MaxPool,
+    Pad,
+    ReLU,
+    Rescale,
+    Reshape,
+    Scatter,
+    Shift,
+    Slice,
+    SumPool,
+)
+from circa_train.export.quantize import IntegerPlan
+from circa_train.export.rescale import check_rescaling, floor_rescale, local_rescale
+from circa_train.fault.masks import uniform_masks
+from circa_train.fault.sign import draw_sign
+from circa_train.fault.spec import FaultSpec, TruncatedSign
+from circa_train.field import largest_centred, to_centred
+from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
+from circa_train.nn.activation import StochasticReLU
+from circa_train.nn.control import specs_by_site
+
+OVERFLOWS = ("raise", "wrap")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One executed layer.
+
+    Attributes:
+        layer: the layer.
+        inputs: the values it read.
+        value: int64 (N, *layer.shape), centred.
+        low, high: the range of the value before any reduction modulo p (rounded where beyond 2^53).
+        overflows: how many of its elements left the field.
+    """
+
+    layer: Layer
+    inputs: tuple[Tensor, ...]
+    value: Tensor
+    low: float
+    high: float
+    overflows: int
+
+
+@dataclass(frozen=True)
+class SignTest:
+    """The sign tests of one site on one batch: all that a circuit needs to be checked against it.
+
+    Attributes:
+        site: qualified name; ``index`` its number.
+        spec: the sign test.
+        x: int64 (N, ...), centred values.
+        mask: int64 like ``x``, the masks t; None where ``spec`` uses none.
+        gate: bool like ``x``, the answers s.
+        y: int64 like ``x``, the network's own output: x where s, else 0.
+    """
+
+    site: str
+    index: int
+    spec: FaultSpec
+    x: Tensor
+    mask: Tensor | None
+    gate: Tensor
+    y: Tensor
+
+
+class IntegerReLU(StochasticReLU):
+    """A site on integers, int64 in and out; each is exact as a float64, so the simulator's kernels do the work."""
+
+    def set_spec(self, spec: FaultSpec) -> None:
+        check_prime_of(spec, self.plan.prime, self.name)
+        super().set_spec(spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        real = from_fixed(x, self.frac_bits, torch.float64)
+        return (super().forward(real) * 2.0**self.frac_bits).long()
+
+
+class IntegerNetwork(nn.Module):
+    """An exported network, executed.
+
+    Args:
+        plan: layers, integers and scales, from :func:`~circa_train.export.quantize.quantize`.
+        specs: the sign test of all sites, or one per site name.
+        seed: of the masks.
+        rescaling: ``floor``, or ``local``: truncation of both shares, each under the masks of the rescaling's own
+            address.
+        overflow: ``raise``, or ``wrap`` (which is what the protocol does) and count in :attr:`overflows`.
+
+    Attributes:
+        overflows: elements that left the field so far, by layer.
+
+    Raises:
+        ValueError: if the specs do not name the sites, or one is of another field.
+    """
+
+    def __init__(
+        self,
+        plan: IntegerPlan,
+        specs: FaultSpec | Mapping[str, FaultSpec],
+        *,
+        seed: int = 0,
+        rescaling: str = "floor",
+        overflow: str = "raise",
+    ) -> None:
+        super().__init__()
+        if overflow not in OVERFLOWS:
+            raise ValueError(f"overflow = {overflow!r} is not one of {', '.join(OVERFLOWS)}; a protocol cannot saturate")
+        self.plan = plan
+        self.rescaling = check_rescaling(rescaling)
+        self.overflow = overflow
+        self.overflows: Counter[str] = Counter()
+        for name, tensor in plan.tensors.items():
+            owner, _, leaf = name.rpartition(".")
+            self._owner(owner).register_buffer(leaf, tensor)
+        for site, spec in specs_by_site(specs, [layer.name for layer in plan.sites]).items():
+            check_prime_of(spec, plan.format.prime, site)
+            layer = next(layer for layer in plan.sites if layer.name == site)
+            parent, _, leaf = site.rpartition(".")
+            self._owner(parent)._modules[leaf] = IntegerReLU(
+                spec, frac_bits=plan.scales[site].frac_bits, seed=seed, site=layer.site, name=site
+            )
+        self._last_reader = {source: layer.name for layer in plan.layers for source in layer.inputs}
+
+    def _owner(self, path: str) -> nn.Module:
+        """The bare module at a qualified name, made where there is none: names of layers may hold any character."""
+        module: nn.Module = self
+        for part in path.split(".") if path else ():
+            child = module._modules.get(part)
+            if child is None:
+                child = module._modules[part] = nn.Module()
+            module = child
+        return module
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, *input shape) -> real logits, float64 (N, classes); the sites' draws are counted up."""
+        return self.to_real(self.run(self.quantize(images)), self.plan.output)
+
+    def quantize(self, images: Tensor) -> Tensor:
+        """What the client shares: images as int64 at the activations' fraction bits."""
+        x, count = to_fixed(images, self.plan.format.activation_frac_bits, self.plan.format.prime, self.overflow)
+        if count:
+            self.overflows[self.plan.layers[0].name] += count
+        return x
+
+    def to_real(self, value: Tensor, layer: str) -> Tensor:
+        """The real values, float64, that the integers of a layer stand for."""
+        return value.double() * self.plan.scales[layer].unit
+
+    def run(self, x: Tensor) -> Tensor:
+        """Integer inputs (N, *input shape) -> the integers of the output layer."""
+        result = x
+        for step in self.steps(x):
+            if step.layer.name == self.plan.output:
+                result = step.value
+        return result
+
+    def steps(self, x: Tensor, *, in_field: bool = True) -> Iterator[Step]:
+        """Execute layer by layer. Values are kept only as long as a later layer reads them.
+
+        Args:
+            x: int64 (N, *input shape), centred.
+            in_field: False computes over the integers instead, with exact ReLUs and the floor: nothing wraps, and
+                ranges show how large a field would have to be.
+
+        Raises:
+            TypeError, ValueError: if ``x`` is not int64 or has the wrong shape.
+            FixedPointOverflow: if a value leaves the field and the policy is ``raise``.
+        """
+        if x.dtype != torch.int64:
+            raise TypeError(f"x must be an int64 tensor, got {x.dtype}; IntegerNetwork.quantize makes one of real images")
+        if tuple(x.shape[1:]) != self.plan.input_shape:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (N, {', '.join(map(str, self.plan.input_shape))})")
+        draw, first_image = self._address()
+        values: dict[str, Tensor] = {}
+        for layer in self.plan.layers:
+            sources = [values[name] for name in layer.inputs]
+            if isinstance(layer, Input):
+                result: Tensor | Accumulator = x
+            elif isinstance(layer, ReLU):
+                result = self._relu(layer)(sources[0]) if in_field else sources[0].clamp(min=0)
+            elif isinstance(layer, Rescale) and self.rescaling == "local" and in_field:
+                result = local_rescale(sources[0], self._rescale_mask(layer, len(x), draw, first_image), layer.bits, self.prime)
+            else:
+                result = self._compute(layer, sources)
+            step = self._settle(layer, tuple(sources), result, in_field)
+            values[layer.name] = step.value
+            for name in layer.inputs:
+                if self._last_reader[name] == layer.name:
+                    values.pop(name, None)
+            yield step
+
+    def sign_tests(self, x: Tensor) -> Iterator[SignTest]:
+        """Execute on integer inputs and yield, site by site, values, masks, answers and outputs."""
+        draw, first_image = self._address()
+        for step in self.steps(x):
+            if isinstance(step.layer, ReLU):
+                relu, source = self._relu(step.layer), step.inputs[0]
+                first = first_image * math.prod(step.layer.shape)
+                gate, mask = draw_sign(source, relu.spec, seed=relu.seed, site=relu.site, draw=draw, first_element=first)
+                yield SignTest(step.layer.name, relu.site, relu.spec, source, mask, gate, step.value)
+
+    def rescale_masks(self, images: int) -> dict[str, Tensor]:
+        """The masks that ``rescaling="local"`` would use next, by layer, for a batch of so many images."""
+        draw, first = self._address()
+        layers = [layer for layer in self.plan.layers if isinstance(layer, Rescale)]
+        return {layer.name: self._rescale_mask(layer, images, draw, first) for layer in layers}
+
+    @property
+    def prime(self) -> int:
+        return self.plan.format.prime
+
+    @property
+    def specs(self) -> dict[str, FaultSpec]:
+        """The sign test of each site."""
+        return {layer.name: self._relu(layer).spec for layer in self.plan.sites}
+
+    def _relu(self, layer: ReLU) -> StochasticReLU:
+        relu = self._owner(layer.name)
+        assert isinstance(relu, StochasticReLU)
+        return relu
+
+    def _address(self) -> tuple[int, int]:
+        """(draw, first image) of the next pass: all sites are set together, so the first one's serve for rescaling, too."""
+        draw, first_image = self._relu(self.plan.sites[0]).address.tolist()
+        return draw, first_image
+
+    def _rescale_mask(self, layer: Rescale, images: int, draw: int, first_image: int) -> Tensor:
+        first_relu = self._relu(self.plan.sites[0])
+        return uniform_masks(
+            (images, *layer.shape), seed=first_relu.seed, site=layer.site, draw=draw, prime=self.prime,
+            device=first_relu.address.device, first_element=first_image * math.prod(layer.shape),
+        )  # fmt: skip
+
+    def _compute(self, layer: Layer, sources: list[Tensor]) -> Tensor | Accumulator:
+        x = sources[0]
+        tensors = {leaf: self._owner(layer.name).get_buffer(leaf) for leaf in layer.tensors}
+        match layer:
+            case Conv2d():
+                return conv2d(x, tensors["weight"], tensors["bias"], layer, self.prime)
+            case Linear():
+                return linear(x, tensors["weight"], tensors["bias"], layer.name, self.prime)
+            case Add():
+                return x + sources[1]
+            case Concat(axis=axis):
+                return torch.cat(sources, axis + 1)
+            case SumPool(kernel=kernel, stride=stride, padding=padding):
+                total = F.avg_pool2d(x.double(), kernel, stride, padding, divisor_override=1)
+                return Accumulator(total, None)
+            case MaxPool(kernel=kernel, stride=stride, padding=padding):
+                return F.max_pool2d(x.double(), kernel, stride, padding).long()
+            case Slice(slices=slices):
+                return x[(slice(None), *(slice(*entry) for entry in slices))]
+            case Pad(widths=widths):
+                return F.pad(x, [width for pair in reversed(widths) for width in pair])
+            case Reshape(shape=shape):
+                return x.reshape(len(x), *shape)
+            case Gather():
+                return x.index_select(1, tensors["index"].long())
+            case Scatter():
+                return x.index_copy(1, tensors["index"].long(), sources[1])
+            case Rescale(bits=bits):
+                return floor_rescale(x, bits)
+            case Shift(bits=bits):
+                return x << bits
+        raise TypeError(f"layer {layer.name} of kind {layer.kind!r} has no rule here")
+
+    def _settle(self, layer: Layer, inputs: tuple[Tensor, ...], result: Tensor | Accumulator, in_field: bool) -> Step:
+        """Reduce modulo p where a value left the field, and count."""
+        total = result.total if isinstance(result, Accumulator) else result
+        low, high = (float(v) for v in torch.aminmax(total)) if total.numel() else (0.0, 0.0)
+        largest, limit = max(-low, high), largest_centred(self.prime)
+        if not in_field:
+            if largest >= EXACT:
+                raise ValueError(f"layer {layer.name} reaches {largest:.3g}, beyond 2^53; use fewer fraction bits")
+            return Step(layer, inputs, total.long(), low, high, int((total.abs() > limit).sum()))
+        if largest <= limit:
+            return Step(layer, inputs, total.long(), low, high, 0)
+        count = int((total.abs() > limit).sum())
+        if self.overflow == "raise":
+            raise FixedPointOverflow(
+                f"layer {layer.name}: {count} of {total.numel()} values overflow the field, up to {largest:.6g} where "
+                f"(p-1)/2 = {limit}; export with fewer fraction bits, or accept it knowingly with overflow='wrap' (which "
+                "local rescaling needs: a wrapped share fills the field)"
+            )
+        self.overflows[layer.name] += count
+        if isinstance(result, Accumulator) and result.residue is not None:
+            return Step(layer, inputs, result.residue, low, high, count)
+        return Step(layer, inputs, to_centred(total.long(), self.prime), low, high, count)
+
+
+def check_prime_of(spec: FaultSpec, prime: int, site: str) -> None:
+    """ValueError unless ``spec`` is of the field ``prime``, or of none."""
+    if isinstance(spec, TruncatedSign) and spec.prime != prime:
+        raise ValueError(f"site {site}: the sign test is of the field of p = {spec.prime}, the network of p = {prime}")
