@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from circa_train.checkpoint import CheckpointError, load_checkpoint
+from circa_train.checkpoint import load_checkpoint
 from circa_train.tracking import read_metrics
 
 SCRIPT = Path(__file__).with_name("tiny.py")
@@ -51,43 +51,29 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in timing} for row in read_metrics(folder)]
 
 
-def test_killed_at_any_moment_loses_at_most_the_epoch(tiny: ModuleType, tmp_path: Path) -> None:
-    settings = {"epochs": 40, "ema_decay": 0.9}
-    tiny.run(tmp_path / "whole", faulty=True, **settings)
+def test_stopped_and_killed_at_any_moment_and_resumed(tiny: ModuleType, tmp_path: Path) -> None:
+    """SIGTERM costs nothing, SIGKILL at most the epoch at hand; the end is that of an uninterrupted run, bit for bit."""
+    settings: dict[str, Any] = {"epochs": 30, "ema_decay": 0.9, "faulty": True}
     folder, moments = tmp_path / "parts", random.Random(0)
-    for kill in range(2):
-        process = start({"folder": folder, "faulty": True, **settings}, slow=True)
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        process = start({"folder": folder, **settings}, slow=True)
         # Some time after the next epoch has been logged; whatever is being written then is cut off.
         before = size(folder / "metrics.jsonl")
         wait_for(lambda before=before: size(folder / "metrics.jsonl") > before + 300, process)
         time.sleep(moments.uniform(0, 0.1))
-        process.kill()
-        assert finish(process) == -signal.SIGKILL
+        process.send_signal(number)
+        assert finish(process) == status
         done = len(rows(folder))
         assert done > 0
         for name in ("last.pt", "best.pt"):
-            try:
-                checkpoint = load_checkpoint(folder / name)
-            except CheckpointError:
-                assert kill == 0
-                assert done == 1  # within the very first epoch's end there may be no file yet, but never a broken one
-                assert not (folder / name).exists()
-            else:
-                if checkpoint.training_state is not None:
-                    assert checkpoint.training_state["progress"]["epoch"] >= done - 1
-    tiny.run(folder, faulty=True, **settings)
+            checkpoint = load_checkpoint(folder / name)
+            if checkpoint.training_state is not None:
+                assert 0 <= done - checkpoint.training_state["progress"]["epoch"] <= (number == signal.SIGKILL)
+    tiny.run(tmp_path / "whole", **settings)
+    tiny.run(folder, **settings)
     assert rows(folder) == rows(tmp_path / "whole")
     one, other = (load_checkpoint(run / "last.pt").state_dict for run in (folder, tmp_path / "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
-
-
-def test_sigterm_leaves_a_checkpoint_and_a_readable_log(tiny: ModuleType, tmp_path: Path) -> None:
-    process = start({"folder": tmp_path, "epochs": 10_000}, slow=True)
-    wait_for((tmp_path / "best.pt").exists, process)
-    process.terminate()
-    assert finish(process) == 143
-    progress = load_checkpoint(tmp_path / "last.pt").training_state["progress"]
-    assert [row["epoch"] for row in read_metrics(tmp_path)] == list(range(1, progress["epoch"] + 1))
 
 
 def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleType, tmp_path: Path) -> None:
