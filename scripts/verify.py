@@ -18,11 +18,12 @@ def verify_job(job: Job) -> dict[str, Any]:
     """Check what can be checked, then load, compare site by site, and price the whole network."""
     from circa_train.config.verification import verification_record
     from circa_train.cost import cost_table
+    from circa_train.verify import by_reason
 
     record, table = verification_record(job.cfg)
     job.log.info("%s\n%s", job.folder.name, table)
-    for site in record["left_out"]:
-        job.log.warning("not garbled: %s: %s", site["site"], site["reason"])
+    if record["left_out"]:
+        job.log.warning("not garbled: %s", by_reason({site["site"]: site["reason"] for site in record["left_out"]}))
     if record["network"]:
         job.log.info("the whole network, per image, %d fraction bits\n%s", record["frac_bits"], cost_table(record["network"]))
     for site in record["sites"]:

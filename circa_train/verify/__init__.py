@@ -11,7 +11,7 @@ their agreement evidence.
 from __future__ import annotations
 
 from circa_train.verify.checking import WAYS, Mismatch, SiteReport, check_transport, verify_site
-from circa_train.verify.sampling import SiteSample, choose_sites, collect_samples, select, why_not_garbled
+from circa_train.verify.sampling import SiteSample, by_reason, choose_sites, collect_samples, select, why_not_garbled
 from circa_train.verify.text import verification_table
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Mismatch",
     "SiteReport",
     "SiteSample",
+    "by_reason",
     "check_transport",
     "choose_sites",
     "collect_samples",

@@ -87,9 +87,18 @@ def choose_sites(specs: Mapping[str, FaultSpec], wanted: str | int | Sequence[st
     left_out = {name: reason for name in names if (reason := why_not_garbled(specs[name])) is not None}
     chosen = [name for name in names if name not in left_out]
     if not chosen:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise ValueError(f"nothing can be verified: {reasons}. Give a truncated sign, e.g. fault=poszero fault.k=12")
+        raise ValueError(
+            f"nothing can be verified: {by_reason(left_out)}. Give a truncated sign, e.g. fault=poszero fault.k=12"
+        )
     return chosen, left_out
+
+
+def by_reason(left_out: Mapping[str, str]) -> str:
+    """The sites that cannot be verified, in words, those of one reason together."""
+    sites: dict[str, list[str]] = {}
+    for site, reason in left_out.items():
+        sites.setdefault(reason, []).append(site)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in sites.items())
 
 
 def collect_samples(
