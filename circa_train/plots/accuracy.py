@@ -10,10 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from circa_train.plots.series import Point, accuracy_points, group, knee, require_one
-from circa_train.plots.style import GREY, dress, new_figure, series_style
+from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
 from circa_train.results import Row
-
-_MODE_NAMES = {"poszero": "PosZero", "negpass": "NegPass"}
 
 
 def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:
@@ -21,7 +19,7 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:
 
     One series holds, for a mode, the points of the network as trained; another those of networks fine-tuned at the k they
     are evaluated at; further ones follow a network fine-tuned at one k along the others. The dashed line is the exact-ReLU
-    accuracy; a star marks each series' knee (:func:`~circa_train.plots.series.knee`).
+    accuracy; a star on each series marks its knee (:func:`~circa_train.plots.series.knee`).
 
     Raises:
         MixedExperiments: if the rows hold several models, data sets, splits, fraction bits, or networks before fine-tuning.
@@ -35,12 +33,16 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:
     require_one(plain, ("checkpoint",), "accuracy against k (before fine-tuning)")
     baseline = (plain or rows)[0].get("baseline_accuracy")
     figure, axes = new_figure()
-    for index, (label, members) in enumerate(
-        sorted(group(rows, _series_label).items(), key=lambda item: _series_order(item[0]))
-    ):
+    series = sorted(group(rows, _series_of).items())
+    for index, ((_, _, label), members) in enumerate(series):
         points = accuracy_points(members, "k")
-        _band(axes, points, index, label)
-        _mark_knee(axes, points, index, members[0].get("baseline_accuracy") or baseline, tolerance)
+        exact = members[0].get("baseline_accuracy") or baseline
+        at = knee({int(p.x): p.y for p in points}, exact, tolerance) if exact is not None and len(points) > 1 else None
+        _band(axes, points, index, label if at is None else f"{label}, knee at k = {at}")
+        if at is not None:
+            y = next(point.y for point in points if point.x == at)
+            color, size = series_style(index).color, 19 - 4 * min(index, 3)  # stars at one place stay visible
+            axes.plot([at], [y], marker="*", markersize=size, color=color, markeredgecolor="white", linestyle="none", zorder=5)
     _baseline(axes, baseline)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     dress(
@@ -75,20 +77,14 @@ def accuracy_vs_rate(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _series_label(row: Row) -> str:
-    mode = _MODE_NAMES.get(str(row.get("mode")), str(row.get("mode")))
-    if not row.get("finetuned"):
-        return mode
-    return (
-        f"{mode}, fine-tuned at each k"
-        if row.get("trained_k") == row["k"]
-        else f"{mode}, fine-tuned at k = {row.get('trained_k')}"
-    )
-
-
-def _series_order(label: str) -> tuple[bool, str]:
-    """As trained first, PosZero before NegPass."""
-    return "fine-tuned" in label, label.replace("NegPass", "z")
+def _series_of(row: Row) -> tuple[bool, int, str]:
+    """(fine-tuned, rank of the mode, label): as trained first, PosZero before NegPass."""
+    mode, tuned = mode_name(row.get("mode")), bool(row.get("finetuned"))
+    if not tuned:
+        return tuned, mode_rank(row.get("mode")), mode
+    trained = row.get("trained_k")
+    where = "each k" if trained == row["k"] else f"k = {trained}"
+    return tuned, mode_rank(row.get("mode")), f"{mode}, fine-tuned at {where}"
 
 
 def _band(axes: Axes, points: Sequence[Point], index: int, label: str) -> None:
@@ -108,24 +104,6 @@ def _band(axes: Axes, points: Sequence[Point], index: int, label: str) -> None:
         x, [point.low for point in points], [point.high for point in points], color=style.color, alpha=0.18, linewidth=0
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-
-
-def _mark_knee(axes: Axes, points: Sequence[Point], index: int, baseline: float | None, tolerance: float) -> None:
-    at = knee({int(p.x): p.y for p in points}, baseline, tolerance) if baseline is not None else None
-    if at is None or len(points) < 2:
-        return
-    y = next(point.y for point in points if point.x == at)
-    axes.plot(
-        [at],
-        [y],
-        marker="*",
-        markersize=14,
-        color=series_style(index).color,
-        markeredgecolor="white",
-        linestyle="none",
-        zorder=5,
-        label=f"knee at k = {at} (within {tolerance:.1%} of exact)",
-    )
 
 
 def _baseline(axes: Axes, accuracy: float | None) -> None:

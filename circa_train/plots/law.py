@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from circa_train.fault.law import fault_probability
 from circa_train.fault.spec import TruncatedSign
 from circa_train.field import DEFAULT_PRIME, largest_centred
-from circa_train.plots.style import dress, new_figure, series_style
+from circa_train.plots.style import dress, mode_name, new_figure, series_style
 
 _POINTS = 600
 
@@ -51,6 +51,5 @@ def fault_probability_curves(ks: Sequence[int], *, mode: str = "poszero", prime:
         dress(axes, title=side, xlabel="log2 |x|", ylabel="probability of a fault" if axes is left else "")
     left.invert_xaxis()
     right.legend(fontsize=8, frameon=False)
-    name = {"poszero": "PosZero", "negpass": "NegPass"}[mode]
-    figure.suptitle(f"Exact fault law, {name}, p = {prime}", fontsize=11)
+    figure.suptitle(f"Exact fault law, {mode_name(mode)}, p = {prime}", fontsize=11)
     return figure

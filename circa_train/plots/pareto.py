@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from circa_train.plots.series import group, require_one
-from circa_train.plots.style import GREY, dress, new_figure, series_style
+from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
 from circa_train.results import Row
 
 _MEBI = 2**20
@@ -46,24 +46,28 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
     axes.step(
         [x for x, _ in front], [y for _, y in front], where="post", color=GREY, linewidth=1, label="Pareto front", zorder=1
     )
-    series = group(rows, lambda row: (str(row["model"]), bool(row.get("finetuned")), str(row.get("mode"))))
-    for index, ((model, tuned, mode), members) in enumerate(sorted(series.items(), key=lambda item: item[0])):
+    series = group(
+        rows, lambda row: (str(row["model"]), bool(row.get("finetuned")), mode_rank(row.get("mode")), row.get("mode"))
+    )
+    for index, ((model, tuned, _, mode), members) in enumerate(sorted(series.items(), key=lambda item: item[0][:3])):
         style = series_style(index)
-        name = f"{model}, {mode}{', fine-tuned' if tuned else ''}"
         axes.plot(
             [row["table_bytes"] / _MEBI for row in members],
             [row["accuracy"] for row in members],
             linestyle="none",
             marker=style.marker,
-            color=style.color,
-            markersize=6,
-            label=name,
+            markerfacecolor="none",  # points of two series at one place both show
+            markeredgecolor=style.color,
+            markeredgewidth=1.6,
+            markersize=7,
+            label=f"{model}, {mode_name(mode)}{', fine-tuned' if tuned else ''}",
         )
-    labelled = set(front)
+    unlabelled = set(front)
     for row, point in zip(rows, points, strict=True):
-        if point in labelled and row.get("k") is not None:
-            labelled.discard(point)
-            axes.annotate(f"k = {row['k']}", point, textcoords="offset points", xytext=(5, -10), fontsize=7, color=GREY)
+        if point in unlabelled and row.get("k") is not None:
+            unlabelled.discard(point)
+            offset = {"textcoords": "offset points", "xytext": (-6, 5), "ha": "right"}
+            axes.annotate(f"k = {row['k']}", point, fontsize=7, color=GREY, **offset)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     dress(axes, title=str(shared["data"]), xlabel="garbled tables per inference (MiB)", ylabel=f"{shared['split']} accuracy")
     axes.legend(fontsize=8, frameon=False, loc="lower right")

@@ -38,8 +38,7 @@ def require_one(rows: Iterable[Row], columns: Sequence[str], figure: str) -> dic
             listed = ", ".join(values[:6]) + (", ..." if len(values) > 6 else "")
             choices = "  or  ".join(f"+where.{column}={value}" for value in values[:4])
             raise MixedExperiments(
-                f"{figure} would mix {len(values)} values of {column}: {listed}; "
-                f"choose one, e.g. scripts/plot.py ... {choices}"
+                f"{figure} would mix {len(values)} values of {column}: {listed}; choose one, e.g. scripts/plot.py ... {choices}"
             )
         found[column] = rows[0].get(column) if rows else None
     return found

@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from circa_train.plots.series import group, require_one
-from circa_train.plots.style import dress, new_figure, series_style
+from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
 from circa_train.results import Row
 
 KINDS = ("wrap", "truncation")
@@ -54,11 +54,14 @@ def site_fault_rates(rows: Sequence[Row]) -> Figure:
                 range(len(rows)), observed, label="observed", color=seen.color, marker="o", markersize=4, linestyle="none"
             )
             dress(axes, title=f"{kind}, {direction}", ylabel="faults per ReLU" if j == 0 else "")
+            if not any(expected) and not any(observed):
+                axes.set_yticks([])
+                axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=GREY)
             axes.set_ylim(bottom=0)
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
             axes.set_xticks(range(len(rows)), names, rotation=90, fontsize=6 if len(rows) > 12 else 8)
     panels[0][0].legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{shared['model']} on {shared['data']}, {shared['mode']} k = {shared['k']}", fontsize=11)
+    figure.suptitle(f"{shared['model']} on {shared['data']}, {mode_name(shared['mode'])}, k = {shared['k']}", fontsize=11)
     return figure
 
 
@@ -75,7 +78,7 @@ def site_heat_map(rows: Sequence[Row]) -> Figure:
     if not rows:
         raise ValueError("no evaluation with figures per site and one k; evaluate with sites=true")
     shared = require_one(rows, ("model", "data", "checkpoint", "frac_bits"), "the map of sites and k")
-    modes = group(rows, lambda row: row["mode"])
+    modes = dict(sorted(group(rows, lambda row: row["mode"]).items(), key=lambda item: mode_rank(item[0])))
     sites = list(dict.fromkeys(str(row["site"]) for row in rows))
     rates = {(row["mode"], str(row["site"]), row["k"]): _rate(row) for row in rows}
     positive = [rate for rate in rates.values() if rate > 0] or [1.0]
@@ -90,7 +93,7 @@ def site_heat_map(rows: Sequence[Row]) -> Figure:
         axes.set_xticks(range(len(ks)), [str(k) for k in ks], fontsize=8)
         axes.set_yticks(range(len(sites)), sites, fontsize=7)
         axes.set_xlabel("truncated bits k")
-        axes.set_title({"poszero": "PosZero", "negpass": "NegPass"}.get(mode, str(mode)), fontsize=10)
+        axes.set_title(mode_name(mode), fontsize=10)
     figure.colorbar(panels[0][0].images[0], ax=list(panels[0]), label="faults per ReLU")
     figure.suptitle(f"{shared['model']} on {shared['data']}", fontsize=11)
     return figure

@@ -20,6 +20,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 3)), (0, (1, 2)))
 
 GREY = "#555555"
+
+#: The modes of a truncated sign, in the order and with the names that figures show them.
+MODE_NAMES = {"poszero": "PosZero", "negpass": "NegPass"}
 _DOTS_PER_INCH = 200
 
 
@@ -38,6 +41,15 @@ def series_style(index: int) -> SeriesStyle:
     return SeriesStyle(
         PALETTE[index % len(PALETTE)], MARKERS[(index + turn) % len(MARKERS)], DASHES[(index + 2 * turn) % len(DASHES)]
     )
+
+
+def mode_name(mode: object) -> str:
+    return MODE_NAMES.get(str(mode), str(mode))
+
+
+def mode_rank(mode: object) -> int:
+    """Sort key: PosZero, NegPass, then anything else."""
+    return list(MODE_NAMES).index(str(mode)) if str(mode) in MODE_NAMES else len(MODE_NAMES)
 
 
 def new_figure(
