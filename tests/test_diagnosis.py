@@ -90,14 +90,14 @@ def test_the_draw_can_be_chosen(network: nn.Module, images: ImageSet) -> None:
 def test_a_site_answers_for_its_own_faults(network: nn.Module, images: ImageSet) -> None:
     rows = {row.site: row for row in site_sensitivity(network, images, **STATISTICS, draws=3)}
     assert list(rows) == SITES
-    assert rows["dead"].changed == rows["dead"].lost == rows["dead"].logit_error == 0
+    assert rows["dead"].changed == rows["dead"].lost == rows["dead"].divergence == 0
     exact = evaluate(plain_of(network), images, **STATISTICS).mean
     for site in SITES:
         set_specs(network, only(site))
         alone = evaluate(network, images, **STATISTICS, draws=3)
         assert rows[site].lost == pytest.approx(exact - alone.mean)
         assert rows[site].changed >= abs(rows[site].lost) - 1e-12, "predictions change at least as often as accuracy does"
-        assert (rows[site].logit_error > 0) == (site != "dead")
+        assert (rows[site].divergence > 0) == (site != "dead")
 
 
 def plain_of(network: nn.Module) -> nn.Module:
@@ -105,17 +105,16 @@ def plain_of(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def test_logit_error_by_hand(network: nn.Module, images: ImageSet) -> None:
+def test_divergence_by_hand(network: nn.Module, images: ImageSet) -> None:
     (row,) = site_sensitivity(network, images, **STATISTICS, sites=["last"])
     network.eval()
     z = normalised(images)
     set_faults(network, False)
-    golden = network(z).double()
+    golden = network(z).double().softmax(1)
     stochastic_relus(network)["last"].faults_enabled = True
     set_draw(network, FIRST_DRAW)
-    faulty = network(z).double()
-    spread = (golden - golden.mean(1, keepdim=True)).square().mean()
-    assert row.logit_error == pytest.approx(float((faulty - golden).square().mean() / spread))
+    faulty = network(z).double().softmax(1)
+    assert row.divergence == pytest.approx(float((golden * (golden / faulty).log()).sum(1).mean()))
 
 
 def test_more_faults_harm_more(network: nn.Module, images: ImageSet) -> None:
@@ -123,7 +122,7 @@ def test_more_faults_harm_more(network: nn.Module, images: ImageSet) -> None:
     strong = site_sensitivity(network, images, **STATISTICS, draws=2)
     set_specs(network, UniformFault(0.01))
     weak = site_sensitivity(network, images, **STATISTICS, draws=2)
-    assert all(s.logit_error > w.logit_error for s, w in zip(strong, weak, strict=True) if s.site != "dead")
+    assert all(s.divergence > w.divergence for s, w in zip(strong, weak, strict=True) if s.site != "dead")
 
 
 def test_everything_is_left_as_it_was(network: nn.Module, images: ImageSet) -> None:
