@@ -1,0 +1,150 @@
+"""scripts/verify.py from the command line to its exit code, on a small network with embedded data."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from circa_train.checkpoint import save_checkpoint
+from circa_train.data import load_data
+from circa_train.fault.spec import NoFault, TruncatedSign, spec_to_dict
+from circa_train.nn.models import build_model
+from circa_train.nn.sites import relu_sites
+from circa_train.verify import checking
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "verify.py"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a plain, a fine-tuned and a mixed checkpoint of one untrained network."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    splits = load_data("digits")
+    arguments = {"name": "resnet8", "num_classes": 10, "image_size": splits.image_size, "in_channels": 1, "width": 0.25}
+    torch.manual_seed(0)
+    model = build_model(**arguments)
+    sites = [name for name, _ in relu_sites(model, (1, splits.image_size, splits.image_size))]
+    data = {
+        "name": "digits",
+        "mean": list(splits.mean),
+        "std": list(splits.std),
+        "class_names": list(splits.class_names),
+    }
+    by_site = {name: spec_to_dict(TruncatedSign(6 + i) if i % 2 else NoFault()) for i, name in enumerate(sites)}
+    faults = {"plain": None, "tuned": spec_to_dict(TruncatedSign(9, "negpass")), "mixed": {"sites": by_site}}
+    for name, fault in faults.items():
+        metadata = {"model": arguments, "data": data, "fault": fault, "frac_bits": None if fault is None else 14}
+        save_checkpoint(folder / f"{name}.pt", model, metadata)
+    return folder
+
+
+@pytest.fixture
+def verify(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run the script in this process: (exit code, the result or None)."""
+    spec = importlib.util.spec_from_file_location("verify", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(checkpoint: str, *overrides: str) -> tuple[int, dict[str, Any] | None]:
+        arguments = [f"checkpoint={checkpoints / checkpoint}.pt", f"run.root={tmp_path}", "run.device=cpu", *overrides]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        code = 0
+        try:
+            module.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        stored = sorted((tmp_path / "verify").glob("*/result.json"))
+        return code, json.loads(stored[0].read_text()) if stored else None
+
+    return run
+
+
+def test_every_site_agrees(verify, capfd: pytest.CaptureFixture[str]) -> None:
+    code, stored = verify("plain", "fault=poszero", "fault.k=12", "verify.samples=300")
+    assert code == 0
+    assert stored is not None
+    assert stored["kind"] == "verify"
+    result = stored["result"]
+    assert result["mismatches"] == 0
+    assert len(result["sites"]) == 7
+    assert result["values"] == 7 * 300
+    assert result["left_out"] == []
+    site = result["sites"][0]
+    assert site["mismatches"] == {"simulator": 0, "circuit": 0, "garbled": 0, "shares": 0}
+    assert [circuit["letter"] for circuit in site["circuits"]] == ["a", "b", "c", "d"]
+    assert all(circuit["seconds"]["garble"] > 0 for circuit in site["circuits"])
+    assert [row["circuit"] for row in result["network"]] == ["(a) full", "(b) exact", "(c) stochastic", "(d) truncated"]
+    assert result["network"][0]["relus"] == sum(site["relus"] for site in result["sites"])
+    printed = capfd.readouterr()
+    assert "7 sites, 2100 values, each in four ways: no mismatch" in printed.out + printed.err
+    assert "9396/4948/2004/1236" in printed.out + printed.err
+
+
+def test_a_tuned_checkpoint_brings_its_own_faults(verify) -> None:
+    code, stored = verify("tuned", "verify.samples=64", "verify.sites=2")
+    assert code == 0
+    assert stored is not None
+    assert stored["result"]["fault"] == spec_to_dict(TruncatedSign(9, "negpass"))
+    assert stored["result"]["frac_bits"] == 14
+    assert [site["k"] for site in stored["result"]["sites"]] == [[9], [9]]
+
+
+def test_exact_sites_are_listed_with_their_reason(verify) -> None:
+    code, stored = verify("mixed", "verify.samples=64")
+    assert code == 0
+    assert stored is not None
+    assert [site["k"] for site in stored["result"]["sites"]] == [[7], [9], [11]]
+    assert len(stored["result"]["left_out"]) == 4
+    assert all("exact ReLU" in site["reason"] for site in stored["result"]["left_out"])
+
+
+def test_a_mismatch_is_recorded_named_and_ends_with_1(
+    verify, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    honest = checking.run_locally
+
+    def one_bit_off(*args: Any, **options: Any) -> Any:
+        run = honest(*args, **options)
+        run.values[np.argmax(run.values)] = 0
+        return run
+
+    monkeypatch.setattr(checking, "run_locally", one_bit_off)
+    arguments = ("plain", "fault=poszero", "verify.samples=50", "verify.sites=relu")
+    code, stored = verify(*arguments)
+    assert code == 1
+    assert stored is not None
+    assert stored["result"]["mismatches"] == 1
+    (named,) = stored["result"]["sites"][0]["named"]
+    assert (named["site"], named["way"], named["want"], named["got"]) == ("relu", "garbled", 1, 0)
+    printed = capfd.readouterr()
+    assert named["text"] in printed.out + printed.err
+    assert verify(*arguments)[0] == 1  # the stored result says so again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plain",), "trained with exact ReLUs; give fault=poszero"),
+        (("plain", "fault=uniform"), "nothing can be verified"),
+        (("mixed", "verify.sites=relu"), "nothing can be verified: relu: an exact ReLU"),
+        (("plain", "fault=poszero", "verify.sites=relu9"), "no ReLU site is called relu9; the sites are relu, "),
+        (("plain", "fault=poszero", "verify.transport=pigeon"), "transport = 'pigeon' is not one of memory, socket"),
+        (("plain", "fault=poszero", "verify.samples=0"), "nothing to verify"),
+    ],
+)
+def test_what_cannot_be_verified_ends_with_2(
+    verify, arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, stored = verify(*arguments)
+    assert code == 2
+    assert stored is None
+    assert message in capfd.readouterr().err
