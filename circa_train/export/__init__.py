@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from circa_train.export.bundle import Export, check_export, is_export, load_export, open_export, save_export
 from circa_train.export.convert import Conversion, to_integers
 from circa_train.export.errors import ExportError
 from circa_train.export.fold import Fold, fold_batch_norms
@@ -12,6 +13,7 @@ from circa_train.export.rescale import RescaleLaw, rescale_law
 
 __all__ = [
     "Conversion",
+    "Export",
     "ExportError",
     "Fold",
     "Format",
@@ -22,8 +24,13 @@ __all__ = [
     "Scale",
     "SignTest",
     "Step",
+    "check_export",
     "fold_batch_norms",
+    "is_export",
+    "load_export",
+    "open_export",
     "range_report",
     "rescale_law",
+    "save_export",
     "to_integers",
 ]

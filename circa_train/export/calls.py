@@ -221,8 +221,8 @@ def _index_select(call: Call) -> Layer:
 
 def _index_copy(call: Call) -> Layer:
     axis, index = call.argument(1, "dim", None), call.argument(2, "index", None)
-    if axis != 1 or not isinstance(index, Tensor) or len(call.inputs) != 2:
-        raise call.refuse("only a fixed index along axis 1 is supported")
+    if axis != 1 or not isinstance(index, Tensor) or len(call.inputs) != 2 or not bool((index.diff() > 0).all()):
+        raise call.refuse("only a fixed, ascending index along axis 1 is supported")
     call.tensors["index"] = index
     return Scatter(*call.base())
 

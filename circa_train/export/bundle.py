@@ -1,0 +1,201 @@
+"""The export folder: everything that a private inference runtime needs, and the means to check it.
+
+    manifest.json         what is computed: field, scales, layers, k and mode of every site, normalisation, classes,
+    accuracy weights.safetensors   int32 weights, biases and indices vectors.safetensors   images, inputs, masks and the
+    logits that they give, for both ways to rescale network.onnx          the real network README.md, reader.py  the
+    format in words, and in 40 lines of numpy SHA256SUMS            digest of every file, as ``sha256sum -c`` reads it
+
+The folder appears whole or not at all. Reading it checks every digest, refuses anything that is missing, changed or
+extra, and executes nothing: tensors come from safetensors, the rest is JSON whose fields are checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from circa_train.export.convert import Conversion
+from circa_train.export.errors import ExportError
+from circa_train.export.integer import IntegerNetwork
+from circa_train.export.manifest import FORMAT, describe, require_int64, restore
+from circa_train.export.onnx_file import onnx_bytes
+from circa_train.export.readme import README, reader_text
+from circa_train.export.vectors import check_vectors, make_vectors
+
+SUMS = "SHA256SUMS"
+FILES = ("manifest.json", "weights.safetensors", "vectors.safetensors", "network.onnx", "README.md", "reader.py")
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export folder, read and checked.
+
+    Attributes:
+        folder: where it lies.
+        manifest: the contents of ``manifest.json``.
+        network: ready to run.
+        vectors: the test vectors.
+        digest: SHA-256 of ``SHA256SUMS``, which stands for every byte of the folder.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    network: IntegerNetwork
+    vectors: dict[str, Tensor]
+    digest: str
+
+
+def save_export(
+    folder: str | os.PathLike[str],
+    conversion: Conversion,
+    *,
+    images: Tensor,
+    labels: Tensor,
+    data: Mapping[str, Any],
+    accuracy: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> str:
+    """Write an export folder; one that is there already is replaced.
+
+    Args:
+        folder: to be made.
+        conversion: from :func:`~circa_train.export.convert.to_integers`.
+        images: uint8 (n, C, H, W) for the test vectors; two are plenty. ``labels`` int64 (n,) are recorded with them.
+        data: ``name``, ``mean``, ``std`` and ``class_names`` of the data set.
+        accuracy: of the integer network, as JSON values.
+        provenance: where the network comes from, as JSON values.
+
+    Returns:
+        The digest that stands for the whole folder.
+
+    Raises:
+        ExportError: if a folder of that name is no export, or int64 arithmetic could overflow in a layer.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / SUMS).is_file():
+        raise ExportError(f"{folder} exists and is no export folder; choose another name, or remove it")
+    network = conversion.network
+    require_int64(network.plan)
+    vectors, sums = make_vectors(network, images, labels, mean=data["mean"], std=data["std"])
+    manifest = describe(conversion, data, accuracy, provenance) | {"vectors": {"images": len(images), "layer_sums": sums}}
+    files = {
+        "manifest.json": (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode(),
+        "weights.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in network.plan.tensors.items()}),
+        "vectors.safetensors": safetensors.torch.save(vectors),
+        "network.onnx": onnx_bytes(conversion.graph),
+        "README.md": README.encode(),
+        "reader.py": reader_text().encode(),
+    }
+    listing = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
+    _write_folder(folder, files | {SUMS: listing})
+    return hashlib.sha256(listing).hexdigest()
+
+
+def open_export(
+    folder: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    rescaling: str = "floor",
+    overflow: str = "raise",
+    digest: str | None = None,
+) -> Export:
+    """Read an export folder, every file checked.
+
+    Args:
+        folder: written by :func:`save_export`.
+        seed, rescaling, overflow: of the :class:`IntegerNetwork`.
+        digest: what :func:`save_export` returned, if it was kept: then not even a folder whose checksums were rewritten
+            with it passes.
+
+    Raises:
+        ExportError: naming the file that is missing, damaged, extra, or not understood.
+    """
+    folder = Path(folder)
+    contents, found = _read_folder(folder)
+    if digest is not None and digest != found:
+        raise ExportError(f"{folder} has the digest {found}, expected {digest}; it is another export")
+    manifest = _parse("manifest.json", folder, lambda: json.loads(contents["manifest.json"]))
+    weights = _parse("weights.safetensors", folder, lambda: safetensors.torch.load(contents["weights.safetensors"]))
+    vectors = _parse("vectors.safetensors", folder, lambda: safetensors.torch.load(contents["vectors.safetensors"]))
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ExportError(f"{folder}/manifest.json is not of format {FORMAT}, the one this version reads; update circa_train")
+    plan, specs = _parse("manifest.json", folder, lambda: restore(manifest, weights))
+    network = IntegerNetwork(plan, specs, seed=seed, rescaling=rescaling, overflow=overflow)
+    return Export(folder, manifest, network, vectors, found)
+
+
+def load_export(folder: str | os.PathLike[str], **options: Any) -> IntegerNetwork:
+    """The integer network of an export folder; options and errors as :func:`open_export`."""
+    return open_export(folder, **options).network
+
+
+def is_export(path: str | os.PathLike[str]) -> bool:
+    """Does ``path`` look like an export folder? (Whether it is a sound one, :func:`open_export` says.)"""
+    return (Path(path) / SUMS).is_file() and (Path(path) / "manifest.json").is_file()
+
+
+def check_export(export: Export) -> None:
+    """Recompute the test vectors from the weights: ExportError naming the first layer or logit that differs."""
+    check_vectors(export.network, export.vectors, export.manifest["vectors"]["layer_sums"])
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, replaced = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "replaced"))
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    for name, content in files.items():
+        with (temporary / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    if folder.exists():  # a folder that is not empty cannot be renamed over
+        folder.rename(replaced)
+    temporary.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, bytes], str]:
+    """The contents of all files, checked against the checksums, and the digest of these."""
+    if not (folder / SUMS).is_file():
+        raise ExportError(f"{folder} is no export folder: it has no {SUMS}")
+    listing = (folder / SUMS).read_bytes()
+    lines = [line.split("  ", 1) for line in listing.decode(errors="replace").splitlines()]
+    recorded = {line[-1]: line[0] for line in lines}
+    present = {path.name for path in folder.iterdir()} - {SUMS}
+    if set(recorded) != set(FILES) or present != set(FILES):
+        wrong = sorted((set(recorded) ^ set(FILES)) | (present ^ set(FILES)))
+        raise ExportError(f"{folder} is damaged: missing, extra or not in {SUMS}: {', '.join(wrong)}")
+    contents = {name: (folder / name).read_bytes() for name in FILES}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != recorded[name]:
+            raise ExportError(
+                f"{folder}/{name} is damaged: it does not have the SHA-256 recorded in {SUMS}; restore it from a copy"
+            )
+    return contents, hashlib.sha256(listing).hexdigest()
+
+
+def _parse(name: str, folder: Path, read: Any) -> Any:
+    """Whatever a file that is not what it should be makes its parser raise, as one error that names the file."""
+    try:
+        return read()
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        ZeroDivisionError,
+        AttributeError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise ExportError(f"{folder}/{name} is not understood: {type(error).__name__}: {error}") from error

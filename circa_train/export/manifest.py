@@ -1,0 +1,107 @@
+"""The manifest: the integer network and its origin as JSON, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import circa_train
+from circa_train.export.convert import Conversion
+from circa_train.export.errors import ExportError
+from circa_train.export.layers import Layer, ReLU, layer_from_dict, layer_to_dict
+from circa_train.export.quantize import Format, IntegerPlan, Scale
+from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
+
+FORMAT = 1
+
+
+def describe(
+    conversion: Conversion, data: Mapping[str, Any], accuracy: Mapping[str, Any] | None, provenance: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The manifest of a network: JSON values. Inverse, as far as the network goes, of :func:`restore`."""
+    network, plan = conversion.network, conversion.network.plan
+    fixed, first = plan.format, plan.layers[0]
+    return {
+        "format": FORMAT,
+        "version": circa_train.__version__,
+        "prime": fixed.prime,
+        "frac_bits": {
+            "activation": fixed.activation_frac_bits,
+            "weight": fixed.weight_frac_bits,
+            "accumulator": fixed.accumulator_frac_bits,
+        },
+        "input": {
+            "shape": list(first.shape),
+            "frac_bits": fixed.activation_frac_bits,
+            "mean": list(data["mean"]),
+            "std": list(data["std"]),
+        },
+        "output": {"layer": plan.output, **_scale_to_dict(plan.scales[plan.output])},
+        "class_names": list(data.get("class_names") or ()),
+        "data": {"name": data.get("name")},
+        "accuracy": None if accuracy is None else dict(accuracy),
+        "provenance": dict(provenance or {}),
+        "layers": [
+            layer_to_dict(layer) | _scale_to_dict(plan.scales[layer.name]) | _test_to_dict(layer, network.specs)
+            for layer in plan.layers
+        ],
+        "folding": [{"batch_norm": fold.batch_norm, "into": fold.into} for fold in conversion.folds],
+        "ranges": conversion.report.to_value(),
+    }
+
+
+def _scale_to_dict(scale: Scale) -> dict[str, Any]:
+    return {"frac_bits": scale.frac_bits, "factor": [scale.factor.numerator, scale.factor.denominator]}
+
+
+def _test_to_dict(layer: Layer, specs: Mapping[str, FaultSpec]) -> dict[str, Any]:
+    """Of a ReLU: its sign test, ``mode`` exact or as in :class:`TruncatedSign`, with ``k``."""
+    if not isinstance(layer, ReLU):
+        return {}
+    spec = specs[layer.name]
+    if isinstance(spec, NoFault):
+        return {"mode": "exact"}
+    assert isinstance(spec, TruncatedSign)
+    return {"mode": spec.mode, "k": list(spec.k) if isinstance(spec.k, tuple) else spec.k}
+
+
+def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[IntegerPlan, dict[str, FaultSpec]]:
+    """The network and its sign tests. Any error that it raises says that this is no manifest, or not that of ``weights``."""
+    bits, prime = manifest["frac_bits"], manifest["prime"]
+    fixed = Format(bits["activation"], bits["weight"], prime)
+    layers: list[Layer] = []
+    scales: dict[str, Scale] = {}
+    specs: dict[str, FaultSpec] = {}
+    for entry in manifest["layers"]:
+        entry = dict(entry)
+        scale = Scale(entry.pop("frac_bits"), Fraction(*entry.pop("factor")))
+        mode, k = entry.pop("mode", None), entry.pop("k", None)
+        layer = layer_from_dict(entry)
+        if layer.name in scales or not set(layer.inputs) <= scales.keys():
+            raise ValueError(f"layer {layer.name!r} is named twice, or reads what was not computed before it")
+        if isinstance(layer, ReLU):
+            k = tuple(k) if isinstance(k, list) else k
+            specs[layer.name] = NoFault() if mode == "exact" else TruncatedSign(k, mode, prime)
+        layers.append(layer)
+        scales[layer.name] = scale
+    expected = {name for layer in layers for name in layer.tensor_names()}
+    if expected != set(weights) or any(tensor.dtype != torch.int32 for tensor in weights.values()):
+        raise ValueError("the layers and weights.safetensors do not have the same int32 tensors")
+    if manifest["output"]["layer"] not in scales:
+        raise ValueError(f"there is no output layer {manifest['output']['layer']!r}")
+    return IntegerPlan(fixed, tuple(layers), weights, scales, manifest["output"]["layer"]), specs
+
+
+def require_int64(plan: IntegerPlan) -> None:
+    """Whatever the inputs in the field, no sum of a linear layer may leave int64: readers need no wider integers."""
+    for layer in plan.layers:
+        if "weight" in layer.tensors:
+            heaviest = int(plan.tensors[f"{layer.name}.weight"].long().abs().flatten(1).sum(1).max())
+            if heaviest * (plan.format.prime // 2) >= 2**62:
+                raise ExportError(
+                    f"layer {layer.name}: its weights sum to {heaviest}, too much for int64; use fewer weight bits"
+                )
