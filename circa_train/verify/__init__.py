@@ -11,7 +11,7 @@ their agreement evidence.
 from __future__ import annotations
 
 from circa_train.verify.checking import WAYS, Mismatch, SiteReport, check_transport, verify_site
-from circa_train.verify.sampling import SiteSample, by_reason, choose_sites, collect_samples, select, why_not_garbled
+from circa_train.verify.sampling import SiteSample, by_reason, choose_sites, collect_samples, sampled, select, why_not_garbled
 from circa_train.verify.text import verification_table
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "check_transport",
     "choose_sites",
     "collect_samples",
+    "sampled",
     "select",
     "verification_table",
     "verify_site",

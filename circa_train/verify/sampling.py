@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW
 from circa_train.fault.masks import uniform_masks
-from circa_train.fault.sign import truncation
+from circa_train.fault.sign import truncated_sign, truncation
 from circa_train.fault.spec import BitWindow, FaultSpec, NoFault, TruncatedSign, UniformFault
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.activation import StochasticReLU
@@ -130,25 +131,41 @@ def collect_samples(
         seed: which elements.
 
     Raises:
-        ValueError: if ``samples`` is not positive or the set is empty; and what the network's sites raise.
+        ValueError: if ``samples`` is not positive, or the set is empty; and what the network's sites raise.
     """
-    if samples < 1 or len(image_set) == 0:
-        raise ValueError(f"samples = {samples} of {len(image_set)} images: nothing to verify")
-    modules = stochastic_relus(network)
     images = max(_LEAST_IMAGES, *(math.ceil(samples / relus[name]) for name in sites))
     images = min(images, len(image_set))
-    taps = {name: _Tap(modules[name], samples, images * relus[name], seed) for name in sites}
-    handles = [modules[name].register_forward_hook(tap) for name, tap in taps.items()]
     batches = Batches(image_set.subset(torch.arange(images)), batch_size, mean=mean, std=std)
+    totals = {name: images * relus[name] for name in sites}
+    with sampled(network, totals, samples, seed) as taps, evaluating(network):
+        for batch, _, first in batches:
+            set_draw(network, draw, first)
+            network(batch)
+    return [tap.sample for tap in taps]
+
+
+@contextmanager
+def sampled(network: nn.Module, totals: Mapping[str, int], samples: int, seed: int = 0) -> Iterator[list[Tap]]:
+    """While open, a tap at every site that ``totals`` names keeps up to ``samples`` of the sign tests made there.
+
+    Args:
+        network: with stochastic sites, on real numbers or on integers.
+        totals: how many sign tests each site will make in all.
+        samples, seed: how many to keep, and which.
+
+    Raises:
+        ValueError: if there is nothing to keep.
+    """
+    if samples < 1 or min(totals.values()) < 1:
+        raise ValueError(f"samples = {samples} of {min(totals.values())} sign tests: nothing to verify")
+    modules = stochastic_relus(network)
+    taps = [Tap(modules[name], samples, total, seed) for name, total in totals.items()]
+    handles = [modules[name].register_forward_hook(tap) for name, tap in zip(totals, taps, strict=True)]
     try:
-        with evaluating(network):
-            for batch, _, first in batches:
-                set_draw(network, draw, first)
-                network(batch)
+        yield taps
     finally:
         for handle in handles:
             handle.remove()
-    return [_joined(tap.parts) for tap in taps.values()]
 
 
 def select(
@@ -181,14 +198,14 @@ def let_through(z: Tensor, y: Tensor) -> Tensor:
     return torch.where(y == torch.where(opened, z, 0), opened, -1).to(torch.int8)
 
 
-class _Tap:
-    """A forward hook that keeps chosen elements of what passes through one site."""
+class Tap:
+    """A forward hook that keeps chosen elements of what passes through one site; :attr:`sample` joins them."""
 
     def __init__(self, relu: StochasticReLU, samples: int, total: int, seed: int) -> None:
         generator = np.random.default_rng([seed, relu.site])
         chosen = generator.choice(total, size=min(samples, total), replace=False)
         self._chosen = torch.from_numpy(np.sort(chosen))
-        self.parts: list[SiteSample] = []
+        self._parts: list[SiteSample] = []
 
     def __call__(self, relu: StochasticReLU, inputs: tuple[Any, ...], y: Tensor) -> None:
         (z,), spec = inputs, relu.spec
@@ -196,18 +213,21 @@ class _Tap:
         next_draw, first_image = relu.address.tolist()
         first = first_image * z[0].numel()
         elements = self._chosen[(self._chosen >= first) & (self._chosen < first + z.numel())] - first
-        x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)
+        x = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)[0] if z.is_floating_point() else z
         t = uniform_masks(
             x.shape, seed=relu.seed, site=relu.site, draw=next_draw - 1, prime=spec.prime, device=x.device, first_element=first
         )
-        self.parts.append(select(relu.name, spec, x, t, let_through(z, y), elements, first))
+        applied = let_through(z, y)
+        if not z.is_floating_point():  # an integer zero looks the same behind either gate, and either is right
+            applied = torch.where(z == 0, truncated_sign(x, t, spec), applied)
+        self._parts.append(select(relu.name, spec, x, t, applied, elements, first))
 
-
-def _joined(parts: list[SiteSample]) -> SiteSample:
-    arrays = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("elements", "x", "t", "k", "applied")
-    }
-    return SiteSample(parts[0].site, parts[0].spec, **arrays)
+    @property
+    def sample(self) -> SiteSample:
+        """All that was kept."""
+        names = ("elements", "x", "t", "k", "applied")
+        arrays = {name: np.concatenate([getattr(part, name) for part in self._parts]) for name in names}
+        return SiteSample(self._parts[0].site, self._parts[0].spec, **arrays)
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
