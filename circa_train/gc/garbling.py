@@ -23,9 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.aes import BLOCK_BYTES, KEY_BYTES, Blocks
+from circa_train.gc.aes import BLOCK_BYTES, KEY_BYTES, Blocks, empty_blocks, empty_bytes
 from circa_train.gc.circuit import Circuit
-from circa_train.gc.hashing import to_field
 from circa_train.gc.kernels import make_kernel
 from circa_train.gc.messages import Message, MessageKind
 from circa_train.gc.randomness import Randomness, Seed
@@ -76,7 +75,7 @@ class Garbler:
         elif evaluator_labels.shape != expected:
             raise ValueError(f"evaluator labels: expected shape {expected}, got {evaluator_labels.shape}")
         own_labels = self._draw((circuit.garbler_inputs, instances, 2))
-        payload = np.empty(payload_bytes(circuit, instances), dtype=np.uint8)
+        payload = empty_bytes(payload_bytes(circuit, instances))
         tables, words = _split(circuit, instances, payload)
         first = self._next_instance
         self._next_instance += instances
@@ -85,29 +84,15 @@ class Garbler:
         if circuit.share_modulus is None:
             words[:] = _colours(outputs)
         else:
-            words[:], share = self._project(outputs[0], circuit, first)
+            tweak = 2 * circuit.and_gates
+            words[:], share = self._kernel.project(outputs[0], self._offset, tweak, first, circuit.share_modulus)
         message = Message(MessageKind.TABLES, payload, circuit.fingerprint, first, instances)
         return GarbledBatch(circuit, message, share, own_labels, evaluator_labels, self._offset)
 
     def _draw(self, shape: tuple[int, ...]) -> Blocks:
-        labels = np.empty(shape, dtype=np.uint64)
+        labels = empty_blocks(shape)
         self._random.fill(labels)
         return labels
-
-    def _project(
-        self, false_label: Blocks, circuit: Circuit, first: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(ciphertexts, the garbler's shares) for the single output wire."""
-        p, tweak = circuit.share_modulus, 2 * circuit.and_gates
-        assert p is not None
-        if_false = to_field(self._kernel.tccr_hash(false_label, tweak, first), p)
-        if_true = to_field(self._kernel.tccr_hash(false_label ^ self._offset, tweak, first), p)
-        colour = (false_label[:, 0] & np.uint64(1)).astype(np.int64)
-        # The label of colour 0 gets its mask as it is; the one of colour 1 gets what differs by one from that.
-        sign = 1 - 2 * colour
-        ciphertext = sign * (if_false + 1 - if_true)
-        share = colour - if_false + colour * (if_false - if_true)
-        return _wrap(ciphertext, p), _wrap(share, p)
 
 
 @dataclass(eq=False)
@@ -193,12 +178,12 @@ class Evaluator:
         labels = garbler_labels.expect(MessageKind.INPUT_LABELS, label_bytes, circuit.fingerprint)
         ciphertexts, words = _split(circuit, instances, payload)
         active = labels.view(np.uint64).reshape(circuit.garbler_inputs, instances, 2)
+        if circuit.share_modulus is not None and (words >= circuit.share_modulus).any():
+            raise ValueError(f"TABLES holds the output word {words.max()}, which is no element of Z_{circuit.share_modulus}")
         outputs = self._kernel.evaluate(circuit, (active, own_labels), ciphertexts, first)
         if circuit.share_modulus is None:
             return (words ^ _colours(outputs)).astype(np.int64)
-        mask = to_field(self._kernel.tccr_hash(outputs[0], 2 * circuit.and_gates, first), circuit.share_modulus)
-        colour = (outputs[0][:, 0] & np.uint64(1)).astype(np.int64)
-        return _wrap(mask + colour * words - circuit.share_modulus, circuit.share_modulus)
+        return self._kernel.take_share(outputs[0], words, 2 * circuit.and_gates, first, circuit.share_modulus)
 
 
 def payload_bytes(circuit: Circuit, instances: int) -> int:
@@ -217,12 +202,6 @@ def _activate(false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks) -> 
     if bits.shape != false_labels.shape[:2] or bits.dtype != bool:
         raise ValueError(f"input bits: expected bool {false_labels.shape[:2]}, got {bits.dtype} {bits.shape}")
     return false_labels ^ np.where(bits[..., None], offset, np.uint64(0))
-
-
-def _wrap(values: NDArray[np.int64], p: int) -> NDArray[np.int64]:
-    """The canonical representatives of values in [-p, p], without a division."""
-    values = values + p * (values < 0)
-    return values - p * (values == p)
 
 
 def _colours(labels: list[Blocks]) -> NDArray[np.uint32]:

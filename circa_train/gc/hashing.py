@@ -46,6 +46,18 @@ class Kernel(Protocol):
         """TMMO of (n, 2) labels under the tweaks (tweak, first_instance + i)."""
         ...
 
+    def project(
+        self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """(ciphertexts, garbler's shares) of the projection of a wire into Z_p, from its (n, 2) false-labels."""
+        ...
+
+    def take_share(
+        self, labels: Blocks, words: NDArray[np.uint32], tweak: int, first_instance: int, prime: int
+    ) -> NDArray[np.int64]:
+        """The evaluator's shares, int64 (n,), from its (n, 2) active labels and the ciphertexts, all below p."""
+        ...
+
     def garble(
         self, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from numpy.typing import NDArray
 
-from circa_train.gc.aes import BLOCK_BYTES, Blocks
+from circa_train.gc.aes import BLOCK_BYTES, Blocks, empty_blocks, empty_bytes
 from circa_train.gc.circuit import Circuit, execute
-from circa_train.gc.hashing import Inputs
-
-#: (labels (j, n, 2), j tweaks, first instance) -> hashes (j, n, 2)
-_Hasher = Callable[[Blocks, Sequence[int], int], Blocks]
-
+from circa_train.gc.hashing import Inputs, to_field
 
 class NumpyKernel:
     """See :class:`circa_train.gc.hashing.Kernel`."""
@@ -37,25 +34,70 @@ class NumpyKernel:
         blocks[:] = self.encrypt(plain)
 
     def tccr_hash(self, labels: Blocks, tweak: int, first_instance: int) -> Blocks:
-        return self._hash(labels[None], [tweak], first_instance)[0]
+        hasher = _Hasher(self._aes, 1, len(labels), first_instance)
+        hasher.labels[0] = labels
+        hashes: Blocks = hasher.hash([tweak])[0].copy()
+        return hashes
+
+    def project(
+        self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        if_false = to_field(self.tccr_hash(false_labels, tweak, first_instance), prime)
+        if_true = to_field(self.tccr_hash(false_labels ^ offset, tweak, first_instance), prime)
+        colour = (false_labels[:, 0] & np.uint64(1)).astype(np.int64)
+        # The label of colour 0 gets its mask as it is; the one of colour 1 gets what differs by one from that.
+        ciphertext = (1 - 2 * colour) * (if_false + 1 - if_true)
+        share = colour - if_false + colour * (if_false - if_true)
+        return _wrap(ciphertext, prime).astype(np.uint32), _wrap(share, prime)
+
+    def take_share(
+        self, labels: Blocks, words: NDArray[np.uint32], tweak: int, first_instance: int, prime: int
+    ) -> NDArray[np.int64]:
+        mask = to_field(self.tccr_hash(labels, tweak, first_instance), prime)
+        colour = (labels[:, 0] & np.uint64(1)).astype(np.int64)
+        return _wrap(mask + colour * words - prime, prime)
 
     def garble(
         self, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
-        return execute(circuit, [*inputs[0], *inputs[1]], _Garbling(self._hash, offset, tables, first_instance))
+        hasher = _Hasher(self._aes, 4, inputs[0].shape[1], first_instance)
+        return execute(circuit, [*inputs[0], *inputs[1]], _Garbling(hasher, offset, tables))
 
     def evaluate(
         self, circuit: Circuit, inputs: Inputs, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
-        return execute(circuit, [*inputs[0], *inputs[1]], _Evaluating(self._hash, tables, first_instance))
+        hasher = _Hasher(self._aes, 2, inputs[0].shape[1], first_instance)
+        return execute(circuit, [*inputs[0], *inputs[1]], _Evaluating(hasher, tables))
 
-    def _hash(self, labels: Blocks, tweaks: Sequence[int], first_instance: int) -> Blocks:
-        """TMMO of (j, n, 2) labels; row j under the tweak ``tweaks[j]``."""
-        inner = self.encrypt(labels)
-        tweaked = inner.copy()
-        tweaked[..., 0] ^= np.array(tweaks, dtype=np.uint64)[:, None]
-        tweaked[..., 1] ^= np.arange(first_instance, first_instance + labels.shape[1], dtype=np.uint64)
-        return self.encrypt(tweaked) ^ inner
+
+class _Hasher:
+    """TMMO of ``rows`` rows of instances at a time, in memory that is set aside once: fresh pages cost more than AES.
+
+    The caller writes ``labels`` (rows, n, 2), and has the hashes in the same shape until it hashes again.
+    """
+
+    def __init__(self, aes: CipherContext, rows: int, instances: int, first_instance: int) -> None:
+        self._aes = aes
+        self.labels = empty_blocks((rows, instances, 2))
+        # update_into wants room for one block more than it writes.
+        size = self.labels.nbytes
+        self._rooms = [empty_bytes(size + BLOCK_BYTES - 1) for _ in range(2)]
+        self._inner, self._outer = (room[:size].view(np.uint64).reshape(rows, instances, 2) for room in self._rooms)
+        self._tweaks = np.zeros((instances, 2), dtype=np.uint64)
+        self._tweaks[:, 1] = np.arange(first_instance, first_instance + instances, dtype=np.uint64)
+
+    def hash(self, tweaks: Sequence[int]) -> Blocks:
+        """The hashes; row j under the tweak ``tweaks[j]``."""
+        self._encrypt(0)
+        for row, tweak in enumerate(tweaks):
+            self._tweaks[:, 0] = tweak
+            np.bitwise_xor(self._inner[row], self._tweaks, out=self.labels[row])
+        self._encrypt(1)
+        np.bitwise_xor(self._outer, self._inner, out=self._outer)
+        return self._outer
+
+    def _encrypt(self, room: int) -> None:
+        self._aes.update_into(self.labels.reshape(-1).view(np.uint8).data, self._rooms[room].data)
 
 
 def _where_coloured(labels: Blocks, value: Blocks) -> Blocks:
@@ -66,8 +108,8 @@ def _where_coloured(labels: Blocks, value: Blocks) -> Blocks:
 class _Garbling:
     """A register holds false-labels. The half gates of Zahur, Rosulek and Evans (2014/756), figure 2."""
 
-    def __init__(self, hasher: _Hasher, offset: Blocks, tables: Blocks, first_instance: int) -> None:
-        self._hash, self._offset, self._tables, self._first = hasher, offset, tables, first_instance
+    def __init__(self, hasher: _Hasher, offset: Blocks, tables: Blocks) -> None:
+        self._hasher, self._offset, self._tables = hasher, offset, tables
 
     def xor(self, a: Blocks, b: Blocks) -> Blocks:
         return a ^ b
@@ -77,9 +119,10 @@ class _Garbling:
 
     def conjunction(self, a: Blocks, b: Blocks, number: int) -> Blocks:
         offset, (left, right) = self._offset, (2 * number, 2 * number + 1)
-        a0, a1, b0, b1 = self._hash(
-            np.stack([a, a ^ offset, b, b ^ offset]), [left, left, right, right], self._first
-        )
+        labels = self._hasher.labels
+        labels[0], labels[2] = a, b
+        np.bitwise_xor(labels[::2], offset, out=labels[1::2])
+        a0, a1, b0, b1 = self._hasher.hash([left, left, right, right])
         generator, evaluator = self._tables[number]
         generator[:] = a0 ^ a1 ^ _where_coloured(b, offset)
         evaluator[:] = b0 ^ b1 ^ a
@@ -89,8 +132,8 @@ class _Garbling:
 class _Evaluating:
     """A register holds active labels."""
 
-    def __init__(self, hasher: _Hasher, tables: Blocks, first_instance: int) -> None:
-        self._hash, self._tables, self._first = hasher, tables, first_instance
+    def __init__(self, hasher: _Hasher, tables: Blocks) -> None:
+        self._hasher, self._tables = hasher, tables
 
     def xor(self, a: Blocks, b: Blocks) -> Blocks:
         return a ^ b
@@ -99,6 +142,13 @@ class _Evaluating:
         return a
 
     def conjunction(self, a: Blocks, b: Blocks, number: int) -> Blocks:
-        hash_a, hash_b = self._hash(np.stack([a, b]), [2 * number, 2 * number + 1], self._first)
+        self._hasher.labels[0], self._hasher.labels[1] = a, b
+        hash_a, hash_b = self._hasher.hash([2 * number, 2 * number + 1])
         generator, evaluator = self._tables[number]
         return hash_a ^ _where_coloured(a, generator) ^ hash_b ^ _where_coloured(b, evaluator ^ a)
+
+
+def _wrap(values: NDArray[np.int64], p: int) -> NDArray[np.int64]:
+    """The canonical representatives of values in [-p, p], without a division."""
+    values = values + p * (values < 0)
+    return values - p * (values == p)
