@@ -9,6 +9,7 @@ from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.integer import IntegerNetwork, SignTest, Step
 from circa_train.export.quantize import Format, IntegerPlan, Scale
 from circa_train.export.ranges import RangeReport, range_report
+from circa_train.export.real import RealNetwork
 from circa_train.export.rescale import RescaleLaw, rescale_law
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "IntegerNetwork",
     "IntegerPlan",
     "RangeReport",
+    "RealNetwork",
     "RescaleLaw",
     "Scale",
     "SignTest",

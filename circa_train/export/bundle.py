@@ -27,8 +27,9 @@ from circa_train.export.convert import Conversion
 from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork
 from circa_train.export.manifest import FORMAT, describe, require_int64, restore
-from circa_train.export.onnx_file import onnx_bytes
+from circa_train.export.onnx_file import onnx_bytes, real_graph
 from circa_train.export.readme import README, reader_text
+from circa_train.export.real import RealNetwork
 from circa_train.export.vectors import check_vectors, make_vectors
 
 SUMS = "SHA256SUMS"
@@ -44,6 +45,7 @@ class Export:
         manifest: the contents of ``manifest.json``.
         network: ready to run.
         vectors: the test vectors.
+        onnx: the contents of ``network.onnx``.
         digest: SHA-256 of ``SHA256SUMS``, which stands for every byte of the folder.
     """
 
@@ -51,7 +53,14 @@ class Export:
     manifest: dict[str, Any]
     network: IntegerNetwork
     vectors: dict[str, Tensor]
+    onnx: bytes
     digest: str
+
+    def real_network(self, *, seed: int = 0, overflow: str = "raise") -> RealNetwork:
+        """The real network with the same sign tests: the float simulator of this export."""
+        frac_bits = self.network.plan.format.accumulator_frac_bits
+        graph = _parse("network.onnx", self.folder, lambda: real_graph(self.onnx, self.network.plan))
+        return RealNetwork(graph, self.network.specs, frac_bits=frac_bits, seed=seed, overflow=overflow).eval()
 
 
 def save_export(
@@ -104,7 +113,7 @@ def open_export(
     folder: str | os.PathLike[str],
     *,
     seed: int = 0,
-    rescaling: str = "floor",
+    rescaling: str | None = None,
     overflow: str = "raise",
     digest: str | None = None,
 ) -> Export:
@@ -112,7 +121,7 @@ def open_export(
 
     Args:
         folder: written by :func:`save_export`.
-        seed, rescaling, overflow: of the :class:`IntegerNetwork`.
+        seed, rescaling, overflow: of the :class:`IntegerNetwork`; rescaling as the manifest says by default.
         digest: what :func:`save_export` returned, if it was kept: then not even a folder whose checksums were rewritten
             with it passes.
 
@@ -129,8 +138,9 @@ def open_export(
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ExportError(f"{folder}/manifest.json is not of format {FORMAT}, the one this version reads; update circa_train")
     plan, specs = _parse("manifest.json", folder, lambda: restore(manifest, weights))
+    rescaling = manifest.get("rescaling", "floor") if rescaling is None else rescaling
     network = IntegerNetwork(plan, specs, seed=seed, rescaling=rescaling, overflow=overflow)
-    return Export(folder, manifest, network, vectors, found)
+    return Export(folder, manifest, network, vectors, contents["network.onnx"], found)
 
 
 def load_export(folder: str | os.PathLike[str], **options: Any) -> IntegerNetwork:

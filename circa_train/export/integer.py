@@ -24,25 +24,20 @@ from torch import Tensor, nn
 
 from circa_train.export.exact import EXACT, Accumulator, conv2d, linear
 from circa_train.export.layers import (
-    Add,
-    Concat,
     Conv2d,
-    Gather,
     Input,
     Layer,
     Linear,
     MaxPool,
-    Pad,
     ReLU,
     Rescale,
-    Reshape,
-    Scatter,
     Shift,
-    Slice,
     SumPool,
 )
 from circa_train.export.quantize import IntegerPlan
+from circa_train.export.rearrange import rearrange
 from circa_train.export.rescale import check_rescaling, floor_rescale, local_rescale
+from circa_train.export.tree import module_at
 from circa_train.fault.masks import uniform_masks
 from circa_train.fault.sign import draw_sign
 from circa_train.fault.spec import FaultSpec, TruncatedSign
@@ -144,25 +139,15 @@ class IntegerNetwork(nn.Module):
         self.overflows: Counter[str] = Counter()
         for name, tensor in plan.tensors.items():
             owner, _, leaf = name.rpartition(".")
-            self._owner(owner).register_buffer(leaf, tensor)
+            module_at(self, owner).register_buffer(leaf, tensor)
         for site, spec in specs_by_site(specs, [layer.name for layer in plan.sites]).items():
             check_prime_of(spec, plan.format.prime, site)
             layer = next(layer for layer in plan.sites if layer.name == site)
             parent, _, leaf = site.rpartition(".")
-            self._owner(parent)._modules[leaf] = IntegerReLU(
+            module_at(self, parent)._modules[leaf] = IntegerReLU(
                 spec, frac_bits=plan.scales[site].frac_bits, seed=seed, site=layer.site, name=site
             )
         self._last_reader = {source: layer.name for layer in plan.layers for source in layer.inputs}
-
-    def _owner(self, path: str) -> nn.Module:
-        """The bare module at a qualified name, made where there is none: names of layers may hold any character."""
-        module: nn.Module = self
-        for part in path.split(".") if path else ():
-            child = module._modules.get(part)
-            if child is None:
-                child = module._modules[part] = nn.Module()
-            module = child
-        return module
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, *input shape) -> real logits, float64 (N, classes); the sites' draws are counted up."""
@@ -248,7 +233,7 @@ class IntegerNetwork(nn.Module):
         return {layer.name: self._relu(layer).spec for layer in self.plan.sites}
 
     def _relu(self, layer: ReLU) -> StochasticReLU:
-        relu = self._owner(layer.name)
+        relu = module_at(self, layer.name)
         assert isinstance(relu, StochasticReLU)
         return relu
 
@@ -266,36 +251,22 @@ class IntegerNetwork(nn.Module):
 
     def _compute(self, layer: Layer, sources: list[Tensor]) -> Tensor | Accumulator:
         x = sources[0]
-        tensors = {leaf: self._owner(layer.name).get_buffer(leaf) for leaf in layer.tensors}
+        tensors = {leaf: module_at(self, layer.name).get_buffer(leaf) for leaf in layer.tensors}
         match layer:
             case Conv2d():
                 return conv2d(x, tensors["weight"], tensors["bias"], layer, self.prime)
             case Linear():
                 return linear(x, tensors["weight"], tensors["bias"], layer.name, self.prime)
-            case Add():
-                return x + sources[1]
-            case Concat(axis=axis):
-                return torch.cat(sources, axis + 1)
             case SumPool(kernel=kernel, stride=stride, padding=padding):
                 total = F.avg_pool2d(x.double(), kernel, stride, padding, divisor_override=1)
                 return Accumulator(total, None)
             case MaxPool(kernel=kernel, stride=stride, padding=padding):
                 return F.max_pool2d(x.double(), kernel, stride, padding).long()
-            case Slice(slices=slices):
-                return x[(slice(None), *(slice(*entry) for entry in slices))]
-            case Pad(widths=widths):
-                return F.pad(x, [width for pair in reversed(widths) for width in pair])
-            case Reshape(shape=shape):
-                return x.reshape(len(x), *shape)
-            case Gather():
-                return x.index_select(1, tensors["index"].long())
-            case Scatter():
-                return x.index_copy(1, tensors["index"].long(), sources[1])
             case Rescale(bits=bits):
                 return floor_rescale(x, bits)
             case Shift(bits=bits):
                 return x << bits
-        raise TypeError(f"layer {layer.name} of kind {layer.kind!r} has no rule here")
+        return rearrange(layer, sources, tensors)
 
     def _settle(self, layer: Layer, inputs: tuple[Tensor, ...], result: Tensor | Accumulator, in_field: bool) -> Step:
         """Reduce modulo p where a value left the field, and count."""

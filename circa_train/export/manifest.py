@@ -41,6 +41,7 @@ def describe(
             "std": list(data["std"]),
         },
         "output": {"layer": plan.output, **_scale_to_dict(plan.scales[plan.output])},
+        "rescaling": network.rescaling,
         "class_names": list(data.get("class_names") or ()),
         "data": {"name": data.get("name")},
         "accuracy": None if accuracy is None else dict(accuracy),

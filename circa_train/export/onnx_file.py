@@ -6,9 +6,11 @@ network layer by layer. Opset 17 and IR version 8 are old enough for the runtime
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from circa_train.export.graph import LayerGraph
 from circa_train.export.layers import (
@@ -22,11 +24,14 @@ from circa_train.export.layers import (
     MaxPool,
     Pad,
     ReLU,
+    Rescale,
     Reshape,
     Scatter,
+    Shift,
     Slice,
     SumPool,
 )
+from circa_train.export.quantize import IntegerPlan
 
 OPSET, IR_VERSION = 17, 8
 
@@ -37,11 +42,9 @@ def onnx_bytes(graph: LayerGraph) -> bytes:
     Raises:
         ImportError: if the ``onnx`` package is not there.
     """
-    try:
-        import onnx
-        from onnx import TensorProto, checker, helper, numpy_helper
-    except ImportError as error:
-        raise ImportError(f"network.onnx needs the onnx package ({error}): pip install onnx") from error
+    onnx = _onnx()
+    from onnx import TensorProto, checker, helper, numpy_helper
+
     nodes: list[Any] = []
     constants: dict[str, np.ndarray] = {
         name: tensor.cpu().numpy() for name, tensor in graph.tensors.items() if not name.endswith(".index")
@@ -118,3 +121,40 @@ def _translate(layer: Layer, graph: LayerGraph, node: Any, constant: Any) -> Non
             node("Gather", [joined, order], name, axis=1)
         case _:
             raise TypeError(f"layer {name} of kind {layer.kind!r} belongs to the integer network")
+
+
+def real_graph(content: bytes, plan: IntegerPlan) -> LayerGraph:
+    """The real network of an export folder: the layers of ``plan`` without its scales, the weights of ``network.onnx``.
+
+    Inverse of :func:`onnx_bytes` for a network that was quantised.
+
+    Raises:
+        ImportError: if the ``onnx`` package is not there.
+        KeyError: if the model is not that of the plan.
+    """
+    onnx = _onnx()
+    from onnx import numpy_helper
+
+    model = onnx.load_model_from_string(content)
+    stored = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer}
+    origin: dict[str, str] = {}  # of values that only change scale
+    layers = []
+    for layer in plan.layers:
+        if isinstance(layer, (Rescale, Shift)):
+            origin[layer.name] = origin.get(layer.inputs[0], layer.inputs[0])
+        else:
+            layers.append(replace(layer, inputs=tuple(origin.get(name, name) for name in layer.inputs)))
+    tensors = {
+        name: plan.tensors[name].long() if name.endswith(".index") else stored[name]
+        for layer in layers
+        for name in layer.tensor_names()
+    }
+    return LayerGraph(tuple(layers), tensors, origin.get(plan.output, plan.output))
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(f"network.onnx needs the onnx package ({error}): pip install onnx") from error
+    return onnx

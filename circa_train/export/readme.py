@@ -60,9 +60,10 @@ layers), the `shape` of its value for one image, and by `kind`:
 `poszero`: s = (x_s >> k) > (t >> k). `negpass`: s = (x_s >> k) >= (t >> k). `exact`: s = x > 0. `k` is one number, or
 one per channel. Masks must be exactly uniform, fresh for every element and every inference.
 
-**Rescaling**, two ways. `floor`: x >> bits, exact. `local`: each party shifts its own share; under a mask r uniform
-on [0, p) the result is ((x + r) mod p >> bits) - (r >> bits). That is off by at most one unit, except with
-probability |x| / p, where the value is lost; `ranges` says how often to expect that.
+**Rescaling**, two ways; `rescaling` of the manifest is the one that its `accuracy` was measured with. `floor`: x >>
+bits, exact. `local`: each party shifts its own share; under a mask r uniform on [0, p) the result is ((x + r) mod p
+>> bits) - (r >> bits). That is off by at most one unit, except with probability |x| / p, where the value is lost;
+`ranges` says how often to expect that.
 
 ## Test vectors
 
