@@ -36,7 +36,7 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:
     series = sorted(group(rows, _series_of).items())
     for index, ((_, _, label), members) in enumerate(series):
         points = accuracy_points(members, "k")
-        exact = members[0].get("baseline_accuracy") or baseline
+        exact = baseline if plain else members[0].get("baseline_accuracy")
         at = knee({int(p.x): p.y for p in points}, exact, tolerance) if exact is not None and len(points) > 1 else None
         _band(axes, points, index, label if at is None else f"{label}, knee at k = {at}")
         if at is not None:
