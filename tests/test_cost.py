@@ -133,14 +133,20 @@ def test_seconds_are_those_of_the_timings() -> None:
     circuits = {circuit for group in paper_circuits(TruncatedSign(12)).values() for circuit in group}
     timings = {circuit: Seconds(1e-6 * circuit.circuit.and_gates, 2e-6, 3e-6) for circuit in circuits}
     cost = network_cost(SITES, TruncatedSign(12), timings=timings)
-    assert cost.seconds == pytest.approx(1612 * 24e-6)
+    assert cost.seconds is not None
+    assert cost.seconds.total == pytest.approx(1612 * 24e-6)
+    assert cost.seconds.garble == pytest.approx(1612 * 19e-6)
     rows = network_rows({"net": SITES, "half": [("a", 806)]}, TruncatedSign(12), timings)
     assert [row["circuit"] for row in rows[:4]] == ["(a) full", "(b) exact", "(c) stochastic", "(d) truncated"]
-    assert rows[3]["seconds"] == pytest.approx(cost.seconds)
+    assert [rows[3][f"{part}_seconds"] for part in ("garble", "evaluate", "transfer")] == pytest.approx(
+        [1612 * 19e-6, 1612 * 2e-6, 1612 * 3e-6]
+    )
     assert rows[3]["labels_bytes"] == cost.bytes
     for one, half in zip(rows[:4], rows[4:], strict=True):
         assert half["network"] == "half"
         assert all(one[key] == pytest.approx(2 * half[key]) for key in one if key not in ("network", "circuit"))
+    mixed = compare_circuits(TruncatedSign((12, 0)), timings | {ReluCircuit("truncated"): Seconds(1e-6, 0.0, 0.0)})[3]
+    assert mixed.seconds == Seconds(pytest.approx(10e-6), 1e-6, 1.5e-6)
     with pytest.raises(KeyError):
         network_cost(SITES, TruncatedSign(13), timings=timings)
 

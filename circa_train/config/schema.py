@@ -263,6 +263,19 @@ class SearchConfig:
 
 
 @dataclass
+class CostConfig:
+    """Networks to price: every one of ``models`` at every side of ``image_sizes``, for colour images."""
+
+    models: list[str] = field(default_factory=lambda: ["resnet18", "resnet32", "vgg16"])
+    image_sizes: list[int] = field(default_factory=lambda: [32, 64])
+    num_classes: int = 10
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    timed: bool = True
+    out: Optional[str] = None
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
 class PlotConfig:
     runs: Any = MISSING
     out: str = "runs/plots"
@@ -277,6 +290,7 @@ SCHEMAS: dict[str, type] = {
     "schema/train": TrainConfig,
     "schema/evaluate": EvaluateConfig,
     "schema/verify": VerifyConfig,
+    "schema/cost": CostConfig,
     "schema/search": SearchConfig,
     "schema/plot": PlotConfig,
     "schema/fault/none": NoFaultConfig,

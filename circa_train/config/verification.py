@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from circa_train.config.build import build_device, build_fault, check_fault
+from circa_train.config.build import FROM_CHECKPOINT, build_device, build_fault, check_fault
 from circa_train.config.records import describe_model
 from circa_train.config.schema import VerifyConfig
 from circa_train.config.source import open_source
 from circa_train.cost import CircuitCost, Seconds, compare_circuits, measure_seconds, network_rows, paper_circuits
 from circa_train.evaluation import FIRST_DRAW
-from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
+from circa_train.export import check_export, is_export, open_export
+from circa_train.export.vectors import DRAW, SEED
+from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign, spec_to_dict
 from circa_train.gc.aes import KEY_BYTES
 from circa_train.gc.kernels import make_kernel
 from circa_train.gc.relu import ReluCircuit
-from circa_train.nn.control import specs_by_site
+from circa_train.nn.control import set_draw, specs_by_site
 from circa_train.verify import (
     SiteReport,
     SiteSample,
     check_transport,
     choose_sites,
     collect_samples,
+    sampled,
     verification_table,
     verify_site,
     why_not_garbled,
@@ -32,15 +37,53 @@ from circa_train.verify import (
 _TIMED = 2048
 
 
+@dataclass(frozen=True)
+class Collected:
+    """What is to be verified, wherever it comes from.
+
+    Attributes:
+        head: what the record says of the network and its input.
+        specs, relus: sign test, and ReLUs per image, of every site.
+        samples: sign tests of the sites to verify; ``left_out`` the others that were asked for, with the reason.
+    """
+
+    head: Mapping[str, Any]
+    specs: Mapping[str, FaultSpec]
+    relus: Mapping[str, int]
+    samples: Sequence[SiteSample]
+    left_out: Mapping[str, str]
+
+
 def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
-    """Verify a checkpoint as ``config`` asks: what ``result.json`` holds for kind ``verify``, and the table to print.
+    """Verify a checkpoint or an export folder as ``config`` asks: ``result.json`` for kind ``verify``, and the table to print.
 
     Raises:
-        ValueError: if nothing can be verified: no site has a truncated sign, or the checkpoint was trained without faults
-            and none are given.
+        ValueError: if nothing can be verified, because no site has a truncated sign; or, of an export folder, if a checksum or
+            a test vector is wrong.
     """
     check_transport(config.verify.transport)
     check_fault(config.fault)
+    found = _from_export(config) if is_export(config.checkpoint) else _from_checkpoint(config)
+    reports = [verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples]
+    timings = _timings(found.specs)
+    four = {report.site: compare_circuits(_truncated(found.specs[report.site]), timings) for report in reports}
+    priced = all(isinstance(spec, NoFault) or why_not_garbled(spec) is None for spec in found.specs.values())
+    network = f"{found.head['model']} on {found.head['data']}"
+    record = {
+        **found.head,
+        "transport": config.verify.transport,
+        "kernel": make_kernel(bytes(KEY_BYTES), "auto").name,
+        "values": sum(report.values for report in reports),
+        "mismatches": sum(sum(report.mismatches.values()) for report in reports),
+        "sites": [_site_record(report, found.relus[report.site], four[report.site]) for report in reports],
+        "left_out": [{"site": name, "reason": reason} for name, reason in found.left_out.items()],
+        "network": network_rows({network: list(found.relus.items())}, found.specs, timings) if priced else [],
+    }
+    return record, verification_table(reports, four)
+
+
+def _from_checkpoint(config: VerifyConfig) -> Collected:
+    """Images of a split through the converted network."""
     source = open_source(config.checkpoint, config.model, config.data, build_device(config.run.device))
     plan = build_fault(config.fault, source.checkpoint.metadata)
     relus = source.relus()
@@ -55,45 +98,41 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
         relus=relus,
         samples=config.verify.samples,
     )
-    model = describe_model(source.checkpoint.metadata["model"])
     head = {
         "checkpoint": config.checkpoint,
-        "model": model,
+        "model": describe_model(source.checkpoint.metadata["model"]),
         "data": source.splits.name,
         "split": config.split,
         "fault": plan.description,
         "frac_bits": source.frac_bits(config.fault, plan),
         "draw": FIRST_DRAW,
     }
-    return describe_verification(head, samples, config, specs, relus, left_out, f"{model} on {source.splits.name}")
+    return Collected(head, specs, relus, samples, left_out)
 
 
-def describe_verification(
-    head: Mapping[str, Any],
-    samples: Sequence[SiteSample],
-    config: VerifyConfig,
-    specs: Mapping[str, FaultSpec],
-    relus: Mapping[str, int],
-    left_out: Mapping[str, str],
-    network: str,
-) -> tuple[dict[str, Any], str]:
-    """Verify the samples, price the circuits, and put both into records and a table."""
-    check = config.verify
-    reports = [verify_site(sample, transport=check.transport, seed=check.seed) for sample in samples]
-    timings = _timings(specs)
-    four = {report.site: compare_circuits(_truncated(specs[report.site]), timings) for report in reports}
-    priced = all(isinstance(spec, NoFault) or why_not_garbled(spec) is None for spec in specs.values())
-    record = {
-        **head,
-        "transport": check.transport,
-        "kernel": make_kernel(bytes(KEY_BYTES), "auto").name,
-        "values": sum(report.values for report in reports),
-        "mismatches": sum(sum(report.mismatches.values()) for report in reports),
-        "sites": [_site_record(report, relus[report.site], four[report.site]) for report in reports],
-        "left_out": [{"site": name, "reason": reason} for name, reason in left_out.items()],
-        "network": network_rows({network: list(relus.items())}, specs, timings) if priced else [],
+def _from_export(config: VerifyConfig) -> Collected:
+    """The test vectors of an export folder through its integer network, under the masks that they record."""
+    if config.fault.kind != FROM_CHECKPOINT:
+        raise ValueError(f"{config.checkpoint} is an export folder and brings its own sign tests; leave out fault=")
+    export = open_export(config.checkpoint, seed=SEED, overflow="wrap")
+    check_export(export)
+    network, inputs = export.network, export.vectors["inputs"].long()
+    relus = {layer.name: math.prod(layer.shape) for layer in network.plan.sites}
+    names, left_out = choose_sites(network.specs, config.verify.sites)
+    set_draw(network, DRAW)
+    with sampled(network, {name: len(inputs) * relus[name] for name in names}, config.verify.samples) as taps:
+        network.run(inputs)
+    head = {
+        "checkpoint": config.checkpoint,
+        "model": Path(config.checkpoint).name,
+        "data": export.manifest["data"]["name"],
+        "split": "test vectors",
+        "fault": {"sites": {name: spec_to_dict(spec) for name, spec in network.specs.items()}},
+        "frac_bits": export.manifest["frac_bits"]["accumulator"],
+        "draw": DRAW,
+        "digest": export.digest,
     }
-    return record, verification_table(reports, four)
+    return Collected(head, network.specs, relus, [tap.sample for tap in taps], left_out)
 
 
 def _site_record(report: SiteReport, relus: int, circuits: Sequence[CircuitCost]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from circa_train.cost.accounting import relu_bytes, relu_cost
-from circa_train.cost.timing import Seconds
+from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
 from circa_train.gc.relu import ReluCircuit
 
@@ -27,7 +27,7 @@ class SiteCost:
     relus: int
     and_gates: int
     bytes: int
-    seconds: float | None
+    seconds: Seconds | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class NetworkCost:
     Attributes:
         accounting: what ``bytes`` counts, see :mod:`circa_train.cost.accounting`.
         relus, and_gates, bytes: totals.
-        seconds: to garble, transfer and evaluate on one core; None without timings.
+        seconds: on one core; None without timings.
         sites: the same for each site.
     """
 
@@ -45,7 +45,7 @@ class NetworkCost:
     relus: int
     and_gates: int
     bytes: int
-    seconds: float | None
+    seconds: Seconds | None
     sites: tuple[SiteCost, ...]
 
 
@@ -88,14 +88,14 @@ def network_cost(
         plane = relus // channels
         seconds = None
         if timings is not None:
-            seconds = plane * sum(count * timings[c].total for c, count in circuits_of(spec, exact).items())
+            seconds = sum_of(timings[circuit] * count for circuit, count in circuits_of(spec, exact).items()) * plane
         costs.append(SiteCost(name, relus, plane * gates, plane * size, seconds))
     return NetworkCost(
         accounting=accounting,
         relus=sum(cost.relus for cost in costs),
         and_gates=sum(cost.and_gates for cost in costs),
         bytes=sum(cost.bytes for cost in costs),
-        seconds=None if timings is None else sum(cost.seconds or 0.0 for cost in costs),
+        seconds=None if timings is None else sum_of(cost.seconds for cost in costs if cost.seconds is not None),
         sites=tuple(costs),
     )
 

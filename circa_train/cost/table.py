@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from circa_train.cost.accounting import ACCOUNTINGS, relu_bytes, relu_cost
 from circa_train.cost.network import Sites, Specs, circuits_of, network_cost
-from circa_train.cost.timing import Seconds
+from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault.spec import NoFault, TruncatedSign
 from circa_train.gc.relu import ReluCircuit
 
@@ -16,6 +16,9 @@ Timings = Mapping[ReluCircuit, Seconds]
 
 #: The names of figure 2.
 LETTERS = {"full": "a", "exact": "b", "stochastic": "c", "truncated": "d"}
+
+#: What takes time.
+PARTS = ("garble", "transfer", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,14 @@ class CircuitCost:
         letter, kind: (a) to (d) of the paper's figure 2.
         and_gates: AND gates.
         bytes: by accounting.
-        seconds: {garble, evaluate, transfer} on this machine; None if not measured.
+        seconds: on this machine; None if not measured.
     """
 
     letter: str
     kind: str
     and_gates: float
     bytes: dict[str, float]
-    seconds: dict[str, float] | None
+    seconds: Seconds | None
 
 
 def paper_circuits(spec: TruncatedSign) -> dict[str, tuple[ReluCircuit, ...]]:
@@ -59,8 +62,7 @@ def compare_circuits(spec: TruncatedSign, timings: Timings | None = None) -> lis
         size = {name: sum(relu_bytes(circuit, name) for circuit in circuits) / count for name in ACCOUNTINGS}
         seconds = None
         if timings is not None:
-            parts = [asdict(timings[circuit]) for circuit in circuits]
-            seconds = {name: sum(part[name] for part in parts) / count for name in parts[0]}
+            seconds = sum_of(timings[circuit] for circuit in circuits) * (1 / count)
         gates = sum(relu_cost(circuit).and_gates for circuit in circuits) / count
         rows.append(CircuitCost(letter, circuits[0].kind, gates, size, seconds))
     return rows
@@ -72,10 +74,10 @@ def network_rows(networks: Mapping[str, Sites], specs: Specs, timings: Timings |
     Args:
         networks: sites by name of the network.
         specs: what (d) stands for, its sites without faults taken as (b); (a) to (c) put one circuit at every site.
-        timings: for every circuit; without, ``seconds`` is None.
+        timings: for every circuit; without, there are no seconds.
 
     Returns:
-        rows {"network", "circuit", "relus", "and_gates", "<accounting>_bytes"..., "seconds"}.
+        rows {"network", "circuit", "relus", "and_gates", "<accounting>_bytes"..., "<part>_seconds"...}.
 
     Raises:
         ValueError: if a site has no spec, or one without a circuit.
@@ -92,18 +94,19 @@ def network_rows(networks: Mapping[str, Sites], specs: Specs, timings: Timings |
                 "relus": costs[0].relus,
                 "and_gates": costs[0].and_gates,
                 **{f"{cost.accounting}_bytes": cost.bytes for cost in costs},
-                "seconds": costs[0].seconds,
+                **{f"{part}_seconds": getattr(costs[0].seconds, part, None) for part in PARTS},
             })  # fmt: skip
     return rows
 
 
 def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """:func:`network_rows` as aligned text, in millions of gates, mebibytes and seconds."""
-    lines = [["network", "circuit", "ReLUs", "M ANDs", *(f"{name} MiB" for name in ACCOUNTINGS), "seconds"]]
+    measures = [*(f"{name} MiB" for name in ACCOUNTINGS), *(f"{part} s" for part in PARTS)]
+    lines = [["network", "circuit", "ReLUs", "M ANDs", *measures]]
     for row in rows:
         sizes = [f"{row[f'{name}_bytes'] / 2**20:.1f}" for name in ACCOUNTINGS]
-        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.2f}"
-        lines.append([row["network"], row["circuit"], f"{row['relus']:,}", f"{row['and_gates'] / 1e6:.2f}", *sizes, seconds])
+        seconds = ["-" if (s := row[f"{part}_seconds"]) is None else f"{s:.2f}" for part in PARTS]
+        lines.append([row["network"], row["circuit"], f"{row['relus']:,}", f"{row['and_gates'] / 1e6:.2f}", *sizes, *seconds])
     return align(lines)
 
 

@@ -20,7 +20,7 @@ from circa_train.gc.relu import ReluCircuit
 
 @dataclass(frozen=True)
 class Seconds:
-    """Processor time per ReLU, in seconds, on one core.
+    """Processor time on one core, in seconds, of one ReLU or of many.
 
     Attributes:
         garble: inside the garbler, its labels and the projection of the result included.
@@ -35,6 +35,18 @@ class Seconds:
     @property
     def total(self) -> float:
         return self.garble + self.evaluate + self.transfer
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(self.garble + other.garble, self.evaluate + other.evaluate, self.transfer + other.transfer)
+
+    def __mul__(self, relus: float) -> Seconds:
+        """Of so many ReLUs, one after the other."""
+        return Seconds(self.garble * relus, self.evaluate * relus, self.transfer * relus)
+
+
+def sum_of(parts: Iterable[Seconds]) -> Seconds:
+    """All of them, one after the other."""
+    return sum(parts, Seconds(0.0, 0.0, 0.0))
 
 
 def measure_seconds(

@@ -31,6 +31,6 @@ def verification_table(reports: Sequence[SiteReport], circuits: Mapping[str, Seq
             f"{faults.truncation_zeroed:.0f}/{faults.truncation_passed:.0f}",
             str(sum(report.mismatches.values())),
             "/".join(f"{circuit.bytes['ot']:.0f}" for circuit in four),
-            "/".join(f"{1e9 * sum(circuit.seconds.values()):.0f}" if circuit.seconds else "-" for circuit in four),
+            "/".join(f"{1e9 * circuit.seconds.total:.0f}" if circuit.seconds else "-" for circuit in four),
         ])  # fmt: skip
     return align(lines)

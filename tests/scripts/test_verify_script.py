@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from circa_train.checkpoint import save_checkpoint
-from circa_train.data import load_data
+from circa_train.checkpoint import load_network, save_checkpoint
+from circa_train.data import Batches, load_data
+from circa_train.export import save_export, to_integers
 from circa_train.fault.spec import NoFault, TruncatedSign, spec_to_dict
 from circa_train.nn.models import build_model
 from circa_train.nn.sites import relu_sites
@@ -45,6 +47,24 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoints: Path) -> Path:
+    """An export folder of the plain network."""
+    splits, model = load_data("digits"), load_network(checkpoints / "plain.pt")
+    batches = Batches(splits.train.subset(torch.arange(64)), 64, mean=splits.mean, std=splits.std)
+    sites = [name for name, _ in relu_sites(model, (1, splits.image_size, splits.image_size))]
+    specs = {name: TruncatedSign(10 + i) if i else NoFault() for i, name in enumerate(sites)}
+    images = splits.test.subset(torch.arange(2))
+    save_export(
+        checkpoints / "exported",
+        to_integers(model, specs, batches),
+        images=images.images,
+        labels=images.labels,
+        data={"name": "digits", "mean": splits.mean, "std": splits.std, "class_names": splits.class_names},
+    )
+    return checkpoints / "exported"
+
+
 @pytest.fixture
 def verify(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch):
     """Run the script in this process: (exit code, the result or None)."""
@@ -55,7 +75,7 @@ def verify(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch):
     spec.loader.exec_module(module)
 
     def run(checkpoint: str, *overrides: str) -> tuple[int, dict[str, Any] | None]:
-        arguments = [f"checkpoint={checkpoints / checkpoint}.pt", f"run.root={tmp_path}", "run.device=cpu", *overrides]
+        arguments = [f"checkpoint={checkpoints / checkpoint}", f"run.root={tmp_path}", "run.device=cpu", *overrides]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
         code = 0
         try:
@@ -69,7 +89,7 @@ def verify(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_every_site_agrees(verify, capfd: pytest.CaptureFixture[str]) -> None:
-    code, stored = verify("plain", "fault=poszero", "fault.k=12", "verify.samples=300")
+    code, stored = verify("plain.pt", "fault=poszero", "fault.k=12", "verify.samples=300")
     assert code == 0
     assert stored is not None
     assert stored["kind"] == "verify"
@@ -90,7 +110,7 @@ def test_every_site_agrees(verify, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_tuned_checkpoint_brings_its_own_faults(verify) -> None:
-    code, stored = verify("tuned", "verify.samples=64", "verify.sites=2")
+    code, stored = verify("tuned.pt", "verify.samples=64", "verify.sites=2")
     assert code == 0
     assert stored is not None
     assert stored["result"]["fault"] == spec_to_dict(TruncatedSign(9, "negpass"))
@@ -99,12 +119,29 @@ def test_a_tuned_checkpoint_brings_its_own_faults(verify) -> None:
 
 
 def test_exact_sites_are_listed_with_their_reason(verify) -> None:
-    code, stored = verify("mixed", "verify.samples=64")
+    code, stored = verify("mixed.pt", "verify.samples=64")
     assert code == 0
     assert stored is not None
     assert [site["k"] for site in stored["result"]["sites"]] == [[7], [9], [11]]
     assert len(stored["result"]["left_out"]) == 4
     assert all("exact ReLU" in site["reason"] for site in stored["result"]["left_out"])
+
+
+def test_an_export_folder_is_verified_on_its_own_vectors(verify, exported: Path, tmp_path: Path) -> None:
+    code, stored = verify("exported", "verify.samples=500")
+    assert code == 0
+    assert stored is not None
+    result = stored["result"]
+    assert (result["model"], result["data"], result["split"], result["draw"]) == ("exported", "digits", "test vectors", 0)
+    assert [site["k"] for site in result["sites"]] == [[11], [12], [13], [14], [15], [16]]
+    assert result["mismatches"] == 0
+    assert result["values"] == 6 * 500
+    assert [site["site"] for site in result["left_out"]] == ["relu"]
+    damaged = tmp_path / "damaged"
+    shutil.copytree(exported, damaged)
+    (damaged / "vectors.safetensors").write_bytes((damaged / "vectors.safetensors").read_bytes()[:-1] + b"?")
+    assert verify(str(damaged))[0] == 2
+    assert verify("exported", "fault=poszero")[0] == 2  # it brings its own
 
 
 def test_a_mismatch_is_recorded_named_and_ends_with_1(
@@ -118,7 +155,7 @@ def test_a_mismatch_is_recorded_named_and_ends_with_1(
         return run
 
     monkeypatch.setattr(checking, "run_locally", one_bit_off)
-    arguments = ("plain", "fault=poszero", "verify.samples=50", "verify.sites=relu")
+    arguments = ("plain.pt", "fault=poszero", "verify.samples=50", "verify.sites=relu")
     code, stored = verify(*arguments)
     assert code == 1
     assert stored is not None
@@ -133,12 +170,12 @@ def test_a_mismatch_is_recorded_named_and_ends_with_1(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("plain",), "trained with exact ReLUs; give fault=poszero"),
-        (("plain", "fault=uniform"), "nothing can be verified"),
-        (("mixed", "verify.sites=relu"), "nothing can be verified: relu: an exact ReLU"),
-        (("plain", "fault=poszero", "verify.sites=relu9"), "no ReLU site is called relu9; the sites are relu, "),
-        (("plain", "fault=poszero", "verify.transport=pigeon"), "transport = 'pigeon' is not one of memory, socket"),
-        (("plain", "fault=poszero", "verify.samples=0"), "nothing to verify"),
+        (("plain.pt",), "trained with exact ReLUs; give fault=poszero"),
+        (("plain.pt", "fault=uniform"), "nothing can be verified"),
+        (("mixed.pt", "verify.sites=relu"), "nothing can be verified: relu: an exact ReLU"),
+        (("plain.pt", "fault=poszero", "verify.sites=relu9"), "no ReLU site is called relu9; the sites are relu, "),
+        (("plain.pt", "fault=poszero", "verify.transport=pigeon"), "transport = 'pigeon' is not one of memory, socket"),
+        (("plain.pt", "fault=poszero", "verify.samples=0"), "nothing to verify"),
     ],
 )
 def test_what_cannot_be_verified_ends_with_2(
