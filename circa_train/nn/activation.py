@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from circa_train.fault.masks import MAX_DRAWS
 from circa_train.fault.spec import FaultSpec, NoFault
+from circa_train.field import largest_centred
+from circa_train.fixed_point import FixedPointOverflow
 from circa_train.nn import kernels
 from circa_train.nn.kernels.ops import plan_to_text, stochastic_relu
-from circa_train.nn.kernels.plan import SitePlan
+from circa_train.nn.kernels.plan import COUNTS, SitePlan
 
 
 class StochasticReLU(nn.Module):
@@ -42,8 +44,10 @@ class StochasticReLU(nn.Module):
         faults_enabled: False makes this module a plain ReLU that draws nothing.
         address: int64 buffer (2,), not in the state_dict: the next draw, and the number of the batch's first image.
         overflows: int64 buffer (), not in the state_dict: values that overflowed so far under ``wrap`` or ``saturate``.
+        pending: int64 buffer (2,), not in the state_dict: on CUDA, values that overflowed, and that were not finite, and that
+            no error has told of yet (:func:`raise_pending`).
 
-    Raises (in forward):
+    Raises (in forward; by the kernel for CUDA, which lets the host run ahead, in :func:`raise_pending`):
         ValueError: if the activation holds NaN or an infinity.
         FixedPointOverflow: if a value does not fit into the field under the ``raise`` policy.
 
@@ -54,6 +58,7 @@ class StochasticReLU(nn.Module):
 
     address: Tensor
     overflows: Tensor
+    pending: Tensor
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class StochasticReLU(nn.Module):
         self.observer: Any = None
         self.register_buffer("address", torch.zeros(2, dtype=torch.int64), persistent=False)
         self.register_buffer("overflows", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("pending", torch.zeros(2, dtype=torch.int64), persistent=False)
 
     @property
     def plan(self) -> SitePlan:
@@ -114,16 +120,49 @@ class StochasticReLU(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if not self.faults_enabled or isinstance(self.plan.spec, NoFault):
             return F.relu(z)
-        y, counts = stochastic_relu(
-            z, self.address, self._plan_text, self.backend, self.observer is not None, self.name
-        )
+        y, counts = stochastic_relu(z, self.address, self._plan_text, self.backend, self.observer is not None, self.name)
         if self.plan.overflow != "raise":
             self.overflows += counts[0]
+        if z.is_cuda:
+            self.pending += counts[:: len(COUNTS)]
         if self.observer is not None:
-            self.observer.record(z.detach(), counts)
+            self.observer.record(z.detach(), counts[: len(COUNTS)])
         self.address[0] += 1
         return y
+
+    def raise_pending(self) -> None:
+        """Raise what earlier forwards on CUDA would have raised, had the host waited for them; it waits now."""
+        if not self.pending.is_cuda:
+            return
+        overflows, not_finite = self.pending.tolist()
+        self.pending.zero_()
+        site = f"site {self.name or '(unnamed)'}"
+        if not_finite:
+            raise ValueError(
+                f"{site}: {not_finite} activations since the last check are NaN or infinite; they have no fixed-point value. "
+                "Look for a diverged training run (lower the learning rate, clip gradients) or a bad input"
+            )
+        if overflows and self.plan.overflow == "raise":
+            raise FixedPointOverflow(
+                f"{site}: {overflows} activations since the last check overflow the field: frac_bits = {self.frac_bits} holds "
+                f"|z| <= {largest_centred(self.plan.prime) / 2.0**self.frac_bits:.6g} for p = {self.plan.prime}; "
+                "fit_frac_bits finds the largest that fits; overflow='wrap' or 'saturate' accept it knowingly"
+            )
 
     def extra_repr(self) -> str:
         plan = self.plan
         return f"{plan.spec}, frac_bits={plan.frac_bits}, seed={plan.seed}, site={plan.site}, overflow={plan.overflow!r}"
+
+
+def raise_pending(model: nn.Module) -> None:
+    """Raise what the stochastic sites of ``model`` found wrong on CUDA since the last check; on a CPU there is nothing.
+
+    A loop calls it where it waits for the device anyway, and before it stores anything: with the loss of a step, say, or
+    after the last batch of an evaluation. Then no overflow or NaN goes unseen, and no forward waits.
+
+    Raises:
+        ValueError, FixedPointOverflow: as :class:`StochasticReLU` says.
+    """
+    for module in model.modules():
+        if isinstance(module, StochasticReLU):
+            module.raise_pending()

@@ -17,7 +17,7 @@ from circa_train.fault.sign import truncation
 from circa_train.fault.spec import BitWindow, TruncatedSign, UniformFault
 from circa_train.field import largest_centred
 from circa_train.nn.kernels import compiled, memory, team
-from circa_train.nn.kernels.plan import COUNTS, SitePlan
+from circa_train.nn.kernels.plan import COUNTS, SitePlan, is_channels_last, largest_float
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -28,9 +28,9 @@ _POLICIES = {"raise": compiled.RAISE, "wrap": compiled.WRAP, "saturate": compile
 _DIRECTIONS = {"both": compiled.BOTH, "zeroed": compiled.ZEROED, "passed": compiled.PASSED}
 
 
-def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor, int]:
-    """(y, counts, how many values are not finite); y and counts as :func:`circa_train.nn.kernels.reference.forward`."""
-    channels_last = _is_channels_last(z)
+def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
+    """(y, counts) as :func:`circa_train.nn.kernels.reference.forward`, and in counts[7] how many values are not finite."""
+    channels_last = is_channels_last(z)
     dense = z if channels_last else z.contiguous()
     y = memory.empty_like(dense)
     counts = np.zeros(len(COUNTS) + 1, dtype=np.int64)
@@ -49,7 +49,7 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
     job["seed"], job["site"], job["draw"] = plan.seed, plan.site, draw
     limit = largest_centred(plan.prime)
     job["prime"], job["limit"], job["scale"] = plan.prime, limit, 2.0**plan.frac_bits
-    job["bound"] = _largest_float(limit, np.float64 if z.dtype == torch.float64 else np.float32)
+    job["bound"] = largest_float(limit, z.dtype if z.dtype == torch.float64 else torch.float32)
     k = np.atleast_1d(np.array(plan.spec.k if isinstance(plan.spec, TruncatedSign) else 0, dtype=np.int64))
     job["k"], job["k_count"] = k.ctypes.data, len(k)
     if isinstance(plan.spec, TruncatedSign):
@@ -69,7 +69,7 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
     _run(False, z.element_size(), job)
     if dense is not z and y.stride() != torch.empty_like(z).stride():
         y = torch.empty_like(z).copy_(y)
-    return y, torch.from_numpy(counts[:-1].copy()), int(counts[-1])
+    return y, torch.from_numpy(counts)
 
 
 def backward(grad: Tensor, y: Tensor) -> Tensor:
@@ -89,13 +89,3 @@ def _run(is_backward: bool, itemsize: int, job: Any) -> None:
     job["chunks"] = -(-(int(job["elements"]) + int(job["shift"])) // max(int(job["chunk"]), 1))
     threads = min(torch.get_num_threads(), int(job["chunks"]))
     team.run(compiled.entry(is_backward, itemsize).address, job.ctypes.data, threads)
-
-
-def _largest_float(limit: int, real: Any) -> float:
-    """The largest number of that type that does not exceed ``limit``."""
-    value = real(limit)
-    return float(value if float(value) <= limit else np.nextafter(value, real(0)))
-
-
-def _is_channels_last(z: Tensor) -> bool:
-    return z.dim() > 2 and not z.is_contiguous() and z.movedim(1, -1).is_contiguous()

@@ -2,7 +2,9 @@
 
 ``stochastic_relu(z, address, plan, backend, statistics, name) -> (y, counts)`` reads the draw from the tensor ``address``,
 so a compiled graph draws anew each time without being compiled again. It changes none of its arguments. Its derivative is
-the gate, read from y: nothing else is kept for the backward pass.
+the gate, read from y: nothing else is kept for the backward pass. ``counts`` are those of :data:`COUNTS`, and after them
+how many values are not finite: always 0 where the operator raises, which it does on the CPU and in the reference. On CUDA
+the host does not wait to see; whoever keeps the counts raises later.
 
 ``gate_gradient(grad, y, backend)`` is that derivative, linear in ``grad``, so it is its own derivative in turn.
 """
@@ -12,9 +14,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from circa_train.fault.spec import spec_from_dict, spec_to_dict
@@ -43,27 +47,29 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def unavailable(backend: str, device: torch.device) -> str:
-    """Why ``cpu`` or ``triton`` cannot run on tensors of that device, empty if it can."""
+def unavailable(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Why ``cpu`` or ``triton`` cannot compute on such tensors, empty if it can."""
     if backend == "cpu":
         if device.type != "cpu":
             return f"it computes on the CPU, and the activation is on {device}"
         return "" if _installed("numba") else "numba is not installed (pip install numba)"
-    if device.type != "cuda":
+    if not _installed("triton"):
+        return "triton is not installed (pip install triton)"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it computes on CUDA devices, and the activation is on {device}"
-    return "" if _installed("triton") else "triton is not installed (pip install triton)"
+    return f"it computes up to 32 bits, and the activation is {dtype}" if dtype == torch.float64 else ""
 
 
-def choose(backend: str, device: torch.device) -> str:
+def choose(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that computes: the one asked for, or under ``auto`` the fused one of the device, else the reference.
 
     Raises:
-        ValueError: if the one asked for cannot run on tensors of that device, saying why.
+        ValueError: if the one asked for cannot compute on such tensors, saying why.
     """
     if backend == "auto":
         fused = "cpu" if device.type == "cpu" else "triton"
-        return "reference" if unavailable(fused, device) else fused
-    reason = backend != "reference" and unavailable(backend, device)
+        return "reference" if unavailable(fused, device, dtype) else fused
+    reason = "" if backend == "reference" else unavailable(backend, device, dtype)
     if reason:
         raise ValueError(f"backend = {backend!r} cannot run here: {reason}; backend='auto' chooses one that can")
     return backend
@@ -81,23 +87,28 @@ def stochastic_relu(z: Tensor, address: Tensor, plan: str, backend: str, statist
     if z.dtype not in DTYPES:
         raise TypeError(f"site {name or '(unnamed)'}: the activation is {z.dtype}, not one of {', '.join(map(str, DTYPES))}")
     try:
-        return _forward(z, plan_from_text(plan), address, choose(backend, z.device), statistics)
+        return _forward(z, plan_from_text(plan), address, choose(backend, z.device, z.dtype), statistics)
     except ValueError as error:
         raise type(error)(f"site {name or '(unnamed)'}: {error}") from error
 
 
 @stochastic_relu.register_fake
 def _(z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(z), torch.empty(len(COUNTS), dtype=torch.int64, device=z.device)
+    return torch.empty_like(z), torch.empty(len(COUNTS) + 1, dtype=torch.int64, device=z.device)
 
 
 @torch.library.custom_op("circa_train::gate_gradient", mutates_args=())
 def gate_gradient(grad: Tensor, y: Tensor, backend: str) -> Tensor:
     """``grad`` where the gate that y shows is open, else 0."""
-    if choose(backend, y.device) == "cpu" and grad.dtype == y.dtype:
+    chosen = choose(backend, y.device, y.dtype) if grad.dtype == y.dtype else "reference"
+    if chosen == "cpu":
         from circa_train.nn.kernels import cpu
 
         return cpu.backward(grad, y)
+    if chosen == "triton":
+        from circa_train.nn.kernels import triton
+
+        return triton.backward(grad, y)
     return torch.empty_like(y, dtype=grad.dtype).copy_(reference.backward(grad, y))
 
 
@@ -129,12 +140,16 @@ gate_gradient.register_autograd(_gate_again, setup_context=_keep_gate)
 
 
 def _forward(z: Tensor, plan: SitePlan, address: Tensor, backend: str, statistics: bool) -> tuple[Tensor, Tensor]:
-    if backend != "cpu":
-        y, counts = reference.forward(z, plan, address, statistics)
-        return torch.empty_like(z).copy_(y), counts
-    from circa_train.nn.kernels import cpu
+    if backend == "triton":
+        from circa_train.nn.kernels import triton
 
-    y, counts, not_finite = cpu.forward(z, plan, address, statistics)
-    if not_finite or (plan.overflow == "raise" and counts[0]):
-        to_fixed(z, plan.frac_bits, plan.prime, plan.overflow)  # raises, saying what overflowed
-    return y, counts
+        return triton.forward(z, plan, address, statistics)
+    if backend == "cpu":
+        from circa_train.nn.kernels import cpu
+
+        y, counts = cpu.forward(z, plan, address, statistics)
+        if counts[-1] or (plan.overflow == "raise" and counts[0]):
+            to_fixed(z, plan.frac_bits, plan.prime, plan.overflow)  # raises, saying what overflowed
+        return y, counts
+    y, counts = reference.forward(z, plan, address, statistics)
+    return torch.empty_like(z).copy_(y), F.pad(counts, (0, 1))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
 
 from circa_train.fault.masks import check_address
 from circa_train.fault.spec import FaultSpec, field_prime
@@ -39,3 +43,15 @@ class SitePlan:
     def prime(self) -> int:
         """The field that bounds the fixed-point values."""
         return field_prime(self.spec)
+
+
+@cache
+def largest_float(limit: int, dtype: torch.dtype = torch.float32) -> float:
+    """The largest number of that precision that does not exceed ``limit``: an equal bound for values of that precision."""
+    value = torch.tensor(limit, dtype=dtype)
+    return float(value if int(value) <= limit else torch.nextafter(value, torch.zeros_like(value)))
+
+
+def is_channels_last(z: Tensor) -> bool:
+    """Whether ``z`` fills its memory in the order of images, then pixels, then channels, and not in its own."""
+    return z.dim() > 2 and not z.is_contiguous() and z.movedim(1, -1).is_contiguous()
