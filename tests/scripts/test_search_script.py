@@ -1,0 +1,162 @@
+"""``scripts/search.py``: its answer is a file that the evaluation reads and reproduces, and it survives being killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from circa_train import build_model
+from circa_train.checkpoint import save_checkpoint
+from circa_train.config import Job, config_folder, register
+from circa_train.config.build import describe_data
+from circa_train.config.identify import plain
+from circa_train.config.schema import DataConfig
+from circa_train.data import Batches, load_data
+
+ROOT = Path(__file__).parents[2]
+DATA = "synthetic:classes=3,size=8,channels=1,images=240"
+QUICK = ["budget=0.1", "draws.count=3", "draws.most=6", "trials=2", "images=32", "run.device=cpu", "run.progress=false"]
+
+
+def work_of(name: str) -> Callable[[Job], dict[str, Any]]:
+    """``<name>_job`` of the script ``<name>.py``."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    work: Callable[[Job], dict[str, Any]] = getattr(script, f"{name}_job")
+    return work
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network that has learnt its data: a few epochs of Adam."""
+    path = tmp_path_factory.mktemp("trained") / "best.pt"
+    splits = load_data(DATA)
+    arguments = {"name": "resnet8", "num_classes": 3, "image_size": 8, "in_channels": 1, "width": 0.25}
+    network = build_model(**arguments, seed=0)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for epoch in range(5):
+        for images, labels, _ in Batches(splits.train, 32, mean=splits.mean, std=splits.std, shuffle=True, epoch=epoch):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(network(images), labels).backward()
+            optimiser.step()
+    data = describe_data(splits, DataConfig(name=DATA))
+    save_checkpoint(path, network, {"model": arguments, "data": data, "fault": None, "frac_bits": 16}, None)
+    return path
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """Compose a script's configuration and wrap it as the job that the script would see."""
+    register()
+    log = logging.getLogger("test_search_script")
+
+    def make(root: str, *overrides: str) -> Job:
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            cfg = compose(root, [*overrides, "run.progress=false"])
+        folder = tmp_path / root
+        folder.mkdir(exist_ok=True)
+        return Job(OmegaConf.to_object(cfg), plain(cfg), folder, True, log)
+
+    return make
+
+
+def test_the_answer_is_reproduced_by_an_evaluation(
+    checkpoint: Path, job: Callable[..., Job], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        record = work_of("search")(job("search", f"checkpoint={checkpoint}", "fault.seed=5", "fault.k=14", *QUICK))
+    json.dumps(record, allow_nan=False)
+    path = Path(record["fault_file"])
+    assert sorted(file.name for file in path.parent.iterdir()) == ["fault.yaml", "measured.json"]
+    content = yaml.safe_load(path.read_text())
+    assert content["frac_bits"] == record["frac_bits"] == 16
+    ks = {site: spec["k"] for site, spec in content["sites"].items()}
+    assert ks == {row["site"]: row["k"] for row in record["allocation"]}
+    assert record["chosen"]["validation"]["verdict"] == "within"
+    assert record["saved"]["and_gates"] == sum(row["relus"] * (row["k"] - record["k"]) for row in record["allocation"])
+    assert record["beats_uniform"] == (record["saved"]["and_gates"] > 0)
+    assert f"fault.path={path}" in caplog.text
+
+    for split in ("validation", "test"):
+        accuracy = record["chosen"][split]["accuracy"]
+        evaluated = work_of("evaluate")(job(
+            "evaluate", f"checkpoint={checkpoint}", "fault=file", f"fault.path={path}", "fault.seed=5", f"split={split}",
+            f"draws.count={len(accuracy['draws'])}", "batch_size=50", "run.device=cpu",
+        ))  # fmt: skip
+        assert evaluated["accuracy"]["draws"] == accuracy["draws"]
+        assert evaluated["accuracy"]["low"] == accuracy["low"]
+        assert evaluated["baseline_accuracy"] == record["chosen"][split]["baseline_accuracy"]
+        assert evaluated["frac_bits"] == 16
+        assert evaluated["fault"]["sites"].keys() == ks.keys()
+
+
+def test_refusals(checkpoint: Path, job: Callable[..., Job]) -> None:
+    for overrides, message in (
+        (["fault=uniform"], "has no k to search for"),
+        (["budget=0"], "budget = 0.0"),
+        (["draws.count=1"], "draws = 1"),
+        (["fault.k=31"], "k = 31 is outside"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            work_of("search")(job("search", f"checkpoint={checkpoint}", "run.device=cpu", *overrides))
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/search.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(checkpoint: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle, then the same command: it goes on, and the answer is that of an undisturbed run."""
+    arguments = [f"checkpoint={checkpoint}", *QUICK, "draws.count=6", "draws.most=24"]
+    whole = run([*arguments, f"run.root={tmp_path / 'whole'}"])
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "scripts/search.py", *arguments, f"run.root={tmp_path / 'killed'}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list((tmp_path / "killed").rglob("measured.json")):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was still at work"
+    (measured,) = (tmp_path / "killed").rglob("measured.json")
+    before = json.loads(measured.read_text())["accuracies"]
+    assert before
+
+    again = run([*arguments, f"run.root={tmp_path / 'killed'}"])
+    assert again.returncode == 0, again.stderr
+    after = json.loads(measured.read_text())["accuracies"]
+    assert all(after[key][: len(draws)] == draws for key, draws in before.items())
+    first, second = (result_of(tmp_path / name) for name in ("whole", "killed"))
+    assert first["chosen"]["test"] == second["chosen"]["test"]
+    assert first["allocation"] == second["allocation"]
+    assert "finished before, skipped" in run([*arguments, f"run.root={tmp_path / 'killed'}"]).stdout
+
+
+def result_of(root: Path) -> dict[str, Any]:
+    (path,) = root.rglob("result.json")
+    content: dict[str, Any] = json.loads(path.read_text())
+    assert content["kind"] == "search"
+    return dict(content["result"])
