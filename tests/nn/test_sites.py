@@ -64,7 +64,7 @@ def test_draw_state_goes_there_and_back() -> None:
 def test_fault_buffers_are_named_and_not_saved() -> None:
     network = with_stochastic_relus(Everything(), TruncatedSign(3))
     names = fault_buffer_names(network)
-    assert len(names) == 2 * len(EVERYTHING_SITES)
+    assert len(names) == 3 * len(EVERYTHING_SITES)
     assert "block.relu.address" in names
     assert not set(names) & set(network.state_dict())
 
