@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,21 +11,6 @@ ROUNDS = 10
 
 #: Blocks are two little-endian 64-bit words, the low one first; the *colour* of a label is bit 0 of the low word.
 Blocks = NDArray[np.uint64]
-
-#: A vector that straddles two cache lines costs two accesses.
-_CACHE_LINE = 64
-
-
-def empty_bytes(count: int) -> NDArray[np.uint8]:
-    """``count`` uninitialised bytes that start at a cache line."""
-    room = np.empty(count + _CACHE_LINE, dtype=np.uint8)
-    start = -room.ctypes.data % _CACHE_LINE
-    return room[start : start + count]
-
-
-def empty_blocks(shape: tuple[int, ...]) -> Blocks:
-    """Uninitialised blocks, uint64 of this shape (..., 2), that start at a cache line."""
-    return empty_bytes(8 * math.prod(shape)).view(np.uint64).reshape(shape)
 
 
 def expand_key(key: bytes) -> NDArray[np.uint8]:

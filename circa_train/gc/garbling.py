@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.aes import BLOCK_BYTES, KEY_BYTES, Blocks, empty_blocks, empty_bytes
+from circa_train.gc.aes import BLOCK_BYTES, KEY_BYTES, Blocks
 from circa_train.gc.circuit import Circuit
 from circa_train.gc.kernels import make_kernel
+from circa_train.gc.memory import MemoryPool
 from circa_train.gc.messages import Message, MessageKind
 from circa_train.gc.randomness import Randomness, Seed
 
@@ -49,6 +50,7 @@ class Garbler:
         offset = np.frombuffer(self._random.secret("offset"), dtype=np.uint64, count=2).copy()
         offset[0] |= np.uint64(1)
         self._offset = offset
+        self._memory = MemoryPool()
         self._next_instance = 0
 
     @property
@@ -75,7 +77,7 @@ class Garbler:
         elif evaluator_labels.shape != expected:
             raise ValueError(f"evaluator labels: expected shape {expected}, got {evaluator_labels.shape}")
         own_labels = self._draw((circuit.garbler_inputs, instances, 2))
-        payload = empty_bytes(payload_bytes(circuit, instances))
+        payload = self._memory.bytes(payload_bytes(circuit, instances))
         tables, words = _split(circuit, instances, payload)
         first = self._next_instance
         self._next_instance += instances
@@ -90,7 +92,7 @@ class Garbler:
         return GarbledBatch(circuit, message, share, own_labels, evaluator_labels, self._offset)
 
     def _draw(self, shape: tuple[int, ...]) -> Blocks:
-        labels = empty_blocks(shape)
+        labels = self._memory.blocks(shape)
         self._random.fill(labels)
         return labels
 

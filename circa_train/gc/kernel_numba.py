@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.aes import BLOCK_BYTES, Blocks, empty_blocks, expand_key
+from circa_train.gc.aes import Blocks, expand_key
 from circa_train.gc.circuit import Circuit
 from circa_train.gc.fusion import fuse
 from circa_train.gc.hashing import Inputs
+from circa_train.gc.memory import empty_blocks
 from circa_train.gc.passes import GROUP, compiled_passes
 
 #: Instances at most in a tile: 4 KiB of every register, the size of the pages that are fetched ahead.
 _LARGEST_TILE = 256
+
+_NO_OFFSET = np.zeros(2, dtype=np.uint64)
 
 
 class NumbaKernel:
@@ -32,44 +35,40 @@ class NumbaKernel:
     def encrypt(self, blocks: Blocks) -> Blocks:
         source = _readable(blocks)
         target = empty_blocks(source.shape)
-        self._passes.encrypt(_address(source), _address(target), np.uint64(len(source)), _address(self._keys))
+        self._passes.encrypt(_address(source), target, self._keys)
         return target[: len(blocks)]
 
     def counters(self, first: int, out: Blocks) -> None:
         _check_target(out)
-        wanted = out.size // 2
-        target = out if wanted >= GROUP else empty_blocks((GROUP, 2))
-        self._passes.counters(np.uint64(first), _address(target), np.uint64(target.size // 2), _address(self._keys))
-        if target is not out:
-            out.reshape(-1, 2)[:] = target[:wanted]
+        blocks = out.reshape(-1, 2)
+        target = blocks if len(blocks) >= GROUP else empty_blocks((GROUP, 2))
+        self._passes.counters(np.uint64(first), target, self._keys)
+        if target is not blocks:
+            blocks[:] = target[: len(blocks)]
 
     def tccr_hash(self, labels: Blocks, tweak: int, first_instance: int) -> Blocks:
         source = _readable(labels)
         target = empty_blocks(source.shape)
         self._passes.tccr_hash(
-            _address(source),
-            _address(target),
-            np.uint64(len(source)),
-            np.uint64(tweak),
-            np.uint64(first_instance),
-            _address(self._keys),
+            _address(source), _NO_OFFSET, target, np.uint64(tweak), np.uint64(first_instance), self._keys
         )
         return target[: len(labels)]
 
     def project(
         self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        if_false = self.tccr_hash(false_labels, tweak, first_instance)
-        if_true = self.tccr_hash(false_labels ^ offset, tweak, first_instance)
-        words, share = np.empty(len(false_labels), dtype=np.uint32), np.empty(len(false_labels), dtype=np.int64)
-        self._passes.project(_readable(false_labels), if_false, if_true, np.uint64(prime), words, share)
+        labels, n = _readable(false_labels), len(false_labels)
+        words, share = np.empty(n, dtype=np.uint32), np.empty(n, dtype=np.int64)
+        numbers = np.uint64(tweak), np.uint64(first_instance), np.uint64(prime)
+        self._passes.project(labels, offset, *numbers, words, share, self._keys)
         return words, share
 
     def take_share(
         self, labels: Blocks, words: NDArray[np.uint32], tweak: int, first_instance: int, prime: int
     ) -> NDArray[np.int64]:
-        hashes, share = self.tccr_hash(labels, tweak, first_instance), np.empty(len(labels), dtype=np.int64)
-        self._passes.take_share(_readable(labels), hashes, words.copy(), np.uint64(prime), share)
+        share = np.empty(len(labels), dtype=np.int64)
+        numbers = np.uint64(tweak), np.uint64(first_instance), np.uint64(prime)
+        self._passes.take_share(_readable(labels), words.copy(), *numbers, share, self._keys)
         return share
 
     def garble(
@@ -87,10 +86,10 @@ class NumbaKernel:
     def evaluate(
         self, circuit: Circuit, inputs: Inputs, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
-        instances, no_offset = _check_shapes(circuit, inputs, tables), np.zeros(2, dtype=np.uint64)
+        instances = _check_shapes(circuit, inputs, tables)
         if instances < GROUP:
             inputs, tables = _pad_inputs(inputs), _pad(tables)
-        outputs = self._run(self._passes.evaluate, circuit, inputs, no_offset, _aligned(tables), first_instance)
+        outputs = self._run(self._passes.evaluate, circuit, inputs, _NO_OFFSET, np.ascontiguousarray(tables), first_instance)
         return [output[:instances] for output in outputs]
 
     def _run(
@@ -102,24 +101,29 @@ class NumbaKernel:
         outputs = empty_blocks((plan.output_registers, instances, 2))
         scratch = empty_blocks((1 + plan.scratch, tile, 2))
         scratch[0] = 0
-        whole = [*map(_aligned, inputs), outputs]
-        bases = [_address(group) + np.arange(len(group), dtype=np.uint64) * np.uint64(group[:1].nbytes) for group in (*whole, scratch)]
-        strides = np.zeros(sum(map(len, bases)), dtype=np.uint64)
-        strides[: -len(scratch)] = BLOCK_BYTES
-        offset = _aligned(offset)
+        garbler, evaluator = map(np.ascontiguousarray, inputs)
         run(
             plan.rows,
-            np.concatenate(bases),
-            strides,
-            _address(offset),
+            _address(garbler),
+            len(garbler),
+            _address(evaluator),
+            len(evaluator),
+            outputs,
+            scratch,
+            offset,
             _address(tables),
             np.uint64(instances),
-            np.uint64(tile),
             np.uint64(first_instance),
-            _address(self._keys),
+            self._keys,
         )
-        registers = [row for group in whole for row in group]
-        return [registers[register] for register in plan.outputs]
+        wires = circuit.inputs
+        return [outputs[r - wires] if r >= wires else _input(inputs, r) for r in plan.outputs]
+
+
+def _input(inputs: Inputs, wire: int) -> Blocks:
+    garblers = len(inputs[0])
+    label: Blocks = inputs[0][wire] if wire < garblers else inputs[1][wire - garblers]
+    return label
 
 
 def _tile(instances: int) -> int:
@@ -143,26 +147,17 @@ def _check_shapes(circuit: Circuit, inputs: Inputs, tables: Blocks) -> int:
 
 
 def _check_target(out: Blocks) -> None:
-    if not (out.flags.c_contiguous and out.ctypes.data % BLOCK_BYTES == 0 and out.dtype == np.uint64):
-        raise ValueError("labels and tables are written in place: they must be contiguous uint64 on a 16-byte boundary")
+    if not (out.flags.c_contiguous and out.dtype == np.uint64):
+        raise ValueError("labels and tables are written in place: they must be contiguous uint64")
 
 
 def _address(array: NDArray[Any]) -> np.uint64:
     return np.uint64(array.ctypes.data)
 
 
-def _aligned(blocks: Blocks) -> Blocks:
-    """The array itself if it is contiguous and on a 16-byte boundary, else a copy that is."""
-    if blocks.flags.c_contiguous and blocks.ctypes.data % BLOCK_BYTES == 0:
-        return blocks
-    copy = empty_blocks(blocks.shape)
-    copy[...] = blocks
-    return copy
-
-
 def _readable(blocks: Blocks) -> Blocks:
-    """(n, 2) blocks, aligned and at least one group of them."""
-    return _aligned(blocks) if len(blocks) >= GROUP else _pad(blocks)
+    """(n, 2) blocks, contiguous and at least one group of them."""
+    return np.ascontiguousarray(blocks) if len(blocks) >= GROUP else _pad(blocks)
 
 
 def _pad(blocks: Blocks) -> Blocks:

@@ -8,9 +8,13 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
-from circa_train.gc.aes import BLOCK_BYTES, Blocks, empty_blocks, empty_bytes
+from circa_train.gc.aes import BLOCK_BYTES, Blocks
 from circa_train.gc.circuit import Circuit, execute
 from circa_train.gc.hashing import Inputs, to_field
+from circa_train.gc.memory import empty_blocks, empty_bytes
+#: Counters encrypted at a time: what a first-level cache holds, and less than the allocator asks the system for.
+_COUNTERS = 1024
+
 
 class NumpyKernel:
     """See :class:`circa_train.gc.hashing.Kernel`."""
@@ -29,9 +33,11 @@ class NumpyKernel:
 
     def counters(self, first: int, out: Blocks) -> None:
         blocks = out.reshape(-1, 2)
-        plain = np.zeros_like(blocks)
-        plain[:, 0] = np.arange(first, first + len(blocks), dtype=np.uint64)
-        blocks[:] = self.encrypt(plain)
+        plain = np.zeros((min(len(blocks), _COUNTERS), 2), dtype=np.uint64)
+        for start in range(0, len(blocks), _COUNTERS):
+            part = blocks[start : start + _COUNTERS]
+            plain[: len(part), 0] = np.arange(first + start, first + start + len(part), dtype=np.uint64)
+            part[:] = self.encrypt(plain[: len(part)])
 
     def tccr_hash(self, labels: Blocks, tweak: int, first_instance: int) -> Blocks:
         hasher = _Hasher(self._aes, 1, len(labels), first_instance)
@@ -100,16 +106,20 @@ class _Hasher:
         self._aes.update_into(self.labels.reshape(-1).view(np.uint8).data, self._rooms[room].data)
 
 
-def _where_coloured(labels: Blocks, value: Blocks) -> Blocks:
-    """``value`` where the label has colour 1, else zero."""
-    return (np.uint64(0) - (labels[:, :1] & np.uint64(1))) & value
+def _colour_mask(labels: Blocks) -> Blocks:
+    """All ones in the blocks that have colour 1, else zeros. Whole blocks: numpy is slow at pairs of words against one."""
+    mask = np.empty_like(labels)
+    np.negative((labels[:, 0] & np.uint64(1)).view(np.int64), out=mask[:, 0].view(np.int64))
+    mask[:, 1] = mask[:, 0]
+    return mask
 
 
 class _Garbling:
     """A register holds false-labels. The half gates of Zahur, Rosulek and Evans (2014/756), figure 2."""
 
     def __init__(self, hasher: _Hasher, offset: Blocks, tables: Blocks) -> None:
-        self._hasher, self._offset, self._tables = hasher, offset, tables
+        self._hasher, self._tables = hasher, tables
+        self._offset = np.tile(offset, (tables.shape[2], 1))
 
     def xor(self, a: Blocks, b: Blocks) -> Blocks:
         return a ^ b
@@ -118,15 +128,23 @@ class _Garbling:
         return a ^ self._offset
 
     def conjunction(self, a: Blocks, b: Blocks, number: int) -> Blocks:
-        offset, (left, right) = self._offset, (2 * number, 2 * number + 1)
-        labels = self._hasher.labels
+        labels, left, right = self._hasher.labels, 2 * number, 2 * number + 1
         labels[0], labels[2] = a, b
-        np.bitwise_xor(labels[::2], offset, out=labels[1::2])
+        np.bitwise_xor(a, self._offset, out=labels[1])
+        np.bitwise_xor(b, self._offset, out=labels[3])
         a0, a1, b0, b1 = self._hasher.hash([left, left, right, right])
+        colour_a, colour_b = _colour_mask(a), _colour_mask(b)
         generator, evaluator = self._tables[number]
-        generator[:] = a0 ^ a1 ^ _where_coloured(b, offset)
-        evaluator[:] = b0 ^ b1 ^ a
-        return a0 ^ _where_coloured(a, generator) ^ b0 ^ _where_coloured(b, evaluator ^ a)
+        np.bitwise_xor(a0, a1, out=generator)
+        generator ^= colour_b & self._offset
+        np.bitwise_xor(b0, b1, out=evaluator)
+        colour_b &= evaluator
+        evaluator ^= a
+        colour_a &= generator
+        colour_a ^= colour_b
+        colour_a ^= a0
+        colour_a ^= b0
+        return colour_a
 
 
 class _Evaluating:
@@ -145,7 +163,10 @@ class _Evaluating:
         self._hasher.labels[0], self._hasher.labels[1] = a, b
         hash_a, hash_b = self._hasher.hash([2 * number, 2 * number + 1])
         generator, evaluator = self._tables[number]
-        return hash_a ^ _where_coloured(a, generator) ^ hash_b ^ _where_coloured(b, evaluator ^ a)
+        of_a, of_b = _colour_mask(a), _colour_mask(b)
+        of_a &= generator
+        of_b &= evaluator ^ a
+        return hash_a ^ of_a ^ hash_b ^ of_b
 
 
 def _wrap(values: NDArray[np.int64], p: int) -> NDArray[np.int64]:

@@ -5,8 +5,7 @@ cycles per round and starts one or two a cycle, so :func:`encrypt` sends all vec
 before the next round begins: the processor's scheduler is too short to find that parallelism by itself across whole
 encryptions. Round keys are values too (``Schedule``), which keeps them in registers where those suffice.
 
-Addresses are ``uintp`` byte addresses of 16-byte aligned data; nothing is bounds-checked here, that is the callers'
-part. Importing this module imports numba: do so only where a kernel is about to be compiled.
+Addresses are ``uintp`` byte addresses, on any boundary; nothing is bounds-checked here, that is the callers' part. Importing this module imports numba: do so only where a kernel is about to be compiled.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numba import extending, types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
-from circa_train.gc.aes import BLOCK_BYTES, ROUNDS
+from circa_train.gc.aes import ROUNDS
 
 # numba types these functions by what they return, which no static checker can follow.
 intrinsic: Any = extending.intrinsic
@@ -147,7 +146,7 @@ def load(typingctx: Any, address: Any, like: Any) -> Any:
     """As many consecutive blocks from ``address`` as ``like`` has."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _pack(builder, [builder.load(place, align=BLOCK_BYTES) for place in _places(builder, args[0], like)])
+        return _pack(builder, [builder.load(place, align=1) for place in _places(builder, args[0], like)])
 
     return like(types.uintp, like), generate
 
@@ -158,7 +157,7 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         for place, vector in zip(_places(builder, args[0], value), _unpack(builder, args[1]), strict=True):
-            builder.store(vector, place, align=BLOCK_BYTES)
+            builder.store(vector, place, align=1)
         return context.get_dummy_value()
 
     return types.void(types.uintp, value), generate

@@ -5,7 +5,7 @@ begins. A group or tile that would reach beyond the end is moved back to end the
 the same outcome; so there is one loop and no remainder. It takes at least :data:`GROUP` instances, in arrays that
 nothing else overlaps.
 
-Large arrays are passed by byte address (``uintp``), whatever their shape, so that each pass is compiled once.
+What may be a read-only view of a message is passed by byte address (``uintp``), so that each pass is compiled once.
 """
 
 # Functions under @njit are typed by numba when they are compiled, not by annotations.
@@ -114,27 +114,16 @@ def _next(at, size, step):
 
 
 @njit(forceinline=True)
+def _rows_from(bases, address, row_bytes):
+    """Fill in the addresses of registers that lie one after the other."""
+    for position in range(len(bases)):
+        bases[position] = address + np.uint64(position) * row_bytes
+
+
+@njit(forceinline=True)
 def _place(bases, strides, register, start):
     """The address of a register's tile that begins with instance ``start``."""
     return bases[register] + start * strides[register]
-
-
-@njit(nogil=True)
-def _project(labels, if_false, if_true, prime, words, shares):
-    for i in range(len(words)):
-        false_mask, true_mask = _to_field(if_false[i], prime), _to_field(if_true[i], prime)
-        colour = np.int64(labels[i, 0] & _ONE)
-        cipher = (1 - 2 * colour) * (false_mask + 1 - true_mask)
-        share = colour - false_mask + colour * (false_mask - true_mask)
-        words[i] = _wrapped(cipher, prime)
-        shares[i] = _wrapped(share, prime)
-
-
-@njit(nogil=True)
-def _take_share(labels, hashes, words, prime, shares):
-    for i in range(len(words)):
-        colour = np.int64(labels[i, 0] & _ONE)
-        shares[i] = _wrapped(_to_field(hashes[i], prime) + colour * np.int64(words[i]) - np.int64(prime), prime)
 
 
 @cache
@@ -145,52 +134,81 @@ def compiled_passes(width: int) -> Passes:
     together = 8 if width == 1 else 4
 
     @njit(nogil=True)
-    def encrypt_blocks(source, target, blocks, keys):
-        like = broadcast(keys, width, together)
-        round_keys, group = schedule(keys, like), blocks_of(like)
+    def encrypt_blocks(source, target, keys):
+        like, to, blocks = broadcast(keys.ctypes.data, width, together), target.ctypes.data, np.uint64(len(target))
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like)
         at = _ZERO
         while at < blocks:
-            store(target + at * _BLOCK, encrypt(load(source + at * _BLOCK, like), round_keys))
+            store(to + at * _BLOCK, encrypt(load(source + at * _BLOCK, like), round_keys))
             at = _next(at, blocks, group)
 
     @njit(nogil=True)
-    def counters(first, target, blocks, keys):
-        like = broadcast(keys, width, together)
-        round_keys, group = schedule(keys, like), blocks_of(like)
+    def counters(first, target, keys):
+        like, to, blocks = broadcast(keys.ctypes.data, width, together), target.ctypes.data, np.uint64(len(target))
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like)
         at = _ZERO
         while at < blocks:
-            store(target + at * _BLOCK, encrypt(count_low(first + at, _ZERO, like), round_keys))
+            store(to + at * _BLOCK, encrypt(count_low(first + at, _ZERO, like), round_keys))
             at = _next(at, blocks, group)
 
     @njit(nogil=True)
-    def tccr_hash(source, target, blocks, tweak, first_instance, keys):
-        like = broadcast(keys, width, together)
-        round_keys, group = schedule(keys, like), blocks_of(like)
+    def tccr_hash(source, offset, target, tweak, first_instance, keys):
+        """Of the labels at ``source``, all moved by ``offset``."""
+        like, to, blocks = broadcast(offset.ctypes.data, width, together), target.ctypes.data, np.uint64(len(target))
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like)
         at = _ZERO
         while at < blocks:
-            tweaks = count_high(tweak, first_instance + at, like)
-            store(target + at * _BLOCK, _hash(load(source + at * _BLOCK, like), tweaks, round_keys))
+            labels, tweaks = xor(load(source + at * _BLOCK, like), like), count_high(tweak, first_instance + at, like)
+            store(to + at * _BLOCK, _hash(labels, tweaks, round_keys))
             at = _next(at, blocks, group)
+
+    @njit(nogil=True)
+    def project(labels, offset, tweak, first_instance, prime, words, shares, keys):
+        if_false, if_true = np.empty_like(labels), np.empty_like(labels)
+        tccr_hash(labels.ctypes.data, np.zeros_like(offset), if_false, tweak, first_instance, keys)
+        tccr_hash(labels.ctypes.data, offset, if_true, tweak, first_instance, keys)
+        for i in range(len(words)):
+            false_mask, true_mask = _to_field(if_false[i], prime), _to_field(if_true[i], prime)
+            colour = np.int64(labels[i, 0] & _ONE)
+            words[i] = _wrapped((1 - 2 * colour) * (false_mask + 1 - true_mask), prime)
+            shares[i] = _wrapped(colour - false_mask + colour * (false_mask - true_mask), prime)
+
+    @njit(nogil=True)
+    def take_share(labels, words, tweak, first_instance, prime, shares, keys):
+        hashes = np.empty_like(labels)
+        tccr_hash(labels.ctypes.data, np.zeros(2, dtype=np.uint64), hashes, tweak, first_instance, keys)
+        for i in range(len(words)):
+            colour = np.int64(labels[i, 0] & _ONE)
+            shares[i] = _wrapped(_to_field(hashes[i], prime) + colour * np.int64(words[i]) - np.int64(prime), prime)
 
     garble = _tape_pass(width, together // 4, True)
     evaluate = _tape_pass(width, together // 2, False)
-    return Passes(encrypt_blocks, counters, tccr_hash, _project, _take_share, garble, evaluate)
+    return Passes(encrypt_blocks, counters, tccr_hash, project, take_share, garble, evaluate)
 
 
 def _tape_pass(width: int, count: int, garbling: bool) -> Callable[..., None]:
     """Garbling or evaluating of a :class:`~circa_train.gc.fusion.Plan`, ``count`` vectors of ``width`` blocks at a time.
 
-    The compiled function takes the rows of the plan; for every register the address of its first block and the bytes
-    from an instance to the next, zero if it holds one tile only; the offset, zero when evaluating, since an evaluator
-    keeps its label at a NOT; the tables; instances and tile; the number of the first instance; and the key schedule.
+    The compiled function takes the rows of the plan; its registers, which are two addresses of input labels with the
+    number of inputs, the outputs, and the zeros and scratch registers, one tile of each; the offset, zero when
+    evaluating, since an evaluator keeps its label at a NOT; the tables; the first instance; and the key schedule.
     """
 
     @njit(nogil=True)
-    def run(rows, bases, strides, offset, tables, instances, tile, first_instance, keys):
-        like = broadcast(offset, width, count)
-        round_keys, group = schedule(keys, like), blocks_of(like) * _BLOCK
-        half, size = instances * _BLOCK, tile * _BLOCK
-        start = _ZERO
+    def run(rows, garbler, garblers, evaluator, evaluators, outputs, scratch, offset, tables, instances, first_instance, keys):
+        tile, row_bytes, inputs = np.uint64(scratch.shape[1]), instances * _BLOCK, garblers + evaluators
+        scratch_from = inputs + len(outputs)
+        bases = np.empty(scratch_from + len(scratch), dtype=np.uint64)
+        strides = np.full(len(bases), _BLOCK)
+        strides[scratch_from:] = _ZERO
+        _rows_from(bases[:garblers], garbler, row_bytes)
+        _rows_from(bases[garblers:inputs], evaluator, row_bytes)
+        _rows_from(bases[inputs:scratch_from], outputs.ctypes.data, row_bytes)
+        _rows_from(bases[scratch_from:], scratch.ctypes.data, tile * _BLOCK)
+
+        like = broadcast(offset.ctypes.data, width, count)
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like) * _BLOCK
+        size, start = tile * _BLOCK, _ZERO
         while start < instances:
             for row in rows:
                 a, also_a = _place(bases, strides, row[1], start), _place(bases, strides, row[2], start)
@@ -206,7 +224,7 @@ def _tape_pass(width: int, count: int, garbling: bool) -> Callable[..., None]:
                         store(result + at, xor(load(a + at, like), like))
                         at += group
                 else:
-                    table = tables + start * _BLOCK + _TWO * number * half
+                    table = tables + start * _BLOCK + _TWO * number * row_bytes
                     while at < size:
                         instance = first_instance + start + at // _BLOCK
                         left = xor(load(a + at, like), load(also_a + at, like))
@@ -214,9 +232,9 @@ def _tape_pass(width: int, count: int, garbling: bool) -> Callable[..., None]:
                         if garbling:
                             generator, evaluator, label = _garble_and(left, right, like, number, instance, round_keys)
                             store(table + at, generator)
-                            store(table + half + at, evaluator)
+                            store(table + row_bytes + at, evaluator)
                         else:
-                            generator, evaluator = load(table + at, like), load(table + half + at, like)
+                            generator, evaluator = load(table + at, like), load(table + row_bytes + at, like)
                             label = _evaluate_and(left, right, generator, evaluator, number, instance, round_keys)
                         store(result + at, xor(load(c + at, like), label))
                         at += group
