@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from circa_train.data import ImageSet
-from circa_train.fault.masks import uniform_masks
+from circa_train.fault.masks import masks_at, uniform_masks
 from circa_train.fault.sign import truncated_sign
 from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
 from circa_train.field import DEFAULT_PRIME, largest_centred
@@ -213,10 +213,10 @@ def test_as_many_images_as_it_takes_and_no_more_than_there_are() -> None:
 
 
 def test_masks_of_another_draw_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    def next_draw(shape, *, draw, **address):
-        return uniform_masks(shape, draw=draw + 1, **address)
+    def next_draw(elements, *, draw, **address):
+        return masks_at(elements, draw=draw + 1, **address)
 
-    monkeypatch.setattr(sampling, "uniform_masks", next_draw)
+    monkeypatch.setattr(sampling, "masks_at", next_draw)
     for sample in collect(network_of(TruncatedSign(20)), images_of(8), samples=1000):
         report = verify_site(sample)
         assert report.mismatches["simulator"] > 0

@@ -70,8 +70,13 @@ def uniform_masks(
     Raises:
         ValueError: for an address outside its range, or an invalid prime.
     """
-    check_prime(prime)
     elements = _elements(shape, first_element, device)
+    return masks_at(elements, seed=seed, site=site, draw=draw, prime=prime).reshape(tuple(shape))
+
+
+def masks_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor, prime: int = DEFAULT_PRIME) -> Tensor:
+    """The masks of :func:`uniform_masks` for any choice of elements, given by number: int64 (n,), as ``elements`` is."""
+    check_prime(prime)
     threshold = 2**32 % prime
     product = words_at(elements, seed=seed, site=site, draw=draw) * prime
     mask = product >> 32
@@ -83,7 +88,7 @@ def uniform_masks(
         mask[pending[accepted]] = (product >> 32)[accepted]
         pending = pending[~accepted]
         attempt += 1
-    return mask.reshape(tuple(shape))
+    return mask
 
 
 def random_words(

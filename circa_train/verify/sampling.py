@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW
-from circa_train.fault.masks import uniform_masks
-from circa_train.fault.sign import truncated_sign, truncation
+from circa_train.fault.masks import masks_at
+from circa_train.fault.sign import truncation
 from circa_train.fault.spec import BitWindow, FaultSpec, NoFault, TruncatedSign, UniformFault
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.activation import StochasticReLU
@@ -169,24 +169,20 @@ def sampled(network: nn.Module, totals: Mapping[str, int], samples: int, seed: i
 
 
 def select(
-    site: str, spec: TruncatedSign, x: Tensor, t: Tensor, applied: Tensor, elements: Tensor | None = None, first: int = 0
+    site: str, spec: TruncatedSign, x: Tensor, t: Tensor, applied: Tensor, elements: Tensor | None = None
 ) -> SiteSample:
-    """The sign tests of some elements of a layer.
+    """The sign tests of a layer, or of some of its elements, from tensors that are there already.
 
     Args:
         site, spec: which.
         x, t: int64 (N, C, ...), centred values and masks in [0, p).
         applied: integer or bool, shaped like ``x``; see :class:`SiteSample`.
         elements: int64 (n,), row-major indices into them; None for all.
-        first: number of the very first element within the draw.
     """
-    k = torch.as_tensor(truncation(spec, x.shape, x.device), device=x.device).expand(x.shape)
-    if elements is None:
-        elements = torch.arange(x.numel())
-    elements = elements.to(x.device)
-    x, t, k, applied = (tensor.reshape(-1)[elements] for tensor in (x, t, k, applied))
-    x_s, t_s, k_s = (tensor.cpu().numpy() for tensor in (x, t, k))
-    return SiteSample(site, spec, (elements + first).cpu().numpy(), x_s, t_s, k_s, applied.to(torch.int8).cpu().numpy())
+    elements = torch.arange(x.numel()) if elements is None else elements
+    k = _truncations(spec, x)
+    chosen = [tensor.reshape(-1)[elements.to(x.device)] for tensor in (x, t, k, applied.to(torch.int8))]
+    return SiteSample(site, spec, elements.cpu().numpy(), *(tensor.cpu().numpy() for tensor in chosen))
 
 
 def let_through(z: Tensor, y: Tensor) -> Tensor:
@@ -213,14 +209,16 @@ class Tap:
         next_draw, first_image = relu.address.tolist()
         first = first_image * z[0].numel()
         elements = self._chosen[(self._chosen >= first) & (self._chosen < first + z.numel())] - first
-        x = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)[0] if z.is_floating_point() else z
-        t = uniform_masks(
-            x.shape, seed=relu.seed, site=relu.site, draw=next_draw - 1, prime=spec.prime, device=x.device, first_element=first
-        )
+        elements = elements.to(z.device)
+        z, y, k = (tensor.reshape(-1)[elements] for tensor in (z, y, _truncations(spec, z)))
         applied = let_through(z, y)
-        if not z.is_floating_point():  # an integer zero looks the same behind either gate, and either is right
-            applied = torch.where(z == 0, truncated_sign(x, t, spec), applied)
-        self._parts.append(select(relu.name, spec, x, t, applied, elements, first))
+        if z.is_floating_point():
+            x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)
+        else:  # an integer zero looks the same behind either gate; its shares tie, so the law is the mode's
+            x, applied = z, torch.where(z == 0, int(spec.mode == "negpass"), applied)
+        t = masks_at(elements + first, seed=relu.seed, site=relu.site, draw=next_draw - 1, prime=spec.prime)
+        arrays = [tensor.cpu().numpy() for tensor in (elements + first, x, t, k, applied.to(torch.int8))]
+        self._parts.append(SiteSample(relu.name, spec, *arrays))
 
     @property
     def sample(self) -> SiteSample:
@@ -228,6 +226,11 @@ class Tap:
         names = ("elements", "x", "t", "k", "applied")
         arrays = {name: np.concatenate([getattr(part, name) for part in self._parts]) for name in names}
         return SiteSample(self._parts[0].site, self._parts[0].spec, **arrays)
+
+
+def _truncations(spec: TruncatedSign, like: Tensor) -> Tensor:
+    """k of every element, int64, as a view that takes no memory."""
+    return torch.as_tensor(truncation(spec, like.shape, like.device), device=like.device).expand(like.shape)
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from circa_train.fault import masks
-from circa_train.fault.masks import philox, random_words, ring_masks, uniform_masks, words_at
+from circa_train.fault.masks import masks_at, philox, random_words, ring_masks, uniform_masks, words_at
 from circa_train.field import DEFAULT_PRIME
 
 #: A test that looks at a correct generator fails with this probability: that of a 5 sigma event, two-sided.
@@ -209,3 +209,11 @@ def test_shapes() -> None:
 def test_addresses_out_of_range_are_refused(address: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         uniform_masks((2,), **{"seed": 0, "site": 0, "draw": 0, **address})  # type: ignore[arg-type]
+
+
+def test_masks_of_chosen_elements_are_those_of_the_whole() -> None:
+    address = {"seed": 5, "site": 2, "draw": 9}
+    elements = torch.randperm(5000, generator=torch.Generator().manual_seed(0))[:700]
+    for prime in (251, DEFAULT_PRIME):
+        whole = uniform_masks((5000,), prime=prime, **address)
+        assert torch.equal(masks_at(elements, prime=prime, **address), whole[elements])
