@@ -10,6 +10,7 @@ to forget it. A deployment replaces the dealer by homomorphic encryption or obli
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +51,25 @@ class Triples:
         return Triples(self.prime, self.a[part], self.b[part], self.c[part])
 
 
+class TripleSource(Protocol):
+    """Where a party takes its shares of triples from: dealt beforehand, or as they are needed."""
+
+    def take(self, count: int) -> Triples:
+        """This party's shares of the next ``count`` triples."""
+        ...
+
+
 class TrustedDealer:
     """Draws triples and splits them. Knows everything that they will mask."""
 
     def __init__(self, prime: int, seed: Seed = None) -> None:
         self._prime = check_prime(prime)
         self._random = Randomness(seed, "trusted dealer")
+
+    def deal_on_demand(self) -> tuple[DealtTriples, DealtTriples]:
+        """(server's, client's) sources of triples that are drawn as they are taken. For both parties under one roof."""
+        root = self._random.secret("on demand")
+        return DealtTriples(self._prime, root, 0), DealtTriples(self._prime, root, 1)
 
     def deal(self, count: int) -> tuple[Triples, Triples]:
         """(server's, client's) shares of ``count`` fresh triples."""
@@ -65,6 +79,24 @@ class TrustedDealer:
         product = (server_a + client_a) % p * ((server_b + client_b) % p) % p
         client_c = (product - server_c) % p
         return Triples(p, server_a, server_b, server_c), Triples(p, client_a, client_b, client_c)
+
+
+class DealtTriples:
+    """One party's line to a dealer who deals as triples are taken, so that memory does not grow with the layer.
+
+    The dealer is played at both ends, from one seed: whoever holds this object could know the other party's shares too.
+    Both parties must take the same numbers of triples in the same order.
+    """
+
+    def __init__(self, prime: int, root: bytes, party: int) -> None:
+        self._prime, self._root, self._party = prime, root, party
+        self._dealt = 0
+
+    def take(self, count: int) -> Triples:
+        """This party's shares of the next ``count`` triples."""
+        dealer = TrustedDealer(self._prime, self._root + self._dealt.to_bytes(8, "little"))
+        self._dealt += count
+        return dealer.deal(count)[self._party]
 
 
 class Multiplication:

@@ -12,6 +12,7 @@ from circa_train.gc.aes import BLOCK_BYTES, Blocks
 from circa_train.gc.circuit import Circuit, execute
 from circa_train.gc.hashing import Inputs, to_field
 from circa_train.gc.memory import empty_blocks, empty_bytes
+
 #: Counters encrypted at a time: what a first-level cache holds, and less than the allocator asks the system for.
 _COUNTERS = 1024
 

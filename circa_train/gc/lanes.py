@@ -5,7 +5,8 @@ cycles per round and starts one or two a cycle, so :func:`encrypt` sends all vec
 before the next round begins: the processor's scheduler is too short to find that parallelism by itself across whole
 encryptions. Round keys are values too (``Schedule``), which keeps them in registers where those suffice.
 
-Addresses are ``uintp`` byte addresses, on any boundary; nothing is bounds-checked here, that is the callers' part. Importing this module imports numba: do so only where a kernel is about to be compiled.
+Addresses are ``uintp`` byte addresses, on any boundary; nothing is bounds-checked here, that is the callers' part.
+Importing this module imports numba: do so only where a kernel is about to be compiled.
 """
 
 from __future__ import annotations

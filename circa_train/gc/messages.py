@@ -26,6 +26,9 @@ _NO_CIRCUIT = bytes(8)
 _NONCE = bytes(12)
 DIGEST_BYTES = 16
 
+#: Numbers of instances stay far from where 64-bit arithmetic on bytes would wrap.
+_LAST_INSTANCE = 1 << 48
+
 
 class MessageKind(IntEnum):
     """Who sends it, and what for."""
@@ -84,6 +87,8 @@ class Message:
         start = _HEADER.size + (DIGEST_BYTES if digest else 0)
         if len(data) != start + length:
             raise ValueError(f"message of {len(data)} bytes should have {start + length}; it was cut off or run together")
+        if first + instances > _LAST_INSTANCE:
+            raise ValueError(f"message about instances {first} to {first + instances}: no session has so many")
         payload = np.frombuffer(data, dtype=np.uint8, offset=start)
         if digest and _checksum(data[: _HEADER.size], payload) != data[_HEADER.size : start]:
             raise ValueError(f"{MessageKind(kind).name} message does not match its digest: it was damaged in transit")

@@ -6,6 +6,8 @@ the same outcome; so there is one loop and no remainder. It takes at least :data
 nothing else overlaps.
 
 What may be a read-only view of a message is passed by byte address (``uintp``), so that each pass is compiled once.
+Compiled code is not kept on disk: numba's cache would notice a change of this file, but not of the instructions in
+:mod:`circa_train.gc.lanes`, and a stale kernel gives wrong bytes.
 """
 
 # Functions under @njit are typed by numba when they are compiled, not by annotations.

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.beaver import Multiplication, Triples
+from circa_train.gc.beaver import Multiplication, Triples, TripleSource
 from circa_train.gc.garbling import Evaluator, GarbledBatch, Garbler
 from circa_train.gc.hashing import to_field
 from circa_train.gc.messages import Message, MessageKind
@@ -61,7 +61,7 @@ class Traffic:
 def server(
     relu: ReluCircuit,
     server_share: Share,
-    triples: Triples | None,
+    triples: TripleSource | None,
     *,
     seed: Seed = None,
     kernel: str = "auto",
@@ -98,7 +98,7 @@ def server(
 def client(
     relu: ReluCircuit,
     mask: Share,
-    triples: Triples | None,
+    triples: TripleSource | None,
     *,
     seed: Seed = None,
     kernel: str = "auto",
@@ -188,7 +188,7 @@ def _share_of(batch: GarbledBatch, drawn: Share | None) -> Share:
     return share
 
 
-def _take(triples: Triples | None, part: slice) -> Triples:
+def _take(triples: TripleSource | None, part: slice) -> Triples:
     if triples is None:
         raise ValueError("this circuit shares a bit, which takes one triple per ReLU from the dealer: none were given")
     return triples.take(part.stop - part.start)

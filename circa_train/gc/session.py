@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from circa_train.field import reconstruct
-from circa_train.gc.beaver import Triples, TrustedDealer
+from circa_train.gc.beaver import DealtTriples, TrustedDealer
 from circa_train.gc.protocol import DEFAULT_CHUNK, Share, Traffic, client, run_party, server
 from circa_train.gc.randomness import Randomness, Seed
 from circa_train.gc.relu import ReluCircuit
@@ -65,7 +65,7 @@ def run_in_memory(
         digest: whether messages carry a digest.
     """
     started = time.perf_counter()
-    for_server, for_client = _deal(relu, len(mask), seed)
+    for_server, for_client = _deal(relu, seed)
     server_end, client_end = memory_pair(timeout)
     seeds = _party_seeds(seed)
     with ThreadPoolExecutor(1) as pool:
@@ -104,7 +104,7 @@ def run_over_loopback(
         ConnectionError: if the client's process dies or fails.
     """
     started = time.perf_counter()
-    for_server, for_client = _deal(relu, len(mask), seed)
+    for_server, for_client = _deal(relu, seed)
     seeds = _party_seeds(seed)
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -119,7 +119,7 @@ def run_over_loopback(
         try:
             own = run_party(
                 server(relu, server_share, for_server, seed=seeds[0], kernel=kernel, chunk=chunk),
-                listener.accept(),
+                listener.accept(still_coming=process.is_alive),
                 digest=digest,
             )
             other = here.recv() if here.poll(timeout) else None
@@ -140,7 +140,7 @@ def _client_process(
     address: tuple[str, int],
     relu: ReluCircuit,
     mask: Share,
-    triples: Triples | None,
+    triples: DealtTriples | None,
     seed: Seed,
     kernel: str,
     chunk: int,
@@ -151,8 +151,8 @@ def _client_process(
     result.send(run_party(party, connect(address, timeout), digest=digest))
 
 
-def _deal(relu: ReluCircuit, count: int, seed: Seed) -> tuple[Triples | None, Triples | None]:
-    return TrustedDealer(relu.prime, seed).deal(count) if relu.shares_bit else (None, None)
+def _deal(relu: ReluCircuit, seed: Seed) -> tuple[DealtTriples | None, DealtTriples | None]:
+    return TrustedDealer(relu.prime, seed).deal_on_demand() if relu.shares_bit else (None, None)
 
 
 def _party_seeds(seed: Seed) -> tuple[Seed, Seed]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import queue
 import socket
 import struct
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -18,6 +20,12 @@ _FRAME = struct.Struct("<Q")
 MAX_MESSAGE_BYTES = 1 << 31
 
 DEFAULT_TIMEOUT = 60.0
+
+#: Seconds between two looks at whether a peer that is waited for is still there.
+_LOOK_AGAIN = 0.2
+
+#: Bytes of a message that room is made for before any of them has come, so that an announcement alone costs nothing.
+_PIECE = 1 << 22
 
 
 class Transport(Protocol):
@@ -104,11 +112,13 @@ class SocketTransport:
         self._socket.close()
 
     def _read(self, length: int) -> bytearray:
-        data = bytearray(length)
-        view, read = memoryview(data), 0
+        data, read = bytearray(), 0
         while read < length:
+            if read == len(data):
+                data.extend(bytes(min(length - read, max(_PIECE, read))))
             try:
-                count = self._socket.recv_into(view[read:])
+                with memoryview(data) as view:
+                    count = self._socket.recv_into(view[read:])
             except TimeoutError:
                 raise TimeoutError(f"the other party sent nothing for {self._timeout:g} s") from None
             except OSError as error:
@@ -130,18 +140,32 @@ class Listener:
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._socket = socket.create_server((host, port))
-        self._socket.settimeout(timeout)
         self._timeout = timeout
         #: (host, port) that a peer connects to.
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
 
-    def accept(self) -> SocketTransport:
-        """The connection of the first peer that comes."""
-        try:
-            connection, _ = self._socket.accept()
-        except TimeoutError:
-            raise TimeoutError(f"nobody connected to {self.address} for {self._timeout:g} s") from None
-        return SocketTransport(connection, self._timeout)
+    def accept(self, *, still_coming: Callable[[], bool] = lambda: True) -> SocketTransport:
+        """The connection of the first peer that comes.
+
+        Args:
+            still_coming: asked several times a second; whether it is worth waiting on, where the caller can tell.
+
+        Raises:
+            ConnectionError: if ``still_coming`` says no and nobody has connected.
+            TimeoutError: if nobody connects in time.
+        """
+        deadline = time.monotonic() + self._timeout
+        while (left := deadline - time.monotonic()) > 0:
+            expected = still_coming()  # asked before looking: who connected and then went away did connect
+            self._socket.settimeout(min(left, _LOOK_AGAIN))
+            try:
+                connection, _ = self._socket.accept()
+            except TimeoutError:
+                if not expected:
+                    raise ConnectionError("the other party is gone: it ended before it connected") from None
+            else:
+                return SocketTransport(connection, self._timeout)
+        raise TimeoutError(f"nobody connected to {self.address} for {self._timeout:g} s")
 
     def __enter__(self) -> Listener:
         return self

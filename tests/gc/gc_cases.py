@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from circa_train.field import DEFAULT_PRIME, to_centred
+from circa_train.gc.kernels import available_kernels
 from circa_train.gc.relu import KINDS, MODES, ReluCircuit
+
+#: Every kernel of this machine. They share one source, so the narrower vectors are for thorough runs.
+KERNELS = [
+    pytest.param(name, marks=[pytest.mark.slow] * (place > 0 and name != "numpy"))
+    for place, name in enumerate(available_kernels())
+]
 
 
 def circuits(prime, ks=None):

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gc_cases import boundary_pairs, check_equal, circuits, plain
+from gc_cases import KERNELS, boundary_pairs, check_equal, circuits, plain
 
 from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.garbling import Evaluator, Garbler, payload_bytes
-from circa_train.gc.kernels import available_kernels, make_kernel
+from circa_train.gc.kernels import make_kernel
 from circa_train.gc.messages import DIGEST_BYTES, Message, MessageKind, overhead
 from circa_train.gc.randomness import Randomness
 from circa_train.gc.relu import ReluCircuit
@@ -34,7 +34,7 @@ def garbled(relu=None, instances=8, seed=1, kernel="auto"):
 GOLDEN_TRANSCRIPT = "d01d1e5a8741062e43aa014388da920e792f6b9be24df968ff72845b3f3b24a3"
 
 
-@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_the_transcript_of_a_seed_is_golden(kernel):
     transcript = hashlib.sha256()
     garbler = Garbler(seed=2106, kernel=kernel)
@@ -89,7 +89,7 @@ def test_labels_of_a_wire_differ_by_the_offset_and_in_colour():
     assert abs(ones - draws / 2) < 5 * math.sqrt(draws) / 2
 
 
-@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_tweaks_differ_between_instances_gates_and_halves(kernel):
     """With the very same labels everywhere, only tweaks can tell the ciphertexts apart."""
     circuit = ReluCircuit(k=12).circuit
@@ -160,7 +160,7 @@ def test_a_truncated_or_extended_message_is_refused(digest):
         Message.from_bytes(b"X" + data[1:], digest=digest)
 
 
-@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("half", [0, 1], ids=["generator half", "evaluator half"])
 def test_a_flipped_table_bit_changes_exactly_the_instances_of_colour_one(kernel, half):
     """One AND gate on two inputs: a ciphertext is used only where the active label of its operand has colour 1."""
@@ -205,6 +205,22 @@ def test_messages_of_another_batch_circuit_or_kind_are_refused():
         evaluator.evaluate(relu.circuit, short, labels, own)
     with pytest.raises(ValueError, match="expected a HELLO"):
         Evaluator(batch.message)
+
+
+def test_output_words_outside_the_field_are_refused():
+    relu, instances = ReluCircuit(k=12), 8
+    _, batch, own, labels, evaluator = garbled(relu, instances)
+    payload = batch.message.payload.copy()
+    payload[-4:] = 255
+    with pytest.raises(ValueError, match="no element of Z_"):
+        evaluator.evaluate(relu.circuit, replace(batch.message, payload=payload), labels, own)
+
+
+def test_a_message_about_more_instances_than_there_can_be_is_refused():
+    _, batch, _, _, _ = garbled()
+    for place in ({"first_instance": 2**64 - 1}, {"instances": 2**63}):
+        with pytest.raises(ValueError, match="no session has so many"):
+            Message.from_bytes(replace(batch.message, **place).to_bytes())
 
 
 def test_a_batch_of_another_session_number_is_not_silently_wrong():

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from gc_cases import KERNELS
 
-from circa_train.gc.kernels import available_kernels
 from circa_train.gc.speed import measure
 
 
-@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_measure_reports_every_figure(kernel):
     figures = measure(kernel=kernel, instances=256, chunk=128, pairs=3, transfers=1 << 15)
     assert figures["kernel"] == kernel
