@@ -15,8 +15,11 @@ def evaluate_job(job: Job) -> dict[str, Any]:
     from circa_train.config.build import build_device, build_fault, check_fault
     from circa_train.config.records import evaluation_record
     from circa_train.config.source import open_source
+    from circa_train.export import is_export
 
     config = job.cfg
+    if is_export(config.checkpoint):
+        return _evaluate_export(job)
     check_fault(config.fault)
     device = build_device(config.run.device)
     source = open_source(config.checkpoint, config.model, config.data, device)
@@ -27,6 +30,21 @@ def evaluate_job(job: Job) -> dict[str, Any]:
         "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %d fraction bits",
         job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"], len(accuracy["draws"]),
         100 * record["baseline_accuracy"], record["frac_bits"],
+    )  # fmt: skip
+    return record
+
+
+def _evaluate_export(job: Job) -> dict[str, Any]:
+    """An export folder is evaluated as the integer network it is, beside its float simulator."""
+    from circa_train.config.exporting import export_evaluation
+
+    record = export_evaluation(job.cfg)
+    accuracy, difference = record["accuracy"], record["difference"]
+    job.log.info(
+        "%s: integer network %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; "
+        "integer minus simulator %+.2f [%+.2f, %+.2f] points",
+        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"], len(accuracy["draws"]),
+        100 * record["baseline_accuracy"], 100 * difference["mean"], 100 * difference["low"], 100 * difference["high"],
     )  # fmt: skip
     return record
 

@@ -276,6 +276,38 @@ class CostConfig:
 
 
 @dataclass
+class ExportDrawsConfig(DrawsConfig):
+    """Fault draws of the accuracy that the manifest quotes; an integer network is slow, and fewer do."""
+
+    count: int = 3
+
+
+@dataclass
+class ExportConfig:
+    """An export.
+
+    ``fault.frac_bits: auto`` takes the checkpoint's own, and else chooses from ``calibration_images`` training images:
+    activations and weights of ``value_bits``, ``fault.headroom_bits`` to spare. ``images`` of the split, evenly spaced,
+    give the accuracy (null: all), and ``vectors`` of them the test vectors.
+    """
+
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    draws: ExportDrawsConfig = field(default_factory=ExportDrawsConfig)
+    split: str = "test"
+    images: Optional[int] = 1000
+    batch_size: int = 128
+    calibration_images: int = 256
+    value_bits: int = 15
+    weight_frac_bits: Optional[int] = None
+    rescaling: str = "floor"
+    vectors: int = 2
+
+
+@dataclass
 class PlotConfig:
     runs: Any = MISSING
     out: str = "runs/plots"
@@ -292,6 +324,7 @@ SCHEMAS: dict[str, type] = {
     "schema/verify": VerifyConfig,
     "schema/cost": CostConfig,
     "schema/search": SearchConfig,
+    "schema/export": ExportConfig,
     "schema/plot": PlotConfig,
     "schema/fault/none": NoFaultConfig,
     "schema/fault/truncated_sign": TruncatedConfig,

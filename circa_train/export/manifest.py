@@ -43,7 +43,7 @@ def describe(
         "output": {"layer": plan.output, **_scale_to_dict(plan.scales[plan.output])},
         "rescaling": network.rescaling,
         "class_names": list(data.get("class_names") or ()),
-        "data": {"name": data.get("name")},
+        "data": {key: value for key, value in data.items() if key not in ("mean", "std", "class_names")},
         "accuracy": None if accuracy is None else dict(accuracy),
         "provenance": dict(provenance or {}),
         "layers": [

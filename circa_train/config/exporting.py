@@ -1,0 +1,238 @@
+"""Exports from a checkpoint, and evaluations of export folders: from the configuration to ``result.json``."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import t as student_t
+from torch import nn
+
+from circa_train.checkpoint import Checkpoint
+from circa_train.config.build import FROM_CHECKPOINT, build_device, build_fault, build_splits, check_fault
+from circa_train.config.records import comparison_cost, describe_evaluation, describe_model
+from circa_train.config.schema import DrawsConfig, EvaluateConfig, ExportConfig
+from circa_train.config.source import Source, open_source
+from circa_train.data import Batches, DataSplits, ImageSet
+from circa_train.evaluation import CONFIDENCE, FIRST_DRAW, evaluate
+from circa_train.export import Conversion, IntegerNetwork, open_export, save_export, to_integers
+from circa_train.fault.law import expected_faults, observed_faults
+from circa_train.fault.spec import spec_to_dict
+from circa_train.nn.control import set_draw, set_specs, without_faults
+from circa_train.nn.convert import with_stochastic_relus
+from circa_train.runs import file_digest
+
+FOLDER = "export"  # inside the run's folder
+
+
+def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any], Conversion]:
+    """Convert, measure and write the export folder; returns what ``result.json`` holds for kind ``export``.
+
+    Raises:
+        ExportError, ConversionError: naming what cannot be exported; with the range report, if it does not fit the field.
+        ValueError: for a value out of range.
+    """
+    check_fault(config.fault)
+    device = build_device(config.run.device)
+    for name in ("images", "calibration_images", "vectors"):
+        count = getattr(config, name)
+        if count is not None and count < 1:
+            raise ValueError(f"{name} = {count}: at least one is needed")
+    source = open_source(config.checkpoint, config.model, config.data, device)
+    splits, metadata = source.splits, source.checkpoint.metadata
+    plan = build_fault(config.fault, metadata)
+    recorded = metadata.get("frac_bits")
+    conversion = to_integers(
+        source.network,
+        plan.faults,
+        _batches(_spread(splits.train, config.calibration_images), splits, config.batch_size),
+        frac_bits=plan.frac_bits if plan.frac_bits is not None or recorded is None else int(recorded),
+        weight_frac_bits=config.weight_frac_bits,
+        value_bits=config.value_bits,
+        headroom_bits=config.fault.headroom_bits,
+        seed=config.fault.seed,
+        rescaling=config.rescaling,
+        overflow=config.fault.overflow,
+    )
+    frac_bits = conversion.network.plan.format.accumulator_frac_bits
+    simulator = with_stochastic_relus(
+        source.network, plan.faults, frac_bits=frac_bits, seed=config.fault.seed, overflow=config.fault.overflow
+    ).eval()
+    images = _spread(_split(splits, config.split), config.images)
+    network = conversion.network.to(device)
+    compared = compare(network, simulator, images, splits, config.draws, config.batch_size, config.run.progress)
+    accuracy = {"split": config.split, **compared}
+    shown = _spread(images, config.vectors)
+    digest = save_export(
+        run_folder / FOLDER,
+        conversion,
+        images=shown.images,
+        labels=shown.labels,
+        data=_data(source),
+        accuracy=accuracy,
+        provenance=_provenance(source.checkpoint),
+    )
+    record = {
+        "folder": str(run_folder / FOLDER),
+        "digest": digest,
+        "model": describe_model(metadata["model"]),
+        "data": splits.name,
+        "checkpoint": config.checkpoint,
+        "fault": plan.description,
+        "prime": conversion.network.prime,
+        "frac_bits": frac_bits,
+        "weight_frac_bits": conversion.network.plan.format.weight_frac_bits,
+        "needed_prime_bits": conversion.report.needed_bits,
+        "accuracy": accuracy,
+    }
+    return record, conversion
+
+
+def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate an export folder as ``config`` asks: the record of kind ``evaluate``, with the difference from floating point.
+
+    ``fault=checkpoint`` is the export's own sign tests; others of its field may be tried, as on a checkpoint.
+
+    Raises:
+        ExportError: if the folder is damaged.
+        ValueError: if ``model`` or ``fault.frac_bits`` contradict the folder.
+    """
+    check_fault(config.fault)
+    device = build_device(config.run.device)
+    export = open_export(config.checkpoint, seed=config.fault.seed, overflow=config.fault.overflow)
+    network, manifest = export.network, export.manifest
+    if config.model.name != FROM_CHECKPOINT:
+        raise ValueError(f"{config.checkpoint} is an export folder and brings its own network; leave out model=")
+    own = {"sites": {name: spec_to_dict(spec) for name, spec in network.specs.items()}}
+    plan = build_fault(config.fault, {"fault": own})
+    frac_bits = network.plan.format.accumulator_frac_bits
+    if plan.frac_bits not in (None, frac_bits):
+        raise ValueError(f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it anew")
+    described = {**manifest["data"], **{key: manifest["input"][key] for key in ("mean", "std")}}
+    splits = build_splits(config.data, device, {"data": described})
+    simulator = export.real_network(seed=config.fault.seed, overflow=config.fault.overflow).to(device)
+    for model in (network.to(device), simulator):
+        set_specs(model, plan.faults)
+    images = _split(splits, config.split)
+    found = compare(network, simulator, images, splits, config.draws, config.batch_size, config.run.progress)
+    provenance = manifest["provenance"]
+    trained = provenance.get("trained_fault")
+    return {
+        "accuracy": found["integer"],
+        "baseline_accuracy": found["exact"],
+        "simulator": found["simulator"],
+        "difference": found["difference"],
+        "overflows": dict(network.overflows),
+        "rescaling": network.rescaling,
+        "model": describe_model(provenance.get("model") or {"name": Path(config.checkpoint).name}),
+        "data": splits.name,
+        "split": config.split,
+        "checkpoint": config.checkpoint,
+        "digest": export.digest,
+        "finetuned": bool(trained) and trained.get("kind") != "none",
+        "trained_fault": trained,
+        "fault": plan.description,
+        "frac_bits": frac_bits,
+        "cost": comparison_cost({layer.name: math.prod(layer.shape) for layer in network.plan.sites}, plan),
+        "sites": _site_records(network, _batches(images, splits, config.batch_size)) if config.sites else [],
+    }
+
+
+def compare(
+    network: IntegerNetwork,
+    simulator: nn.Module,
+    images: ImageSet,
+    splits: DataSplits,
+    draws: DrawsConfig,
+    batch_size: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Accuracies of the integer network, of the float simulator under the same masks, and of the float network without faults.
+
+    ``difference`` is integer minus simulator, draw by draw, with the 95% interval of its mean over draws (Student's t): same
+    images, same masks, so what remains is rounding.
+    """
+    how: dict[str, Any] = {"mean": splits.mean, "std": splits.std, "batch_size": batch_size, "progress": progress}
+    integer = evaluate(network, images, draws=draws.count, until_width=draws.until_width, max_draws=draws.most, **how)
+    simulated = evaluate(simulator, images, draws=len(integer.accuracies), **how)
+    with without_faults(simulator):
+        exact = evaluate(simulator, images, **how)
+    differences = [a - b for a, b in zip(integer.accuracies, simulated.accuracies, strict=True)]
+    low, high = _interval(differences, exact=integer.exact and simulated.exact)
+    return {
+        "integer": describe_evaluation(integer),
+        "simulator": describe_evaluation(simulated),
+        "exact": exact.mean,
+        "difference": {"mean": statistics.fmean(differences), "low": low, "high": high},
+    }
+
+
+def _interval(values: list[float], *, exact: bool) -> tuple[float, float]:
+    """95% interval of the mean of paired differences; a single draw says nothing."""
+    mean = statistics.fmean(values)
+    if exact:
+        return mean, mean
+    if len(values) == 1:
+        return -1.0, 1.0
+    half = float(student_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def _site_records(network: IntegerNetwork, batches: Batches) -> list[dict[str, Any]]:
+    """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same values."""
+    images, _, first = next(iter(batches))
+    set_draw(network, FIRST_DRAW, first)
+    return [
+        {
+            "site": test.site,
+            "relus": test.x[0].numel(),
+            "expected": asdict(expected_faults(test.x, test.spec)),
+            "observed": asdict(observed_faults(test.x, test.mask, test.gate, test.spec)),
+            "low": float(test.x.min()) * network.plan.scales[test.site].unit,
+            "high": float(test.x.max()) * network.plan.scales[test.site].unit,
+            "overflows": network.overflows[test.site],
+        }
+        for test in network.sign_tests(network.quantize(images))
+    ]
+
+
+def _split(splits: DataSplits, name: str) -> ImageSet:
+    if name not in ("train", "validation", "test"):
+        raise ValueError(f"split = {name!r} is not one of train, validation, test")
+    images: ImageSet = getattr(splits, name)
+    return images
+
+
+def _spread(images: ImageSet, count: int | None) -> ImageSet:
+    """``count`` images evenly spaced over the set, which may be sorted by class; all of them for None or too many."""
+    if count is None or count >= len(images):
+        return images
+    return images.subset(torch.arange(count) * len(images) // count)
+
+
+def _batches(images: ImageSet, splits: DataSplits, batch_size: int) -> Batches:
+    return Batches(images, batch_size, mean=splits.mean, std=splits.std)
+
+
+def _data(source: Source) -> dict[str, Any]:
+    """What a checkpoint records of its data, which is enough to load the same test images with the same normalisation again."""
+    splits = source.splits
+    recorded = source.checkpoint.metadata.get("data") or {}
+    return {**recorded, "name": splits.name, "mean": splits.mean, "std": splits.std, "class_names": splits.class_names}
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    metadata = checkpoint.metadata
+    return {
+        "checkpoint": checkpoint.path.name,
+        "sha256": file_digest(checkpoint.path),
+        "model": metadata["model"],
+        "trained_fault": metadata.get("fault"),
+        "metrics": metadata.get("metrics"),
+        "circa_train": metadata.get("version"),
+        "torch": torch.__version__,
+    }
