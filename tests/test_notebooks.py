@@ -64,7 +64,7 @@ def execute(source: Path, kernel: str) -> list[str]:
     pytest.importorskip("ipykernel")
     notebook = jupytext.read(source)
     client = nbclient.NotebookClient(
-        notebook, timeout=500, kernel_name=kernel, resources={"metadata": {"path": str(source.parent)}}
+        notebook, timeout=1500, kernel_name=kernel, resources={"metadata": {"path": str(source.parent)}}
     )
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -79,11 +79,13 @@ def test_the_fault_law(kernel: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_accuracy_against_truncation(kernel: str) -> None:
     shown = execute(SOURCES[1], kernel)
     assert shown.count("image/png") == 4
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_fine_tuning_and_export(kernel: str) -> None:
     assert execute(SOURCES[2], kernel).count("image/png") >= 1
