@@ -88,7 +88,9 @@ def test_what_is_no_result_is_skipped_and_named(tmp_path: Path, content: str, re
 
 
 def test_failures_say_why(tmp_path: Path) -> None:
-    write(tmp_path / "a", {"kind": "evaluate", "overrides": ["fault.k=40"], "error": "ValueError", "message": "k = 40"}, FAILURE)
+    write(
+        tmp_path / "a", {"kind": "evaluate", "overrides": ["fault.k=40"], "error": "ValueError", "message": "k = 40"}, FAILURE
+    )
     found = collect(tmp_path)
     assert [(f.overrides, f.error, f.message) for f in found.failures] == [(("fault.k=40",), "ValueError", "k = 40")]
     assert "fault.k=40" in describe_collection(found)
@@ -124,7 +126,12 @@ def test_the_csv_holds_every_column_and_reads_back(tmp_path: Path) -> None:
     rows = [to_row(evaluation()), to_row(train)]
     back = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert list(back[0]) == columns(rows)
-    assert (back[0]["k"], back[0]["best_accuracy"], back[1]["best_accuracy"], back[1]["config.epochs"]) == ("12", "", "0.97", "3")
+    assert (back[0]["k"], back[0]["best_accuracy"], back[1]["best_accuracy"], back[1]["config.epochs"]) == (
+        "12",
+        "",
+        "0.97",
+        "3",
+    )
     assert write_csv(rows, tmp_path / "t.csv").read_text() == to_csv(rows)
 
 

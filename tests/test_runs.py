@@ -23,7 +23,12 @@ from circa_train.runs import (
     write_text,
 )
 
-CONFIG = {"fault": {"kind": "truncated_sign", "k": 12}, "seed": 0, "run": {"root": "runs"}, "data": {"name": "digits", "root": "data"}}
+CONFIG = {
+    "fault": {"kind": "truncated_sign", "k": 12},
+    "seed": 0,
+    "run": {"root": "runs"},
+    "data": {"name": "digits", "root": "data"},
+}
 
 
 def test_only_what_alters_the_result_enters_the_hash() -> None:
