@@ -30,6 +30,11 @@ def search_job(job: Job) -> dict[str, Any]:
     source = open_source(config.checkpoint, config.model, config.data, device)
     plan = build_fault(config.fault, source.checkpoint.metadata)
     settings, spec = build_search(config, plan)
+    if source.finetuned:
+        job.log.warning(
+            "this checkpoint was trained with faults: its accuracy need not fall as k rises, and with exact ReLUs it may be no "
+            "baseline; search the network as it was before fine-tuning, and fine-tune at the answer"
+        )
     store = job.folder / MEASURED
     if not job.resume:
         store.unlink(missing_ok=True)
