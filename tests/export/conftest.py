@@ -17,6 +17,15 @@ from circa_train.export import to_integers
 sys.path.insert(0, str(Path(__file__).parent))  # makes reference.py importable under any import mode
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Layers this small only lose by a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def splits():
     return load_data("synthetic:classes=4,size=8,channels=3,images=300", seed=0)

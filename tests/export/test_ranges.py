@@ -1,0 +1,80 @@
+"""The range report: exact ranges, the law's faults, and refusal where the field is too small."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from circa_train import TruncatedSign, UniformFault, expected_faults
+from circa_train.export import ExportError, IntegerNetwork, range_report, to_integers
+from circa_train.field import largest_centred
+
+
+def test_rows_are_the_values_of_exact_passes(conversion, images):
+    network = conversion.network
+    report = range_report(network, [images[:20], (images[20:], None)])
+    assert report.images == len(images)
+    assert report.fits
+    rows = {row.layer: row for row in report.layers}
+    limit = largest_centred(network.prime)
+    for step in network.steps(network.quantize(images), in_field=False):
+        row, largest = rows[step.layer.name], max(-step.low, step.high)
+        assert (row.low, row.high, row.overflows) == (step.low, step.high, 0)
+        assert row.headroom_bits == pytest.approx(math.log2(limit / largest))
+        spare = row.safe_frac_bits - row.frac_bits
+        assert largest * 2**spare <= limit < largest * 2 ** (spare + 1)
+        if step.layer.kind == "relu":
+            kinds = expected_faults(step.inputs[0], network.specs[step.layer.name])
+            assert row.wrap_faults * len(images) == pytest.approx(kinds.wrap_zeroed + kinds.wrap_passed)
+            assert row.truncation_faults * len(images) == pytest.approx(kinds.truncation_zeroed + kinds.truncation_passed)
+        elif step.layer.kind == "rescale":
+            assert row.wrap_faults * len(images) == pytest.approx(float(step.inputs[0].abs().sum()) / network.prime)
+        else:
+            assert row.wrap_faults == row.truncation_faults == 0
+    largest = max(max(-row.low, row.high) for row in report.layers)
+    assert 2 ** (report.needed_bits - 1) <= 2 * largest + 1 < 2**report.needed_bits
+
+
+def test_a_network_that_exceeds_the_field_is_refused_with_the_report(trained, images):
+    with pytest.raises(ExportError, match=r"does not fit into the field: layer \S+ spans") as refused:
+        to_integers(trained, TruncatedSign(k=4), [images], frac_bits=29)
+    assert "bits would do" in str(refused.value)
+    assert all(layer in str(refused.value) for layer in ("input", "layer3.0.relu2", "linear"))
+    with pytest.raises(ExportError, match=r"p = 65521 \(16 bits\)"):
+        to_integers(trained, TruncatedSign(k=4, prime=65521), [images], frac_bits=14)
+
+
+def test_the_smallest_prime_would_do_and_smaller_ones_would_not(conversion, trained, images):
+    bits, fixed = conversion.report.needed_bits, conversion.network.plan.format
+    options = {"frac_bits": fixed.accumulator_frac_bits, "weight_frac_bits": fixed.weight_frac_bits}
+    above, below = largest_prime_below(2**bits), largest_prime_below(2 ** (bits - 1))
+    assert to_integers(trained, TruncatedSign(k=4, prime=above), [images], **options).report.fits
+    with pytest.raises(ExportError, match="does not fit"):
+        to_integers(trained, TruncatedSign(k=4, prime=below), [images], **options)
+
+
+def largest_prime_below(number):
+    return next(n for n in range(number - 1, 2, -1) if all(n % q for q in range(2, math.isqrt(n) + 1)))
+
+
+def test_refusals(conversion, images):
+    with pytest.raises(ValueError, match="batches is empty"):
+        range_report(conversion.network, [])
+    with pytest.raises(ValueError, match="the network of p = 251"):
+        range_report(conversion.network, [images], prime=251)
+    with pytest.raises(ExportError, match=r"UniformFault.* without a protocol"):
+        to_integers(conversion.folded, UniformFault(), [images])
+    mixed = {layer.name: TruncatedSign(4) for layer in conversion.network.plan.sites} | {"relu": TruncatedSign(4, prime=251)}
+    with pytest.raises(ExportError, match=r"different fields: \[251, 2138816513\]"):
+        to_integers(conversion.folded, mixed, [images])
+
+
+def test_the_report_draws_nothing(conversion, images):
+    network = IntegerNetwork(conversion.network.plan, TruncatedSign(k=8), seed=1)
+    before = network.specs, [relu.address.tolist() for relu in network.modules() if hasattr(relu, "address")]
+    range_report(network, [images])
+    after = network.specs, [relu.address.tolist() for relu in network.modules() if hasattr(relu, "address")]
+    assert before == after
+    assert torch.is_tensor(images)
