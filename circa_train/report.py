@@ -33,7 +33,8 @@ def describe_collection(found: Collection) -> str:
     lines = [f"{len(found.rows)} results"]
     if found.superseded:
         lines.append(
-            f"{len(found.superseded)} older results of the same commands under other defaults left out, e.g. {found.superseded[0]}"
+            f"{len(found.superseded)} older results of the same commands under other defaults left out, "
+            f"e.g. {found.superseded[0]}"
         )
     lines += _listed("files skipped", [f"{item.path}: {item.reason}" for item in found.skipped])
     lines += _listed(
