@@ -14,12 +14,15 @@ from circa_train.config.schema import store_schemas
 
 def register() -> None:
     """Tell Hydra our schemas, the ``${run_folder:}`` resolver and the sweeper. Calling it again changes nothing."""
+    # Hydra's scan for plugins, at the first call of instance(), executes its own modules anew: a sweeper imported before it
+    # would descend from a class that is replaced.
+    plugins = Plugins.instance()
     # The sweeper composes with templates, whose arrival in a worker process registers: only a late import is no circle.
     from hydra_plugins.circa_train_sweeper import ResumableSweeper
 
     store_schemas()
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)
-    Plugins.instance().register(ResumableSweeper)
+    plugins.register(ResumableSweeper)
 
 
 def config_folder() -> str:
