@@ -29,7 +29,7 @@ def label(config: dict[str, Any]) -> str:
     parts = [(config.get("run") or {}).get("name")]
     if not parts[0]:
         fault = config.get("fault") or {}
-        parts = [(config.get(group) or {}).get("name") for group in ("model", "data")]
+        parts = [(config.get(group) or {}).get("name") for group in ("model", "data", "benchmark")]
         parts = [part for part in parts if part != "checkpoint"]
         detail = {"truncated_sign": ("mode", "k"), "uniform": ("rate",), "bit_window": ("low", "high")}
         kind = str(fault.get("kind", ""))

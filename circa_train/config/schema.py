@@ -308,6 +308,32 @@ class ExportConfig:
 
 
 @dataclass
+class BenchmarkSizes:
+    """How large the benchmark's tensors are and how many pairs are timed."""
+
+    name: str = MISSING
+    shape: list[int] = field(default_factory=lambda: [128, 64, 32, 32])
+    pairs: int = 20
+    evaluation_model: str = "resnet32"
+    evaluation_batch: int = 128
+    training_model: str = "resnet18"
+    training_batch: int = 32
+    network_pairs: int = 5
+    law_elements: int = 2**22
+    circuit_instances: int = 2**13
+    circuit_pairs: int = 10
+    pipeline_images: int = 10_000
+    pipeline_pairs: int = 3
+    profiles: bool = False
+
+
+@dataclass
+class BenchmarkConfig:
+    benchmark: BenchmarkSizes = field(default_factory=BenchmarkSizes)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
 class PlotConfig:
     runs: Any = MISSING
     out: str = "runs/plots"
@@ -326,6 +352,7 @@ SCHEMAS: dict[str, type] = {
     "schema/search": SearchConfig,
     "schema/export": ExportConfig,
     "schema/plot": PlotConfig,
+    "schema/benchmark": BenchmarkConfig,
     "schema/fault/none": NoFaultConfig,
     "schema/fault/truncated_sign": TruncatedConfig,
     "schema/fault/uniform": UniformConfig,
