@@ -15,7 +15,8 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "field", "runs", "fixed_point", "fault", "gc", "nn", "data", "checkpoint", "tracking", "training", "evaluation", "diagnosis",
+    "field", "runs", "fixed_point", "fault", "gc", "nn", "data", "checkpoint", "tracking", "training", "evaluation",
+    "diagnosis",
     "cost", "verify", "export", "search", "results", "report", "plots", "config",
 )  # fmt: skip
 
