@@ -20,6 +20,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,16 +277,19 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of torch about pickles that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
                 f"{path} is refused: unpickling it would call {named[1]}, and only tensors and plain values are read. If you "
                 "trust the file, save its weights alone where it came from: torch.save(model.state_dict(), 'weights.pt')"
             ) from error
-        raise CheckpointError(f"{path} is damaged or is no checkpoint: {_first_line(error)}") from error
-    except Exception as error:  # damaged bytes surface as almost any error of the zip or pickle reader
-        raise CheckpointError(f"{path} is damaged or is no checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle") from error
+    except (RuntimeError, OSError) as error:  # of the zip reader and the file system, in sentences
+        raise CheckpointError(f"{path} is damaged or is no checkpoint of PyTorch: {_first_line(error)}") from error
+    except Exception as error:  # damaged bytes surface as almost any error of the pickle reader, with bare values for text
+        raise CheckpointError(f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle") from error
     if _is_native(content):
         if content["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {content['format']}, this version reads {FORMAT}; update circa_train")

@@ -175,6 +175,12 @@ def test_bare_pickle_and_whole_module_are_refused(tmp_path: Path) -> None:
         load_foreign_state(tmp_path / "a.pt")
 
 
+def test_a_file_of_text_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text("hello\n")
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged or is no checkpoint of PyTorch: it does not unpickle"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
 def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     return OrderedDict((prefix + name, value) for name, value in state.items())
 
