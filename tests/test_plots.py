@@ -26,7 +26,7 @@ from circa_train.plots import (
     site_fault_rates,
     site_heat_map,
 )
-from circa_train.plots.series import pooled
+from circa_train.plots.series import accuracy_points, pooled
 from circa_train.plots.style import series_style
 
 #: k -> accuracy of a made-up network, before and after fine-tuning; exact ReLUs reach 0.95.
@@ -102,6 +102,13 @@ def test_pooling_weighs_by_draws_and_narrows_the_interval() -> None:
     assert math.isclose(point.y, 0.875)
     assert math.isclose(point.high - point.y, math.sqrt((5 * 0.01) ** 2 + (15 * 0.01) ** 2) / 20)
     assert pooled(12, rows[:1]).low == 0.79
+
+
+def test_the_same_draws_found_twice_do_not_narrow_the_interval() -> None:
+    seed = "config.fault.seed"
+    more, fewer, other = row(draws=20, **{seed: 0}), row(accuracy=0.8, draws=5, **{seed: 0}), row(draws=20, **{seed: 1})
+    assert accuracy_points([fewer, more, more], "k") == [pooled(12, [more])]
+    assert accuracy_points([fewer, more, other], "k") == [pooled(12, [more, other])]
 
 
 def test_accuracy_vs_rate_has_a_logarithmic_axis_and_leaves_out_zero() -> None:

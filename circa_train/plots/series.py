@@ -55,7 +55,16 @@ def group(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]
 def accuracy_points(rows: Iterable[Row], column: str) -> list[Point]:
     """Accuracy against a column, sorted; rows at one place (other fault seeds) are pooled by :func:`pooled`."""
     places = group(rows, lambda row: row[column])
-    return [pooled(x, places[x]) for x in sorted(places)]
+    return [pooled(x, independent(places[x])) for x in sorted(places)]
+
+
+def independent(rows: Sequence[Row]) -> list[Row]:
+    """Of the rows of one checkpoint and fault seed the one with the most draws: it holds the draws of the others.
+
+    The same point, alone and again in a sweep, is no second measurement, and must not narrow an interval.
+    """
+    same = group(rows, lambda row: (row.get("checkpoint"), row.get("config.fault.seed")))
+    return [max(members, key=lambda row: int(row.get("draws") or 1)) for members in same.values()]
 
 
 def pooled(x: float, rows: Sequence[Row]) -> Point:
