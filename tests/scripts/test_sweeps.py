@@ -137,11 +137,20 @@ def test_a_killed_sweep_ends_as_one_that_ran_through(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_parallel_launchers_give_the_same_folders(trained: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    sweep = ["-m", "checkpoint=runs/train/*/best.pt", "fault=poszero", "fault.k=1,2,40", *QUICK]
-    done = script("evaluate", *sweep, "launcher=joblib", "hydra.launcher.n_jobs=2", "run.sweep=joblib", folder=trained)
+@pytest.mark.parametrize(
+    ("launcher", "plugin", "options"),
+    [
+        ("joblib", "hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
+        ("submitit_local", "hydra_submitit_launcher", []),
+        ("ray", "hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=2"]),
+    ],
+)
+def test_parallel_launchers_give_the_same_folders(trained: Path, launcher: str, plugin: str, options: list[str]) -> None:
+    pytest.importorskip(f"hydra_plugins.{plugin}", reason=f"the extra of the package that brings {plugin} is not installed")
+    name = f"run.sweep={launcher}"
+    sweep = ["-m", "checkpoint=runs/train/*/best.pt", "fault=poszero", *QUICK, name]
+    done = script("evaluate", *sweep, "fault.k=1,2,40", f"launcher={launcher}", *options, folder=trained)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 of 3 jobs finished" in done.stdout
-    again = script("evaluate", *sweep[:-3], "fault.k=1,2", *QUICK, "run.sweep=joblib", folder=trained)
+    again = script("evaluate", *sweep, "fault.k=1,2", folder=trained)
     assert "2 jobs, 2 finished before" in again.stdout, again.stdout + again.stderr
