@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from circa_train.data import Batches, ImageSet
 from circa_train.fault.spec import NoFault
+from circa_train.nn.activation import raise_pending
 from circa_train.nn.control import draw_state, evaluating, load_draw_state, set_draw, stochastic_relus
 
 #: Evaluation draws start here: training numbers its draws by optimiser steps from 0, and the two shall not share masks.
@@ -145,6 +146,7 @@ def one_draw(model: nn.Module, batches: Batches, draw: int, bar: tqdm | None = N
             right.append(predict(model, images) == labels)
             if bar is not None:
                 bar.update()
+        raise_pending(model)  # on a GPU an overflow or NaN is known only once the host waits, as the next line does
     return torch.cat(right).cpu()
 
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Speed and memory beside what they are to reach: ``benchmark.py benchmark=quick``."""
 
 from __future__ import annotations

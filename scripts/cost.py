@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What a network's ReLUs cost in private inference, circuit by circuit: ``cost.py models=[resnet32] fault.k=12``."""
 
 from __future__ import annotations

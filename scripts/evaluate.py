@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure a checkpoint's accuracy under faults: ``evaluate.py checkpoint=... fault=poszero fault.k=12``."""
 
 from __future__ import annotations

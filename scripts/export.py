@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Write the integer network of a checkpoint for a private inference runtime: ``export.py checkpoint=... fault.k=12``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Collect results into one table, and draw every figure for which there is data: ``plot.py runs=runs/sweeps/truncation``."""
 
 from __future__ import annotations

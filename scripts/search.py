@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How many bits may be dropped, and where, within an accuracy budget: ``search.py checkpoint=... budget=0.01``."""
 
 from __future__ import annotations

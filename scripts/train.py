@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train or fine-tune a network, with exact ReLUs or with the faults in the loop: ``train.py model=resnet8 data=digits``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Verify that the simulator is the protocol, on real activations: ``verify.py checkpoint=... fault=poszero fault.k=12``."""
 
 from __future__ import annotations

@@ -190,6 +190,8 @@ def model_arguments(section: ModelConfig, splits: DataSplits) -> dict[str, Any]:
 
 def check_model(section: ModelConfig) -> None:
     """Refuse an unknown model or option before any data is loaded, by building it without memory."""
+    if section.name == FROM_CHECKPOINT:
+        return
     arguments = {key: value for key, value in asdict(section).items() if value is not None and key != "reduction"}
     with torch.device("meta"):
         build_model(**arguments, num_classes=10, image_size=32)

@@ -87,7 +87,7 @@ def run_job(cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]]
             folder.finish(result)
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from what is in %s", folder.path)
-        raise
+        sys.exit(130)
     except Exception as error:
         if leads:
             folder.fail(error)

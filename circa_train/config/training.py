@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
-from circa_train.config.build import FaultPlan, build_splits, describe_data, model_arguments
+from circa_train.config.build import FROM_CHECKPOINT, FaultPlan, build_splits, describe_data, model_arguments
 from circa_train.config.schema import TrackerConfig, TrainConfig
 from circa_train.config.source import calibrated_frac_bits
 from circa_train.data import DataSplits
@@ -18,6 +19,8 @@ from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models import build_model
 from circa_train.tracking import WandbSettings
 from circa_train.training import TrainingResult, TrainingSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -60,8 +63,10 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     ``fault.frac_bits=auto`` takes those of the checkpoint that training starts from if it was trained with faults; else they
     are fitted to the first weights, ``fault.headroom_bits`` below the largest that fits.
     """
-    splits = build_splits(config.data, device)
-    arguments = model_arguments(config.model, splits)
+    described = _described(config)
+    splits = build_splits(config.data, device, described)
+    own_model = config.model.name == FROM_CHECKPOINT
+    arguments = dict(described["model"]) if own_model else model_arguments(config.model, splits)
     network = build_model(**arguments, seed=config.seed)
     recorded = None
     if config.checkpoint is not None:
@@ -84,6 +89,33 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     }
     teacher = None if config.teacher is None else load_network(config.teacher).to(device)
     return Prepared(network, splits, teacher, metadata)
+
+
+def _described(config: TrainConfig) -> dict[str, Any]:
+    """What the checkpoint that training starts from says of its network and data; empty where there is none to ask.
+
+    Another model or data set than it says is a choice (transfer), and is named in a warning.
+
+    Raises:
+        ValueError: if ``model=checkpoint`` or ``data=checkpoint`` has no checkpoint that says.
+    """
+    wanted = [group for group in ("model", "data") if getattr(config, group).name == FROM_CHECKPOINT]
+    try:
+        metadata = load_checkpoint(config.checkpoint).metadata if config.checkpoint is not None else {}
+    except ValueError:  # a foreign file says nothing of itself
+        metadata = {}
+    for group in wanted:
+        if group not in metadata:
+            why = f"{config.checkpoint} does not say what its {group} is" if config.checkpoint else "no checkpoint is given"
+            raise ValueError(f"{group}=checkpoint, but {why}; name it: {group}=...")
+    for group in ("model", "data"):
+        recorded, given = (metadata.get(group) or {}).get("name"), getattr(config, group).name
+        if recorded is not None and group not in wanted and given != recorded:
+            log.warning(
+                "%s=%s, but the checkpoint was trained with %s; %s=checkpoint takes over what it says",
+                group, given, recorded, group,
+            )  # fmt: skip
+    return metadata
 
 
 def _start_from(path: str, network: nn.Module) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from circa_train.nn.activation import raise_pending
 from circa_train.nn.control import fault_buffer_names, set_draw, set_specs, stochastic_relus
 from circa_train.training.averaging import MovingAverage
 from circa_train.training.curriculum import at_level, fault_level
@@ -123,7 +124,11 @@ class Stepper:
             self._level = level
 
     def check_finite(self, kept: str) -> None:
-        """FloatingPointError naming the first step whose loss was NaN or infinite; waits for the work in flight."""
+        """FloatingPointError naming the first step whose loss was NaN or infinite; waits for the work in flight.
+
+        Before that, what the sites found wrong on a GPU: a value that overflowed, or a NaN that names its site.
+        """
+        raise_pending(self.model)
         if (step := int(self._first_bad)) >= 0:
             raise FloatingPointError(
                 f"the loss is not finite at step {step} (epoch {step // self.steps_per_epoch + 1}); {kept}. "
