@@ -6,7 +6,9 @@ second file could change without being compiled anew.
 The forward walks a tensor in *runs*: the 256 elements that share 64 Philox blocks (:mod:`circa_train.fault.masks`). For
 each run every step below is one loop over 256 numbers in the first-level cache, simple enough to become vector
 instructions; steps that happen to one element in hundreds (a rejected mask, an overflow) are repaired by scalar code.
-Elements that lie apart in memory, and runs that the tensor covers in part, go through a buffer of 256.
+Elements that lie apart in memory, and runs that the tensor covers in part, go through a buffer of 256. Channels-last tensors
+are walked in *tiles* where their planes hold whole runs: 64 blocks of 16 channels side by side, so that what is computed
+together also lies together in memory.
 
 Random words are computed in 64-bit lanes that hold 32-bit numbers with garbage above them, because the multiplication of the
 lower halves of 64-bit lanes is what vector units have; MASK32 marks where the garbage must go.
@@ -22,9 +24,11 @@ import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
 from circa_train.fault.masks import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL
-from circa_train.nn.kernels.intrinsics import atomic_add, pointer, rint
+from circa_train.nn.kernels.intrinsics import atomic_add, pointer, rint, trailing_zeros
 
 RUN, LANES = 256, 64
+CHANNELS, PIXELS = 16, 4  # of a tile's blocks; each block has four more such pixels, LANES apart
+ROWS, STRIDED, TILED = range(3)
 POSZERO, NEGPASS, UNIFORM, WINDOW = range(4)
 RAISE, WRAP, SATURATE = range(3)
 BOTH, ZEROED, PASSED = range(3)
@@ -45,7 +49,7 @@ JOB = np.dtype(
         ("first_run", "i8"),  # and divided by it
         ("channels", "i8"),  # size of dimension 1, or 1
         ("plane", "i8"),  # elements per image and channel
-        ("channels_last", "i8"),  # bool: channels are adjacent in memory
+        ("layout", "i8"),  # ROWS (row-major), STRIDED or TILED (channels are adjacent in memory)
         ("brain_float", "i8"),  # bool: 16-bit floats are bfloat16
         ("test", "i8"),  # POSZERO, NEGPASS, UNIFORM, WINDOW
         ("k", "i8"),  # address of one int64 k, or of one per channel
@@ -99,49 +103,47 @@ def _counter(job: Any, block: int, attempt: int) -> Any:
 
 
 @_compile
-def _words(job: Any, run: int, attempt: int, words: Any) -> None:
-    """The 256 random words of a run."""
-    c0, c1, c2, c3, k0, k1 = _counter(job, run * LANES, attempt)
+def _words(job: Any, blocks: Any, attempt: int, words: Any) -> None:
+    """The 256 random words of 64 blocks."""
+    _, above, c2, c3, k0, k1 = _counter(job, 0, attempt)
     for lane in range(LANES):
-        x0, x1, x2, x3 = _philox(c0 + np.uint64(lane), c1, c2, c3, k0, k1)
+        x0, x1, x2, x3 = _philox(blocks[lane] & MASK32, (blocks[lane] >> HALF) | above, c2, c3, k0, k1)
         words[lane], words[LANES + lane] = np.uint32(x0), np.uint32(x1)
         words[2 * LANES + lane], words[3 * LANES + lane] = np.uint32(x2), np.uint32(x3)
 
 
 @_compile
-def _masks(job: Any, run: int, threshold: Any, t: Any, rejected: Any, groups: Any) -> None:
-    """The 256 masks of a run, uniform on [0, p): Lemire's product, and another attempt for those below the threshold.
+def _masks(job: Any, blocks: Any, threshold: Any, products: Any, halves: Any, t: Any, rejected: Any, groups: Any) -> None:
+    """The 256 masks of 64 blocks, uniform on [0, p): Lemire's product, and another attempt for those below the threshold.
 
-    ``groups`` are the 64 bools of ``rejected``, eight to a number.
+    ``halves`` are ``products`` as numbers of 32 bits, lower half first; ``groups`` the 256 bools of ``rejected``, eight to a
+    number. Taking the halves apart in a loop of their own costs less than narrowing each product as it comes.
     """
     prime = np.uint64(job.prime) & MASK32
-    c0, c1, c2, c3, k0, k1 = _counter(job, run * LANES, 0)
+    _, above, c2, c3, k0, k1 = _counter(job, 0, 0)
     for lane in range(LANES):
-        x0, x1, x2, x3 = _philox(c0 + np.uint64(lane), c1, c2, c3, k0, k1)
-        m0, m1, m2, m3 = (x0 & MASK32) * prime, (x1 & MASK32) * prime, (x2 & MASK32) * prime, (x3 & MASK32) * prime
-        t[lane], t[LANES + lane] = np.uint32(m0 >> HALF), np.uint32(m1 >> HALF)
-        t[2 * LANES + lane], t[3 * LANES + lane] = np.uint32(m2 >> HALF), np.uint32(m3 >> HALF)
-        lowest = min(min(np.uint32(m0), np.uint32(m1)), min(np.uint32(m2), np.uint32(m3)))
-        rejected[lane] = lowest < threshold
-    for group in range(LANES // 8):
-        if groups[group] != 0:
-            for lane in range(8 * group, 8 * group + 8):
-                if rejected[lane] != 0:
-                    _redraw(job, run, lane, prime, threshold, t)
+        x0, x1, x2, x3 = _philox(blocks[lane] & MASK32, (blocks[lane] >> HALF) | above, c2, c3, k0, k1)
+        products[lane], products[LANES + lane] = (x0 & MASK32) * prime, (x1 & MASK32) * prime
+        products[2 * LANES + lane], products[3 * LANES + lane] = (x2 & MASK32) * prime, (x3 & MASK32) * prime
+    for i in range(RUN):
+        t[i] = halves[2 * i + 1]
+        rejected[i] = halves[2 * i] < threshold
+    for group in range(RUN // 8):
+        while groups[group] != 0:
+            i = 8 * group + trailing_zeros(groups[group]) // 8
+            rejected[i] = False
+            t[i] = _redraw(job, blocks[i % LANES], i // LANES, prime, threshold)
 
 
 @_compile
-def _redraw(job: Any, run: int, lane: int, prime: Any, threshold: Any, t: Any) -> None:
-    """The masks of the four elements of one block, each from its first accepted attempt."""
-    pending, attempt = 15, 0
-    while pending != 0:
-        c0, c1, c2, c3, k0, k1 = _counter(job, run * LANES + lane, attempt)
-        words = _philox(c0, c1, c2, c3, k0, k1)
-        for place in range(4):
-            product = (words[place] & MASK32) * prime
-            if pending & (1 << place) and np.uint32(product) >= threshold:
-                t[place * LANES + lane] = np.uint32(product >> HALF)
-                pending ^= 1 << place
+def _redraw(job: Any, block: int, word: int, prime: Any, threshold: Any) -> Any:
+    """A mask whose first attempt was rejected: the first of the next attempts that is not."""
+    attempt = 1
+    while True:
+        c0, c1, c2, c3, k0, k1 = _counter(job, block, attempt)
+        product = (_philox(c0, c1, c2, c3, k0, k1)[word] & MASK32) * prime
+        if np.uint32(product) >= threshold:
+            return np.uint32(product >> HALF)
         attempt += 1
 
 
@@ -280,8 +282,8 @@ def _dropped(job: Any, start: int, dropped: Any) -> None:
 @_compile
 def _copy(job: Any, at: int, count: int, tensor: Any, buffer: Any, offset: int, gather: bool) -> None:
     """Between ``count`` elements of the tensor from row-major index ``at`` on, and buffer[offset:]."""
-    stride, image = (job.channels, job.channels * job.plane) if job.channels_last else (1, job.elements)
-    plane = job.plane if job.channels_last else job.elements
+    stride, image = (1, job.elements) if job.layout == ROWS else (job.channels, job.channels * job.plane)
+    plane = job.elements if job.layout == ROWS else job.plane
     done = 0
     while done < count:
         index = at + done
@@ -295,6 +297,47 @@ def _copy(job: Any, at: int, count: int, tensor: Any, buffer: Any, offset: int, 
             for i in range(length):
                 tensor[base + i * stride] = buffer[offset + done + i]
         done += length
+
+
+@_compile
+def _tile(job: Any, at: int) -> Any:
+    """(image * channels + first channel, first pixel) of the tile whose first element is number ``at`` of those walked."""
+    strip = CHANNELS * job.plane  # of 16 channels, walked 64 blocks at a time
+    inside = at % strip // RUN
+    return at // strip * CHANNELS, inside // (LANES // PIXELS) * RUN + inside % (LANES // PIXELS) * PIXELS
+
+
+@_compile
+def _tile_blocks(job: Any, at: int, blocks: Any) -> None:
+    """The block of each lane of a tile: 4 pixels, of 16 channels each."""
+    plane, pixel = _tile(job, at)
+    first = (job.first_run + (plane * job.plane + pixel) // RUN) * LANES + pixel % LANES
+    for i in range(PIXELS):
+        for channel in range(CHANNELS):
+            blocks[i * CHANNELS + channel] = np.uint64(first + channel * (job.plane // RUN) * LANES + i)
+
+
+@_compile
+def _copy_tile(job: Any, at: int, tensor: Any, buffer: Any, gather: bool) -> None:
+    """Between the tensor and the 256 elements of a tile, the 16 channels of a pixel beside each other in both."""
+    plane, pixel = _tile(job, at)
+    image, channel = plane // job.channels, plane % job.channels
+    for row in range(RUN // CHANNELS):
+        base = (image * job.plane + pixel + row // PIXELS * LANES + row % PIXELS) * job.channels + channel
+        for i in range(CHANNELS):
+            if gather:
+                buffer[row * CHANNELS + i] = tensor[base + i]
+            else:
+                tensor[base + i] = buffer[row * CHANNELS + i]
+
+
+@_compile
+def _tile_dropped(job: Any, at: int, dropped: Any) -> None:
+    """2^k - 1 for the elements of a tile, k per channel."""
+    k = carray(pointer(job.k, np.int64), job.k_count)
+    channel = _tile(job, at)[0] % job.channels
+    for i in range(RUN):
+        dropped[i] = np.uint32((1 << k[channel + i % CHANNELS]) - 1)
 
 
 @_compile
@@ -320,10 +363,11 @@ def _forward(job_pointer: Any, unsigned: Any, real: Any) -> None:
     z_all, y_all = carray(pointer(job.z, unsigned), job.elements), carray(pointer(job.y, unsigned), job.elements)
     z_copy, y_copy, values = np.zeros(RUN, unsigned), np.zeros(RUN, unsigned), np.zeros(RUN, real)
     x, t, more, gate = np.zeros(RUN, np.int32), np.zeros(RUN, np.uint32), np.zeros(RUN, np.uint32), np.zeros(RUN, np.uint32)
-    dropped, rejected, counts = np.zeros(RUN, np.uint32), np.zeros(LANES, np.bool_), np.zeros(8, np.int64)
+    dropped, rejected, counts = np.zeros(RUN, np.uint32), np.zeros(RUN, np.bool_), np.zeros(8, np.int64)
+    blocks, products = np.zeros(LANES, np.uint64), np.zeros(RUN, np.uint64)
     sign = unsigned(1 << (8 * z_copy.itemsize - 1))
     scale, bound, prime = real(job.scale), real(job.bound), np.uint32(job.prime)
-    groups, threshold = rejected.view(np.uint64), np.uint32(4294967296 % job.prime)
+    halves, groups, threshold = products.view(np.uint32), rejected.view(np.uint64), np.uint32(4294967296 % job.prime)
     if job.k_count == 1:
         _dropped(job, 0, dropped)
     while True:
@@ -336,32 +380,43 @@ def _forward(job_pointer: Any, unsigned: Any, real: Any) -> None:
             number = job.lead + at
             run, offset = job.first_run + number // RUN, number % RUN
             count = min(RUN - offset, end - at)
-            direct = count == RUN and not job.channels_last
+            direct, tiled = count == RUN and job.layout == ROWS, job.layout == TILED
             z, y = (z_all[at : at + RUN], y_all[at : at + RUN]) if direct else (z_copy, y_copy)
-            if not direct:
-                z_copy[:] = 0
-                _copy(job, at, count, z_all, z_copy, offset, True)
+            if tiled:
+                _copy_tile(job, at, z_all, z_copy, True)
+                _tile_blocks(job, at, blocks)
+            else:
+                for lane in range(LANES):
+                    blocks[lane] = np.uint64(run * LANES + lane)
+                if not direct:
+                    z_copy[:] = 0
+                    _copy(job, at, count, z_all, z_copy, offset, True)
             numbers = values if z_copy.itemsize == 2 else z.view(values.dtype)
             if z_copy.itemsize == 2:
                 _widen(z, job.brain_float != 0, values)
             if _quantise(numbers, x, scale, bound):
                 _overflow(job, numbers, x, counts)
             if job.test == UNIFORM:
-                _words(job, run, 0, t)
+                _words(job, blocks, 0, t)
                 _flipped(x, t, job.threshold, job.direction, gate)
             elif job.test == WINDOW:
-                _words(job, run, 0, t)
-                _words(job, run, 1, more)
+                _words(job, blocks, 0, t)
+                _words(job, blocks, 1, more)
                 _windowed(x, t, more, job.low, job.high, gate)
             else:
-                _masks(job, run, threshold, t, rejected, groups)
+                _masks(job, blocks, threshold, products, halves, t, rejected, groups)
                 if job.k_count > 1:
-                    _dropped(job, at - offset, dropped)
+                    if tiled:
+                        _tile_dropped(job, at, dropped)
+                    else:
+                        _dropped(job, at - offset, dropped)
                 _truncated(x, t, dropped, job.test == NEGPASS, prime, gate)
             if job.statistics:
                 _count(job, x, t, gate, counts)
             _write(z, gate, sign, y)
-            if not direct:
+            if tiled:
+                _copy_tile(job, at, y_all, y_copy, False)
+            elif not direct:
                 _copy(job, at, count, y_all, y_copy, offset, False)
             at += count
     for place in range(8):

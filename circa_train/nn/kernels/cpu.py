@@ -21,7 +21,7 @@ from circa_train.nn.kernels.plan import COUNTS, SitePlan, is_channels_last, larg
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-#: Elements that a thread takes at a time: much more than taking them costs, few enough that threads finish together.
+#: The fewest elements that a thread takes at a time: much more than taking them costs.
 CHUNK = 64 * compiled.RUN
 
 _POLICIES = {"raise": compiled.RAISE, "wrap": compiled.WRAP, "saturate": compiled.SATURATE}
@@ -44,7 +44,7 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
     job["first_run"], job["lead"] = divmod(first, compiled.RUN)
     job["channels"] = z.shape[1] if z.dim() > 1 else 1
     job["plane"] = max(math.prod(z.shape[2:]), 1)
-    job["channels_last"], job["brain_float"] = channels_last, z.dtype == torch.bfloat16
+    job["layout"], job["brain_float"] = _layout(z), z.dtype == torch.bfloat16
     job["statistics"], job["policy"] = statistics, _POLICIES[plan.overflow]
     job["seed"], job["site"], job["draw"] = plan.seed, plan.site, draw
     limit = largest_centred(plan.prime)
@@ -61,15 +61,33 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
         job["direction"] = _DIRECTIONS[plan.spec.direction]
     elif isinstance(plan.spec, BitWindow):
         job["test"], job["low"], job["high"] = compiled.WINDOW, plan.spec.low, plan.spec.high
-    if channels_last:  # whole planes, of as many channels as share a cache line
-        together = 64 // z.element_size()
-        job["chunk"] = int(job["plane"]) * (together if z.shape[1] % together == 0 else z.shape[1])
+    if channels_last:  # whole planes, of as many channels as are computed together or share a cache line
+        together = compiled.CHANNELS if job["layout"] == compiled.TILED else 64 // z.element_size()
+        unit = int(job["plane"]) * (together if z.shape[1] % together == 0 else z.shape[1])
     else:
-        job["chunk"], job["shift"] = CHUNK, job["lead"]
+        unit, job["shift"] = CHUNK, job["lead"]
+    job["chunk"] = _chunk(z, unit)
     _run(False, z.element_size(), job)
     if dense is not z and y.stride() != torch.empty_like(z).stride():
         y = torch.empty_like(z).copy_(y)
     return y, torch.from_numpy(counts)
+
+
+def _layout(z: Tensor) -> int:
+    if not is_channels_last(z):
+        return compiled.ROWS
+    whole = math.prod(z.shape[2:]) % compiled.RUN == 0 and z.shape[1] % compiled.CHANNELS == 0
+    return compiled.TILED if whole else compiled.STRIDED
+
+
+def _chunk(tensor: Tensor, unit: int) -> int:
+    """How many elements, in units, a thread takes at a time.
+
+    Enough chunks that threads finish together; but up to a large page each, because threads that touch one fresh page at the
+    same time wait for each other.
+    """
+    elements = min(tensor.numel() // (4 * torch.get_num_threads()), memory.LARGE_PAGE // tensor.element_size())
+    return max(elements // unit, 1) * unit
 
 
 def backward(grad: Tensor, y: Tensor) -> Tensor:
@@ -78,7 +96,7 @@ def backward(grad: Tensor, y: Tensor) -> Tensor:
     y, grad = (t if t.stride() == out.stride() else torch.empty_like(out).copy_(t) for t in (y, grad))
     job = np.zeros((), dtype=compiled.JOB)
     job["z"], job["y"], job["out"], job["elements"] = grad.data_ptr(), y.data_ptr(), out.data_ptr(), y.numel()
-    job["chunk"] = CHUNK
+    job["chunk"] = _chunk(y, CHUNK)
     _run(True, y.element_size(), job)
     return out
 

@@ -1,4 +1,4 @@
-"""The four machine operations that numba has no name for: a rounding, two casts, and an atomic sum."""
+"""The machine operations that numba has no name for: a rounding, a count of bits, a cast, and an atomic sum."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def rint(typing: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.rint", [args[0].type]), args)
+
+    return value(value), generate
+
+
+@_intrinsic
+def trailing_zeros(typing: Any, value: Any) -> Any:
+    """How many zero bits are below the lowest one of ``value``, an unsigned integer that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return value(value), generate
 

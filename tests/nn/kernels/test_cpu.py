@@ -125,6 +125,8 @@ LAYOUTS = {
     "channels_last": lambda: activation(4, 16, 9, 7).to(memory_format=torch.channels_last),
     "channels_last, odd channels": lambda: activation(4, 5, 16, 16).to(memory_format=torch.channels_last),
     "channels_last, one image": lambda: activation(1, 64, 16, 16).to(memory_format=torch.channels_last),
+    "channels_last, whole runs": lambda: activation(3, 32, 16, 32).to(memory_format=torch.channels_last),
+    "channels_last 3d, whole runs": lambda: activation(2, 16, 4, 8, 8).to(memory_format=torch.channels_last_3d),
     "channels_last 3d": lambda: activation(2, 6, 3, 4, 5).to(memory_format=torch.channels_last_3d),
     "channels_last 1d": lambda: activation(2, 40, 30).transpose(1, 2).contiguous().transpose(1, 2),
     "transposed": lambda: activation(40, 30).t(),
@@ -139,7 +141,8 @@ LAYOUTS = {
 def test_elements_are_numbered_in_row_major_order_whatever_the_layout(layout: str) -> None:
     z = LAYOUTS[layout]()
     for spec in SPECS:
-        assert_same(z, plan_of(spec), first_image=5)
+        for first_image in (5, 2**20 - 1):  # blocks of the second cross 2^32 where an image has 2^14 elements
+            assert_same(z, plan_of(spec), first_image=first_image)
     grad = torch.randn_like(z.contiguous())
     y = cpu.forward(z, plan_of(SPECS[0]), torch.tensor([0, 0]), False)[0]
     assert torch.equal(bits(cpu.backward(grad, y)), bits(reference.backward(grad, y)))
@@ -147,7 +150,7 @@ def test_elements_are_numbered_in_row_major_order_whatever_the_layout(layout: st
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("shape", [(3, 7, 5, 5), (2, 16, 32, 8), (5, 3, 1, 1), (4, 32, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 7, 5, 5), (2, 16, 32, 8), (2, 48, 16, 16), (5, 3, 1, 1), (4, 32, 2, 2)], ids=str)
 def test_k_per_channel(shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
     ks = tuple((5 * c) % 31 for c in range(shape[1]))
     for mode in ("poszero", "negpass"):
