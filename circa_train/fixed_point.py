@@ -68,8 +68,11 @@ def to_fixed(z: Tensor, frac_bits: int, prime: int, overflow: str = "raise") -> 
         check_finite(z)
         if overflow == "raise":
             raise overflow_error(float(z.double().abs().max()), frac_bits, prime, count, z.numel())
-        # fmod is exact, and brings values beyond int64 into range
-        scaled = scaled.clamp(-limit, limit) if overflow == "saturate" else torch.fmod(scaled, float(prime))
+        if overflow == "saturate":
+            scaled = scaled.clamp(-limit, limit)
+        else:  # fmod is exact, and brings values beyond int64 into range; those whose scaling leaves float64, before it
+            reduced = torch.fmod(z.double(), float(prime)) * 2.0**frac_bits
+            scaled = torch.fmod(torch.where(scaled.isinf(), reduced, scaled), float(prime))
     x = scaled.to(torch.int64)
     return (to_centred(x, prime) if count and overflow == "wrap" else x), count
 

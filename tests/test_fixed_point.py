@@ -75,6 +75,14 @@ def test_overflow_saturates() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("prime", [251, DEFAULT_PRIME])
+def test_values_whose_scaling_leaves_float64_wrap_exactly(prime: int) -> None:
+    values = [1e300, -1.7e308, 2.0**1000, 2.0**961, 2.0**962]
+    x, overflows = to_fixed(torch.tensor(values, dtype=torch.float64), 62, prime, "wrap")
+    assert overflows == len(values)
+    assert [int(v) % prime for v in x] == [int(value) * 2**62 % prime for value in values]
+
+
 @pytest.mark.parametrize("policy", ["raise", "wrap", "saturate"])
 def test_no_policy_accepts_what_is_not_finite(value: float, policy: str) -> None:
     with pytest.raises(ValueError, match="1 of 2 activations are NaN or infinite"):
