@@ -74,7 +74,6 @@ def test_overflow_saturates() -> None:
     assert x.tolist() == [LIMIT, -LIMIT, 2**20]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("prime", [251, DEFAULT_PRIME])
 def test_values_whose_scaling_leaves_float64_wrap_exactly(prime: int) -> None:
     values = [1e300, -1.7e308, 2.0**1000, 2.0**961, 2.0**962]
@@ -83,6 +82,7 @@ def test_values_whose_scaling_leaves_float64_wrap_exactly(prime: int) -> None:
     assert [int(v) % prime for v in x] == [int(value) * 2**62 % prime for value in values]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("policy", ["raise", "wrap", "saturate"])
 def test_no_policy_accepts_what_is_not_finite(value: float, policy: str) -> None:
     with pytest.raises(ValueError, match="1 of 2 activations are NaN or infinite"):
