@@ -12,8 +12,8 @@ scripts/train.py +experiment=jpeg_resnet32 checkpoint=data/resnet32-d509ac18.th 
 BASE=$(ls -d $RUNS/train/baseline-*)/best.pt
 
 # 2. Accuracy against k, both modes, five draws of the masks on all 10,000 test images; per-site fault rates beside it.
-scripts/evaluate.py -m checkpoint=$BASE +sweep=truncation fault=poszero fault.k=0,4,8,10,12,14,15,16,17,18,19,20 sites=true $quiet
-scripts/evaluate.py -m checkpoint=$BASE +sweep=truncation fault=negpass fault.k=0,8,12,14,16,17,18,19,20 sites=true $quiet
+scripts/evaluate.py -m checkpoint=$BASE +sweep=truncation fault=poszero fault.k=0,4,8,10,12,14,15,16,17,18,19,20,21,22 sites=true $quiet
+scripts/evaluate.py -m checkpoint=$BASE +sweep=truncation fault=negpass fault.k=0,8,12,14,16,17,18,19,20,21 sites=true $quiet
 
 # 3. Fine-tuned with the faults in the loop at three k beyond the knee, two training seeds at the middle one.
 scripts/train.py -m checkpoint=$BASE model=checkpoint data=checkpoint +sweep=finetune fault=poszero fault.k=18,19,20 epochs=1 channels_last=true $quiet
