@@ -272,6 +272,10 @@ def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def _read(path: Path) -> Any:
     """The contents of a file, without executing anything; a file of our own format is checked against its digest."""
+    if path.is_dir():
+        inside = sorted(str(file.relative_to(path)) for file in path.rglob("*.pt"))[:4]
+        found = f"; in it: {', '.join(inside)}" if inside else ", and none is in it"
+        raise CheckpointError(f"{path} is a folder, and a checkpoint is a file{found}")
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     if path.suffix == ".safetensors":

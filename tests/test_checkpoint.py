@@ -175,6 +175,15 @@ def test_bare_pickle_and_whole_module_are_refused(tmp_path: Path) -> None:
         load_foreign_state(tmp_path / "a.pt")
 
 
+def test_a_folder_names_the_checkpoints_in_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a folder, and a checkpoint is a file, and none is in it"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.pt").touch()
+    with pytest.raises(CheckpointError, match=r"a checkpoint is a file; in it: run.best\.pt"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_file_of_text_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_text("hello\n")
     with pytest.raises(CheckpointError, match=r"a\.pt is damaged or is no checkpoint of PyTorch: it does not unpickle"):
