@@ -133,7 +133,7 @@ def test_accuracy_vs_bytes_compares_models() -> None:
     rows = [row(12, 0.9), row(20, 0.3), row(12, 0.95, model="resnet32", table_bytes=30 * 2**20)]
     (axes,) = accuracy_vs_bytes(rows).axes
     shown = curves(axes)
-    assert shown["Pareto front"] == {11.0: 0.3, 19.0: 0.9, 30.0: 0.95}
+    assert shown["Pareto front, with its k"] == {11.0: 0.3, 19.0: 0.9, 30.0: 0.95}
     assert shown["resnet32, PosZero"] == {30.0: 0.95}
 
 

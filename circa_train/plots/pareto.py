@@ -44,7 +44,7 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
     points = [(row["table_bytes"] / _MEBI, row["accuracy"]) for row in rows]
     front = pareto_front(points)
     axes.step(
-        [x for x, _ in front], [y for _, y in front], where="post", color=GREY, linewidth=1, label="Pareto front", zorder=1
+        [x for x, _ in front], [y for _, y in front], where="post", color=GREY, linewidth=1, label="Pareto front, with its k", zorder=1
     )
     series = group(
         rows, lambda row: (str(row["model"]), bool(row.get("finetuned")), mode_rank(row.get("mode")), row.get("mode"))
@@ -66,8 +66,9 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
     for row, point in zip(rows, points, strict=True):
         if point in unlabelled and row.get("k") is not None:
             unlabelled.discard(point)
-            offset = {"textcoords": "offset points", "xytext": (-6, 5), "ha": "right"}
-            axes.annotate(f"k = {row['k']}", point, fontsize=7, color=GREY, **offset)
+            offset = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
+            axes.annotate(str(row["k"]), point, fontsize=7, color=GREY, **offset)
+    axes.margins(x=0.06, y=0.08)  # room for the outermost numbers
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     dress(axes, title=str(shared["data"]), xlabel="garbled tables per inference (MiB)", ylabel=f"{shared['split']} accuracy")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
