@@ -21,18 +21,18 @@ scripts/train.py -m checkpoint=$BASE model=checkpoint data=checkpoint +sweep=fin
 scripts/evaluate.py -m "checkpoint=$RUNS/sweeps/finetune/*/best.pt" +sweep=finetuned $quiet
 
 # 4. Uniform faults beside it: any sign test errs at a given rate.
-scripts/evaluate.py -m checkpoint=$BASE +sweep=fault_rate fault.direction=both fault.rate=1e-4,1e-3,1e-2,3e-2,1e-1,3e-1 $quiet
+scripts/evaluate.py -m checkpoint=$BASE +sweep=fault_rate fault=uniform fault.direction=both fault.rate=1e-4,1e-3,1e-2,3e-2,1e-1,3e-1 $quiet
 
 # 5. Fewer fraction bits: fewer masks wrap, but the same k drops larger values.
 scripts/evaluate.py -m checkpoint=$BASE +sweep=truncation fault=poszero fault.frac_bits=16 fault.k=0,12,13,14,15 run.sweep=frac_bits $quiet
 
-# 6. How many bits may go? One k for all sites and one per site within 1%; one for all within 0.2%.
+# 6. How many bits may go? One k for all sites and one per site within 1%; one for all within 0.2%, at 16 fraction bits.
 scripts/search.py checkpoint=$BASE budget=0.01 fault.k=18 draws.most=20 trials=4 run.name=one_percent $quiet
-scripts/search.py checkpoint=$BASE budget=0.002 fault.k=17 draws.most=20 per_site=false run.name=fifth_of_a_percent $quiet
+scripts/search.py checkpoint=$BASE budget=0.002 fault.frac_bits=16 fault.k=13 draws.most=10 per_site=false run.name=fifth_of_a_percent $quiet
 scripts/evaluate.py checkpoint=$BASE fault=file fault.path=$(ls $RUNS/search/one_percent-*/fault.yaml) run.name=answer $quiet
 
 # 7. The integer network with 15-bit values, and every site against the garbled circuit.
-scripts/export.py -m checkpoint=$BASE fault=poszero fault.k=16,17,18 $quiet
+scripts/export.py -m checkpoint=$BASE fault=poszero fault.k=17,18 $quiet
 scripts/verify.py checkpoint=$BASE fault=poszero fault.k=17 $quiet
 
 # 8. Bytes and seconds of the network under the four circuits.
