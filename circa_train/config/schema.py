@@ -345,25 +345,28 @@ class PlotConfig:
 
 #: Schema nodes by their place among the configuration groups.
 SCHEMAS: dict[str, type] = {
-    "schema/train": TrainConfig,
-    "schema/evaluate": EvaluateConfig,
-    "schema/verify": VerifyConfig,
-    "schema/cost": CostConfig,
-    "schema/search": SearchConfig,
-    "schema/export": ExportConfig,
-    "schema/plot": PlotConfig,
-    "schema/benchmark": BenchmarkConfig,
-    "schema/fault/none": NoFaultConfig,
-    "schema/fault/truncated_sign": TruncatedConfig,
-    "schema/fault/uniform": UniformConfig,
-    "schema/fault/bit_window": BitWindowConfig,
-    "schema/fault/file": FileFaultConfig,
-    "schema/fault/checkpoint": CheckpointFaultConfig,
+    "hydra/schema/train": TrainConfig,
+    "hydra/schema/evaluate": EvaluateConfig,
+    "hydra/schema/verify": VerifyConfig,
+    "hydra/schema/cost": CostConfig,
+    "hydra/schema/search": SearchConfig,
+    "hydra/schema/export": ExportConfig,
+    "hydra/schema/plot": PlotConfig,
+    "hydra/schema/benchmark": BenchmarkConfig,
+    "hydra/schema/fault/none": NoFaultConfig,
+    "hydra/schema/fault/truncated_sign": TruncatedConfig,
+    "hydra/schema/fault/uniform": UniformConfig,
+    "hydra/schema/fault/bit_window": BitWindowConfig,
+    "hydra/schema/fault/file": FileFaultConfig,
+    "hydra/schema/fault/checkpoint": CheckpointFaultConfig,
 }
 
 
 def store_schemas() -> None:
-    """Make the nodes known to Hydra; YAML files take them up as ``/schema/<name>@_here_``."""
+    """Make the nodes known to Hydra; YAML files take them up as ``/hydra/schema/<name>@_here_``.
+
+    They lie below ``hydra``, whose groups ``--help`` does not list.
+    """
     store = ConfigStore.instance()
     for place, node in SCHEMAS.items():
         group, name = place.rsplit("/", 1)
