@@ -68,6 +68,12 @@ def test_every_experiment_and_sweep_says_its_command_expectation_and_cost() -> N
             assert re.search(r"scripts/\w+\.py .*\n(#.*\n)*# Expect: (.*\n#)*.*Cost: ", text), option
 
 
+def test_a_sweep_takes_a_single_value_of_what_it_sweeps() -> None:
+    assert composed("evaluate", "checkpoint=x", "+sweep=fault_rate", "fault.direction=both").fault.direction == "both"
+    assert composed("evaluate", "checkpoint=x", "+sweep=truncation", "fault=negpass", "fault.k=3").fault.mode == "negpass"
+    assert composed("train", "+sweep=finetune", "fault.k=3").fault.k == 3
+
+
 def test_every_sweep_parameter_is_a_key_of_its_script() -> None:
     for option in options("sweep"):
         text = (CONFIGS / "sweep" / f"{option}.yaml").read_text()
