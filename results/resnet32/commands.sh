@@ -37,3 +37,7 @@ scripts/verify.py checkpoint=$BASE fault=poszero fault.k=17 $quiet
 
 # 8. Bytes and seconds of the network under the four circuits.
 scripts/cost.py models=[resnet32] image_sizes=[32] fault=poszero fault.k=17 out=results/resnet32/cost.csv
+
+# 9. Tables and figures.
+scripts/plot.py runs=[$RUNS/sweeps/truncation,$RUNS/sweeps/finetuned,$RUNS/sweeps/fault_rate] out=results/resnet32/plots
+scripts/plot.py runs=$RUNS/sweeps/frac_bits out=results/resnet32/frac_bits
