@@ -7,7 +7,7 @@ DATA='data=cifar10_jpeg data.mean=[0.485,0.456,0.406] data.std=[0.229,0.224,0.22
 quiet="run.root=$RUNS run.progress=false"
 
 # 1. The public weights as they are, and fine-tuned on the JPEG copy with exact ReLUs: the baseline.
-scripts/evaluate.py checkpoint=data/resnet32-d509ac18.th model=resnet32 $DATA fault=none $quiet
+scripts/evaluate.py checkpoint=data/resnet32-d509ac18.th model=resnet32 $DATA fault=none run.name=public $quiet
 scripts/train.py +experiment=jpeg_resnet32 checkpoint=data/resnet32-d509ac18.th run.progress=false
 BASE=$(ls -d $RUNS/train/baseline-*)/best.pt
 
@@ -32,7 +32,7 @@ scripts/search.py checkpoint=$BASE budget=0.002 fault.frac_bits=16 fault.k=13 dr
 scripts/evaluate.py checkpoint=$BASE fault=file fault.path=$(ls $RUNS/search/one_percent-*/fault.yaml) run.name=answer $quiet
 
 # 7. The integer network with 15-bit values, and every site against the garbled circuit.
-scripts/export.py -m checkpoint=$BASE fault=poszero fault.k=17,18 $quiet
+scripts/export.py -m checkpoint=$BASE fault=poszero fault.k=17,18 run.sweep=integer $quiet
 scripts/verify.py checkpoint=$BASE fault=poszero fault.k=17 $quiet
 
 # 8. Bytes and seconds of the network under the four circuits.
@@ -41,3 +41,15 @@ scripts/cost.py models=[resnet32] image_sizes=[32] fault=poszero fault.k=17 out=
 # 9. Tables and figures.
 scripts/plot.py runs=[$RUNS/sweeps/truncation,$RUNS/sweeps/finetuned,$RUNS/sweeps/fault_rate] out=results/resnet32/plots
 scripts/plot.py runs=$RUNS/sweeps/frac_bits out=results/resnet32/frac_bits
+
+# 10. The records behind the numbers of README.md.
+keep() { sed "s#$PWD/##g" $1 > results/resnet32/records/$2.json; }
+mkdir -p results/resnet32/records
+keep "$RUNS/evaluate/public-*/result.json" public_weights
+keep "$RUNS/train/baseline-*/result.json" baseline
+keep "$RUNS/search/one_percent-*/result.json" search_one_percent
+keep "$RUNS/search/fifth_of_a_percent-*/result.json" search_fifth_of_a_percent
+keep "$RUNS/evaluate/answer-*/result.json" answer
+keep "$RUNS/sweeps/integer/poszero-k17-*/result.json" integer_k17
+keep "$RUNS/sweeps/integer/poszero-k18-*/result.json" integer_k18
+keep "$RUNS/verify/*/result.json" verification
