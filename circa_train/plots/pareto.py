@@ -43,9 +43,8 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
     figure, axes = new_figure()
     points = [(row["table_bytes"] / _MEBI, row["accuracy"]) for row in rows]
     front = pareto_front(points)
-    axes.step(
-        [x for x, _ in front], [y for _, y in front], where="post", color=GREY, linewidth=1, label="Pareto front, with its k", zorder=1
-    )
+    steps, heights = [x for x, _ in front], [y for _, y in front]
+    axes.step(steps, heights, where="post", color=GREY, linewidth=1, label="Pareto front, with its k", zorder=1)
     series = group(
         rows, lambda row: (str(row["model"]), bool(row.get("finetuned")), mode_rank(row.get("mode")), row.get("mode"))
     )

@@ -15,3 +15,6 @@ scripts/evaluate.py -m checkpoint=$BASE +sweep=truncation fault=poszero fault.k=
 # 3. Fine-tuned with the faults in the loop.
 scripts/train.py -m checkpoint=$BASE model=checkpoint data=checkpoint +sweep=finetune fault=poszero fault.k=19 epochs=1 channels_last=true $quiet
 scripts/evaluate.py -m "checkpoint=$RUNS/sweeps/finetune/*/best.pt" +sweep=finetuned $quiet
+
+# 4. Tables and figures.
+scripts/plot.py runs=[$RUNS/sweeps/truncation,$RUNS/sweeps/finetuned] out=results/resnet32_reduced/plots
