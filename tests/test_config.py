@@ -68,6 +68,11 @@ def test_every_experiment_and_sweep_says_its_command_expectation_and_cost() -> N
             assert re.search(r"scripts/\w+\.py .*\n(#.*\n)*# Expect: (.*\n#)*.*Cost: ", text), option
 
 
+def test_a_reduction_is_given_on_the_command_line() -> None:
+    assert composed("train", "model.reduction={alternate: true}").model.reduction == {"alternate": True}
+    assert composed("train", "model.reduction={stages: [layer1]}").model.reduction == {"stages": ["layer1"]}
+
+
 def test_a_sweep_takes_a_single_value_of_what_it_sweeps() -> None:
     assert composed("evaluate", "checkpoint=x", "+sweep=fault_rate", "fault.direction=both").fault.direction == "both"
     assert composed("evaluate", "checkpoint=x", "+sweep=truncation", "fault=negpass", "fault.k=3").fault.mode == "negpass"

@@ -27,7 +27,7 @@ class ModelConfig:
     shortcut: Optional[str] = None
     width: Optional[float] = None
     dropout: Optional[float] = None
-    reduction: Optional[dict[str, Any]] = None
+    reduction: Any = None  # a dict; Optional[dict] could not be set from the command line
 
 
 @dataclass
