@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything in this folder, from the root of a clone: data/cifar10_jpeg and resnet32-d509ac18.th are in place (README.md).
-# Finished steps are skipped, an interrupted one is resumed. Five hours on two cores.
+# Finished steps are skipped, an interrupted one is resumed. About two hours on two cores.
 set -eu
 RUNS=runs/resnet32
 DATA='data=cifar10_jpeg data.mean=[0.485,0.456,0.406] data.std=[0.229,0.224,0.225]'
