@@ -103,7 +103,7 @@ def _band(axes: Axes, points: Sequence[Point], index: int, label: str) -> None:
     axes.fill_between(
         x, [point.low for point in points], [point.high for point in points], color=style.color, alpha=0.18, linewidth=0
     )
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _baseline(axes: Axes, accuracy: float | None) -> None:

@@ -68,7 +68,7 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
             offset = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
             axes.annotate(str(row["k"]), point, fontsize=7, color=GREY, **offset)
     axes.margins(x=0.06, y=0.08)  # room for the outermost numbers
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     dress(axes, title=str(shared["data"]), xlabel="garbled tables per inference (MiB)", ylabel=f"{shared['split']} accuracy")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure
