@@ -1,17 +1,21 @@
-"""The machine operations that numba has no name for: a rounding, a count of bits, a cast, and an atomic sum."""
+"""The machine operations that numba has no name for: a rounding, a count of bits, memory by address, and an atomic sum.
+
+Arrays of numba's own are counted references to memory from the heap, and counting costs as much as the work on a run does.
+So compiled code works on memory by address: the tensors', and the stack's.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba import carray, extending, njit, types
+from numba.core import cgutils
 
-_intrinsic: Any = intrinsic  # whose own type says that the typing context is passed by the caller
+intrinsic: Any = extending.intrinsic  # whose own type says that the typing context is passed by the caller
 
 
-@_intrinsic
+@intrinsic
 def rint(typing: Any, value: Any) -> Any:
     """``value`` (float32 or float64) rounded to the nearest integer, halves to even: one instruction, also in a vector."""
 
@@ -21,7 +25,7 @@ def rint(typing: Any, value: Any) -> Any:
     return value(value), generate
 
 
-@_intrinsic
+@intrinsic
 def trailing_zeros(typing: Any, value: Any) -> Any:
     """How many zero bits are below the lowest one of ``value``, an unsigned integer that is not 0."""
 
@@ -31,17 +35,34 @@ def trailing_zeros(typing: Any, value: Any) -> Any:
     return value(value), generate
 
 
-@_intrinsic
-def pointer(typing: Any, address: Any, dtype: Any) -> Any:
-    """The memory at an integer address as a pointer to numbers of ``dtype`` (a numpy scalar class), for ``carray``."""
+@intrinsic(prefer_literal=True)
+def stack(typing: Any, dtype: Any, count: Any) -> Any:
+    """The address of ``count`` (a constant) uninitialised numbers on the stack, at a cache line, until the caller returns."""
+    length = count.literal_value
 
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room = cgutils.alloca_once(builder, ir.ArrayType(context.get_value_type(dtype.dtype), length))
+        room.align = 64
+        return builder.ptrtoint(room, ir.IntType(64))
+
+    return types.int64(dtype, count), generate
+
+
+@intrinsic
+def _pointer(typing: Any, address: Any, dtype: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(dtype.dtype)(address, dtype), generate
 
 
-@_intrinsic
+@njit(inline="always")
+def array_at(address: Any, count: Any, dtype: Any) -> Any:
+    """``count`` numbers of ``dtype`` (a numpy scalar class) at an integer address."""
+    return carray(_pointer(address, dtype), count)
+
+
+@intrinsic
 def atomic_add(typing: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at an integer address, whatever other threads do; returns what was there before."""
 
