@@ -7,6 +7,7 @@ The gradient is the gate that was drawn: dy/dz = s.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from circa_train.fault.spec import FaultSpec, NoFault
 from circa_train.field import largest_centred
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.nn import kernels
-from circa_train.nn.kernels.ops import plan_to_text, stochastic_relu
+from circa_train.nn.kernels.ops import plan_to_text, stochastic_relu, stochastic_relu_without_gradient
 from circa_train.nn.kernels.plan import COUNTS, SitePlan
 
 
@@ -120,14 +121,20 @@ class StochasticReLU(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if not self.faults_enabled or isinstance(self.plan.spec, NoFault):
             return F.relu(z)
-        y, counts = stochastic_relu(z, self.address, self._plan_text, self.backend, self.observer is not None, self.name)
+        if not torch.compiler.is_compiling() and self.observer is None:
+            eager = _eager()
+            if eager is not None and eager.applies(z, self.backend):
+                return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name)
+        needs_gradient = z.requires_grad and torch.is_grad_enabled()
+        operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
+        y, counts = operator(z, self.address, self._plan_text, self.backend, self.observer is not None, self.name)
         if self.plan.overflow != "raise":
             self.overflows += counts[0]
         if z.is_cuda:
             self.pending += counts[:: len(COUNTS)]
         if self.observer is not None:
             self.observer.record(z.detach(), counts[: len(COUNTS)])
-        self.address[0] += 1
+        self.address[0].add_(1)
         return y
 
     def raise_pending(self) -> None:
@@ -152,6 +159,16 @@ class StochasticReLU(nn.Module):
     def extra_repr(self) -> str:
         plan = self.plan
         return f"{plan.spec}, frac_bits={plan.frac_bits}, seed={plan.seed}, site={plan.site}, overflow={plan.overflow!r}"
+
+
+@functools.cache
+def _eager() -> Any:
+    """The module of the short way, imported at the first forward, as numba takes a second; None where numba is missing."""
+    try:
+        from circa_train.nn.kernels import eager
+    except ImportError:
+        return None
+    return eager
 
 
 def raise_pending(model: nn.Module) -> None:

@@ -34,14 +34,36 @@ from circa_train.nn.kernels.gates import (
     windowed,
     write,
 )
-from circa_train.nn.kernels.intrinsics import array_at, atomic_add, stack
-from circa_train.nn.kernels.jobs import NEGPASS, POSZERO, ROWS, TILED, UNIFORM
+from circa_train.nn.kernels.intrinsics import array_at, atomic_add, call_int, stack
+from circa_train.nn.kernels.jobs import ARRIVED, COUNTED, NEGPASS, POSZERO, ROWS, TAKEN, TILED, UNIFORM
 from circa_train.nn.kernels.layouts import base_of, copy_run, copy_tile, dropped_of, dropped_of_tile, steps_of
 from circa_train.nn.kernels.philox import BATCH, BATCH_MASKS, draw_masks, draw_words
 
 _JOB = from_dtype(jobs.JOB)
 
 _compile = njit(nogil=True, error_model="numpy")
+
+
+@_compile
+def _thread(job: Any) -> int:
+    """Which of the job's threads this one is."""
+    return np.int64(call_int(job.thread_number)) if job.thread_number else atomic_add(job.here + ARRIVED, 1)
+
+
+@_compile
+def _take(job: Any, thread: int) -> int:
+    """The number of a chunk that nobody has, of the thread's own share first; -1 if there is none left.
+
+    A share is what torch's own operators give to the same thread, whose core's cache may still hold it, and will be asked for
+    it next. A thread that is done, or late, or was never started, leaves nothing undone.
+    """
+    for step in range(job.threads):
+        whose = (thread + step) % job.threads
+        first, last = whose * job.chunks // job.threads, (whose + 1) * job.chunks // job.threads
+        chunk = first + atomic_add(job.here + TAKEN + 8 * whose, 1)
+        if chunk < last:
+            return chunk
+    return -1
 
 
 @_compile
@@ -62,9 +84,10 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
     steps_of(job, steps)
     if job.k_count == 1:
         dropped_of(job, 0, dropped)
+    thread = _thread(job)
     while True:
-        chunk = atomic_add(job.next, 1)
-        if chunk >= job.chunks:
+        chunk = _take(job, thread)
+        if chunk < 0:
             break
         at = max(chunk * job.chunk - job.shift, 0)
         end = min((chunk + 1) * job.chunk - job.shift, job.elements)
@@ -125,7 +148,7 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
                     copy_run(job, start, count, y_all, y, offset, False)
     for place in range(8):
         if counts[place]:
-            atomic_add(job.counts + 8 * place, counts[place])
+            atomic_add(job.here + COUNTED + 8 * place, counts[place])
 
 
 @_compile
@@ -133,9 +156,10 @@ def _backward(job_pointer: Any, unsigned: Any) -> None:
     job = carray(job_pointer, 1)[0]
     grad, y = array_at(job.z, job.elements, unsigned), array_at(job.y, job.elements, unsigned)
     out, zero = array_at(job.out, job.elements, unsigned), unsigned(0)
+    thread = _thread(job)
     while True:
-        chunk = atomic_add(job.next, 1)
-        if chunk >= job.chunks:
+        chunk = _take(job, thread)
+        if chunk < 0:
             break
         for i in range(chunk * job.chunk, min((chunk + 1) * job.chunk, job.elements)):
             out[i] = grad[i] if y[i] != 0 else zero

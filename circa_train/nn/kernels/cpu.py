@@ -1,10 +1,14 @@
 """The forward and backward of a site on the CPU: one compiled pass each, on torch's own threads.
 
 Bit for bit :mod:`circa_train.nn.kernels.reference`, for every sign test, floating dtype, memory layout and number of threads.
+
+Between the convolutions of a network, whose data has pushed the interpreter's out of the caches, every line of Python costs
+several times what it does in a loop by itself. So what a site's calls have in common is worked out once (:func:`_template`).
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from typing import Any
@@ -18,6 +22,7 @@ from circa_train.fault.sign import truncation
 from circa_train.fault.spec import BitWindow, TruncatedSign, UniformFault
 from circa_train.field import largest_centred
 from circa_train.nn.kernels import compiled, jobs, layouts, memory, team
+from circa_train.nn.kernels.jobs import PLACE
 from circa_train.nn.kernels.plan import COUNTS, SitePlan, is_channels_last
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -28,50 +33,74 @@ CHUNK = 64 * RUN
 _POLICIES = {"raise": jobs.RAISE, "wrap": jobs.WRAP, "saturate": jobs.SATURATE}
 _DIRECTIONS = {"both": jobs.BOTH, "zeroed": jobs.ZEROED, "passed": jobs.PASSED}
 
+_HERE, _Z, _Y, _OUT, _ELEMENTS = (PLACE[name] for name in ("here", "z", "y", "out", "elements"))
+_DRAW, _FIRST_RUN, _LEAD, _SHIFT = (PLACE[name] for name in ("draw", "first_run", "lead", "shift"))
+_THREADS, _NUMBER, _CHUNK, _CHUNKS = (PLACE[name] for name in ("threads", "thread_number", "chunk", "chunks"))
+_LAYOUT = PLACE["layout"]
+
+#: Where a job that is done says how many values overflowed, and how many were not finite.
+COUNTED = PLACE["counts"]
+NOT_FINITE = COUNTED + len(COUNTS)
+
 
 def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
     """(y, counts) as :func:`circa_train.nn.kernels.reference.forward`, and in counts[7] how many values are not finite."""
-    channels_last = is_channels_last(z)
-    dense = z if channels_last else z.contiguous()
-    y = memory.empty_like(dense)
-    counts = np.zeros(len(COUNTS) + 1, dtype=np.int64)
-    per_image = math.prod(z.shape[1:]) if z.dim() and len(z) else 0
     draw, first_image = address.tolist()
+    y, job = run_forward(z, plan, draw, first_image, statistics)
+    return y, torch.frombuffer(job, dtype=torch.int64, count=len(COUNTS) + 1, offset=8 * COUNTED)
+
+
+def run_forward(z: Tensor, plan: SitePlan, draw: int, first_image: int, statistics: bool) -> tuple[Tensor, Any]:
+    """(y, job); from place :data:`COUNTED` on the job holds the counts of :func:`forward`."""
+    template, _ks, per_image = _template(plan, z.shape, is_channels_last(z), z.dtype, statistics, torch.get_num_threads())
+    dense = z if template[_LAYOUT] != jobs.ROWS else z.contiguous()
+    y = memory.empty_like(dense)
     first = first_image * per_image
     if first + z.numel() > MAX_ELEMENTS:
         raise ValueError(f"elements {first} to {first + z.numel()} leave [0, 2^42), the range of addresses")
-    job = np.zeros((), dtype=jobs.JOB)
-    job["z"], job["y"], job["elements"], job["counts"] = dense.data_ptr(), y.data_ptr(), z.numel(), counts.ctypes.data
-    job["first_run"], job["lead"] = divmod(first, RUN)
-    job["channels"] = z.shape[1] if z.dim() > 1 else 1
-    job["plane"] = max(math.prod(z.shape[2:]), 1)
-    job["layout"], job["brain_float"] = _layout(z), z.dtype == torch.bfloat16
-    job["statistics"], job["policy"] = statistics, _POLICIES[plan.overflow]
-    job["seed"], job["site"], job["draw"] = plan.seed, plan.site, draw
-    limit = largest_centred(plan.prime)
+    job = type(template).from_buffer_copy(template)
+    job[_Z], job[_Y], job[_DRAW] = dense.data_ptr(), y.data_ptr(), draw
+    if first:
+        job[_FIRST_RUN], job[_LEAD] = divmod(first, RUN)
+        job[_SHIFT] = job[_LEAD] if job[_LAYOUT] == jobs.ROWS else 0
+    _run(False, z.element_size(), job)
+    if dense is not z and y.stride() != torch.empty_like(z).stride():
+        y = torch.empty_like(z).copy_(y)
+    return y, job
+
+
+@functools.lru_cache(maxsize=4096)
+def _template(
+    plan: SitePlan, shape: torch.Size, channels_last: bool, dtype: torch.dtype, statistics: bool, threads: int
+) -> tuple[Any, Any, int]:
+    """The job of a tensor of that shape, all but its addresses and its draw; the array of k; the elements per image."""
+    elements, plane, channels = math.prod(shape), max(math.prod(shape[2:]), 1), shape[1] if len(shape) > 1 else 1
+    job, limit = np.zeros((), dtype=jobs.JOB), largest_centred(plan.prime)
+    job["threads"], job["thread_number"] = threads, team.thread_number()
+    job["elements"], job["plane"], job["channels"] = elements, plane, channels
+    job["brain_float"], job["statistics"], job["policy"] = dtype == torch.bfloat16, statistics, _POLICIES[plan.overflow]
+    job["seed"], job["site"] = plan.seed, plan.site
     job["prime"], job["limit"], job["scale"] = plan.prime, limit, 2.0**plan.frac_bits
-    job["reach"] = _reach(limit, plan.frac_bits, z.dtype == torch.float64)
+    job["reach"] = _reach(limit, plan.frac_bits, dtype == torch.float64)
     k = np.atleast_1d(np.array(plan.spec.k if isinstance(plan.spec, TruncatedSign) else 0, dtype=np.int64))
     job["k"], job["k_count"] = k.ctypes.data, len(k)
     if isinstance(plan.spec, TruncatedSign):
         job["test"] = jobs.POSZERO if plan.spec.mode == "poszero" else jobs.NEGPASS
         if isinstance(plan.spec.k, tuple):
-            truncation(plan.spec, z.shape, z.device)
+            truncation(plan.spec, shape, torch.device("cpu"))
     elif isinstance(plan.spec, UniformFault):
         job["test"], job["threshold"] = jobs.UNIFORM, plan.spec.threshold
         job["direction"] = _DIRECTIONS[plan.spec.direction]
     elif isinstance(plan.spec, BitWindow):
         job["test"], job["low"], job["high"] = jobs.WINDOW, plan.spec.low, plan.spec.high
+    unit = CHUNK
     if channels_last:  # whole planes, of as many channels as are computed together or share a cache line
-        together = layouts.CHANNELS if job["layout"] == jobs.TILED else 64 // z.element_size()
-        unit = int(job["plane"]) * (together if z.shape[1] % together == 0 else z.shape[1])
-    else:
-        unit, job["shift"] = CHUNK, job["lead"]
-    job["chunk"] = _chunk(z, unit)
-    _run(False, z.element_size(), job)
-    if dense is not z and y.stride() != torch.empty_like(z).stride():
-        y = torch.empty_like(z).copy_(y)
-    return y, torch.from_numpy(counts)
+        tiled = plane % RUN == 0 and channels % layouts.CHANNELS == 0
+        job["layout"] = jobs.TILED if tiled else jobs.STRIDED
+        together = layouts.CHANNELS if tiled else 64 // dtype.itemsize
+        unit = plane * (together if channels % together == 0 else channels)
+    job["chunk"] = _chunk(elements, dtype.itemsize, unit, threads)
+    return jobs.integers(threads).from_buffer_copy(job.tobytes() + bytes(8 * threads)), k, elements // shape[0] if elements and len(shape) else 0
 
 
 @functools.cache
@@ -84,37 +113,35 @@ def _reach(limit: int, frac_bits: int, double: bool) -> int:
     return int((value * real(2.0**-frac_bits)).view(unsigned))
 
 
-def _layout(z: Tensor) -> int:
-    if not is_channels_last(z):
-        return jobs.ROWS
-    whole = math.prod(z.shape[2:]) % RUN == 0 and z.shape[1] % layouts.CHANNELS == 0
-    return jobs.TILED if whole else jobs.STRIDED
-
-
-def _chunk(tensor: Tensor, unit: int) -> int:
+def _chunk(elements: int, itemsize: int, unit: int, threads: int) -> int:
     """How many elements, in units, a thread takes at a time.
 
     Enough chunks that threads finish together; but up to a large page each, because threads that touch one fresh page at the
     same time wait for each other.
     """
-    elements = min(tensor.numel() // (4 * torch.get_num_threads()), memory.LARGE_PAGE // tensor.element_size())
-    return max(elements // unit, 1) * unit
+    return max(min(elements // (4 * threads), memory.LARGE_PAGE // itemsize) // unit, 1) * unit
 
 
 def backward(grad: Tensor, y: Tensor) -> Tensor:
     """The gradient where the gate that y shows is open, else 0; laid out as y."""
     out = memory.empty_like(y)  # without gaps in memory, whatever the order of dimensions
     y, grad = (t if t.stride() == out.stride() else torch.empty_like(out).copy_(t) for t in (y, grad))
-    job = np.zeros((), dtype=jobs.JOB)
-    job["z"], job["y"], job["out"], job["elements"] = grad.data_ptr(), y.data_ptr(), out.data_ptr(), y.numel()
-    job["chunk"] = _chunk(y, CHUNK)
+    threads = torch.get_num_threads()
+    job = jobs.integers(threads)()
+    job[_Z], job[_Y], job[_OUT], job[_ELEMENTS] = grad.data_ptr(), y.data_ptr(), out.data_ptr(), y.numel()
+    job[_CHUNK] = _chunk(y.numel(), y.element_size(), CHUNK, threads)
+    job[_THREADS], job[_NUMBER] = threads, team.thread_number()
     _run(True, y.element_size(), job)
     return out
 
 
 def _run(is_backward: bool, itemsize: int, job: Any) -> None:
-    taken = np.zeros(1, dtype=np.int64)
-    job["next"] = taken.ctypes.data
-    job["chunks"] = -(-(int(job["elements"]) + int(job["shift"])) // max(int(job["chunk"]), 1))
-    threads = min(torch.get_num_threads(), int(job["chunks"]))
-    team.run(compiled.entry(is_backward, itemsize).address, job.ctypes.data, threads)
+    """Have a job done that is complete but for its own address and the number of its chunks."""
+    job[_HERE] = ctypes.addressof(job)
+    job[_CHUNKS] = -(-(job[_ELEMENTS] + job[_SHIFT]) // job[_CHUNK])
+    team.run(_address(is_backward, itemsize), job[_HERE], min(job[_THREADS], job[_CHUNKS]))
+
+
+@functools.cache
+def _address(is_backward: bool, itemsize: int) -> int:
+    return int(compiled.entry(is_backward, itemsize).address)

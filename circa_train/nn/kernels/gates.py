@@ -22,11 +22,12 @@ from circa_train.nn.kernels.jobs import PASSED, SATURATE, UNIFORM, WINDOW, WRAP,
 OPEN, CLOSED = np.uint32(0xFFFFFFFF), np.uint32(0)
 
 _compile = njit(nogil=True, error_model="numpy")
+_inline = njit(nogil=True, error_model="numpy", forceinline=True)  # so that the compiler sees which arrays are one
 
 
 @_compile
 def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
-    """Bit patterns of bfloat16 or float16 as float32 numbers, which ``bits`` are; no subnormal number is touched, so flushing modes do no harm."""
+    """Bit patterns of bfloat16 or float16 as float32 numbers, at ``bits`` too; no subnormal number is touched, whatever the mode."""
     if brain_float:
         for i in range(RUN):
             bits[i] = np.uint32(z[i]) << np.uint32(16)
@@ -40,7 +41,7 @@ def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
             values[i] = -value if z[i] & np.uint16(0x8000) else value
 
 
-@_compile
+@_inline
 def poszero(
     values: Any, bits: Any, z: Any, t: Any, dropped: Any, scale: Any, prime: Any, sign: Any, magnitude: Any, reach: Any, y: Any
 ) -> bool:
@@ -59,7 +60,7 @@ def poszero(
     return not beyond
 
 
-@_compile
+@_inline
 def negpass(
     values: Any, bits: Any, z: Any, t: Any, dropped: Any, scale: Any, prime: Any, sign: Any, magnitude: Any, reach: Any, y: Any
 ) -> bool:

@@ -63,6 +63,16 @@ def array_at(address: Any, count: Any, dtype: Any) -> Any:
 
 
 @intrinsic
+def call_int(typing: Any, address: Any) -> Any:
+    """What the C function ``int f(void)`` at an integer address returns."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.call(builder.inttoptr(args[0], ir.FunctionType(ir.IntType(32), []).as_pointer()), [])
+
+    return types.int32(types.int64), generate
+
+
+@intrinsic
 def atomic_add(typing: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at an integer address, whatever other threads do; returns what was there before."""
 

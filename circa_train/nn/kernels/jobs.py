@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from typing import Any
+
 import numpy as np
 
 ROWS, STRIDED, TILED = range(3)
@@ -12,8 +16,11 @@ BOTH, ZEROED, PASSED = range(3)
 #: One forward or backward. Addresses and numbers; int64 unless said otherwise.
 JOB = np.dtype(
     [
-        ("next", "i8"),  # address of the next chunk's number, shared by the threads
-        ("counts", "i8"),  # address of COUNTS and, after them, the number of values that are not finite
+        ("here", "i8"),  # address of this record
+        ("threads", "i8"),
+        ("thread_number", "i8"),  # address of a function that tells a thread its number, or 0: in the order of arrival
+        ("arrived", "i8"),  # threads so far
+        ("counts", "i8", 8),  # COUNTS and, after them, the number of values that are not finite
         ("z", "i8"),  # address of the input (backward: the gradient)
         ("y", "i8"),  # address of the output (backward: the forward's output)
         ("out", "i8"),  # backward: address of the result
@@ -45,3 +52,18 @@ JOB = np.dtype(
         ("draw", "i8"),
     ]
 )
+
+_FIELDS = JOB.fields or {}
+
+#: Where the kernel finds, from ``here``, what threads count together: arrivals; COUNTS; and after the record, one int64 per
+#: thread, the chunks taken of those meant for it.
+ARRIVED, COUNTED, TAKEN = _FIELDS["arrived"][1], _FIELDS["counts"][1], JOB.itemsize
+
+#: The same record as 64-bit integers, which Python fills in faster than named fields: the place of each.
+PLACE = {name: offset // 8 for name, (_, offset, *_) in _FIELDS.items()}
+
+
+@functools.cache
+def integers(threads: int) -> Any:
+    """The type of a record with its counters for so many threads, as a ctypes array."""
+    return ctypes.c_int64 * (JOB.itemsize // 8 + threads)

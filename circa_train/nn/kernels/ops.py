@@ -7,6 +7,9 @@ how many values are not finite: always 0 where the operator raises, which it doe
 the host does not wait to see; whoever keeps the counts raises later.
 
 ``gate_gradient(grad, y, backend)`` is that derivative, linear in ``grad``, so it is its own derivative in turn.
+
+``stochastic_relu_without_gradient`` is the first without a derivative, and without the Python that torch runs for one: between
+convolutions that costs as much as a thousand elements.
 """
 
 from __future__ import annotations
@@ -75,8 +78,7 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype) -> str:
     return backend
 
 
-@torch.library.custom_op("circa_train::stochastic_relu", mutates_args=())
-def stochastic_relu(z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str) -> tuple[Tensor, Tensor]:
+def _compute(z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str) -> tuple[Tensor, Tensor]:
     """See the module's page; ``name`` is how errors call the site.
 
     Raises:
@@ -89,12 +91,24 @@ def stochastic_relu(z: Tensor, address: Tensor, plan: str, backend: str, statist
     try:
         return _forward(z, plan_from_text(plan), address, choose(backend, z.device, z.dtype), statistics)
     except ValueError as error:
-        raise type(error)(f"site {name or '(unnamed)'}: {error}") from error
+        raise named(error, name) from error
 
 
-@stochastic_relu.register_fake
-def _(z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str) -> tuple[Tensor, Tensor]:
+def _shapes(z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str) -> tuple[Tensor, Tensor]:
     return torch.empty_like(z), torch.empty(len(COUNTS) + 1, dtype=torch.int64, device=z.device)
+
+
+stochastic_relu = torch.library.custom_op("circa_train::stochastic_relu", _compute, mutates_args=())
+stochastic_relu.register_fake(_shapes)
+
+_LIBRARY = torch.library.Library("circa_train", "FRAGMENT")
+_LIBRARY.define(
+    "stochastic_relu_without_gradient(Tensor z, Tensor address, str plan, str backend, bool statistics, str name)"
+    " -> (Tensor, Tensor)"
+)
+_LIBRARY.impl("stochastic_relu_without_gradient", _compute, "CompositeExplicitAutograd")
+torch.library.register_fake("circa_train::stochastic_relu_without_gradient", _shapes, lib=_LIBRARY)
+stochastic_relu_without_gradient = torch.ops.circa_train.stochastic_relu_without_gradient.default
 
 
 @torch.library.custom_op("circa_train::gate_gradient", mutates_args=())
@@ -139,6 +153,17 @@ stochastic_relu.register_autograd(_gate, setup_context=_keep_y)
 gate_gradient.register_autograd(_gate_again, setup_context=_keep_gate)
 
 
+def refuse(z: Tensor, plan: SitePlan, overflows: int, not_finite: int) -> None:
+    """Raise if the activation holds what the plan's policy does not allow, saying how far it reached."""
+    if not_finite or (overflows and plan.overflow == "raise"):
+        to_fixed(z, plan.frac_bits, plan.prime, plan.overflow)
+
+
+def named(error: ValueError, name: str) -> ValueError:
+    """The same error, saying at which site."""
+    return type(error)(f"site {name or '(unnamed)'}: {error}")
+
+
 def _forward(z: Tensor, plan: SitePlan, address: Tensor, backend: str, statistics: bool) -> tuple[Tensor, Tensor]:
     if backend == "triton":
         from circa_train.nn.kernels import triton
@@ -148,8 +173,8 @@ def _forward(z: Tensor, plan: SitePlan, address: Tensor, backend: str, statistic
         from circa_train.nn.kernels import cpu
 
         y, counts = cpu.forward(z, plan, address, statistics)
-        if counts[-1] or (plan.overflow == "raise" and counts[0]):
-            to_fixed(z, plan.frac_bits, plan.prime, plan.overflow)  # raises, saying what overflowed
+        overflows, *_, not_finite = counts.tolist()
+        refuse(z, plan, overflows, not_finite)
         return y, counts
     y, counts = reference.forward(z, plan, address, statistics)
     return torch.empty_like(z).copy_(y), F.pad(counts, (0, 1))

@@ -38,6 +38,11 @@ class SitePlan:
         check_frac_bits(self.frac_bits)
         check_overflow_policy(self.overflow)
         check_address(self.seed, self.site, 0)
+        object.__setattr__(self, "_hash", hash((self.spec, self.frac_bits, self.seed, self.site, self.overflow)))
+
+    def __hash__(self) -> int:
+        """Worked out once: a plan is looked up at every forward of its site."""
+        return int(self._hash)  # type: ignore[attr-defined]
 
     @property
     def prime(self) -> int:

@@ -5,7 +5,7 @@ the cores with those waiting threads, in every network that alternates convoluti
 to torch's OpenMP runtime itself, through the entry point that compilers emit for a parallel region. Where the runtime that
 torch was built with does not have it, plain threads do the same work.
 
-A kernel takes its work in chunks from a shared counter: it is complete however many threads come, and a thread that the
+A kernel's work is divided into chunks that its threads take: it is complete however many threads come, and a thread that the
 machine interrupts delays the others by one chunk at most.
 """
 
@@ -16,6 +16,7 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,25 +30,48 @@ def run(kernel: int, job: int, threads: int) -> None:
     The interpreter lock is released meanwhile.
     """
     if threads <= 1:
-        KERNEL_TYPE(kernel)(job)
+        _function(kernel)(job)
         return
     parallel = _openmp_parallel()
     if parallel is not None:
         parallel(kernel, job, threads, 0)
         return
     with ThreadPoolExecutor(threads) as pool:
-        wait([pool.submit(KERNEL_TYPE(kernel), job) for _ in range(threads)])
+        wait([pool.submit(_function(kernel), job) for _ in range(threads)])
+
+
+@functools.cache
+def _function(kernel: int) -> Callable[[int], None]:
+    return KERNEL_TYPE(kernel)
+
+
+@functools.cache
+def thread_number() -> int:
+    """The address of OpenMP's ``int omp_get_thread_num(void)``, or 0 where :func:`run` uses plain threads."""
+    runtime = _runtime()
+    return (ctypes.cast(runtime.omp_get_thread_num, ctypes.c_void_p).value or 0) if runtime else 0
 
 
 @functools.cache
 def _openmp_parallel() -> Callable[[int, int, int, int], None] | None:
-    """``GOMP_parallel(function, data, threads, flags)`` of the runtime that torch is linked with, or None."""
-    for library in sorted(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*")):
+    """``GOMP_parallel(function, data, threads, flags)``, or None."""
+    runtime = _runtime()
+    if runtime is None:
+        return None
+    parallel: Any = runtime.GOMP_parallel
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return parallel
+
+
+@functools.cache
+def _runtime() -> ctypes.CDLL | None:
+    """The OpenMP runtime that torch is linked with, if it has what is needed."""
+    for path in sorted(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*")):
         try:
-            parallel = ctypes.CDLL(str(library)).GOMP_parallel  # looked up in the library and in those that it loads
+            library = ctypes.CDLL(str(path))  # names are looked up in it and in the libraries that it loads
+            if library.GOMP_parallel and library.omp_get_thread_num:
+                return library
         except (OSError, AttributeError):
             continue
-        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        parallel.restype = None
-        return parallel
     return None

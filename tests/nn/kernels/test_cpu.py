@@ -181,6 +181,8 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 def test_plain_threads_do_the_same_where_torch_has_no_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(team, "_openmp_parallel", lambda: None)
+    monkeypatch.setattr(team, "thread_number", lambda: 0)
+    cpu._template.cache_clear()
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
