@@ -38,6 +38,7 @@ M0, M1 = (np.uint64(m) for m in PHILOX_MULTIPLIERS)
 W0, W1 = (np.uint64(w) for w in PHILOX_WEYL)
 
 _compile = njit(nogil=True, error_model="numpy")
+_inline = njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 @_compile
@@ -72,9 +73,9 @@ def draw_masks(job: Any, bases: Any, runs: int, steps: int, masks: int) -> None:
         steps: address of the 64 steps.
         masks: address of the result, uint32, in the order of elements.
     """
-    rejected = stack(np.uint8, _BITS)
+    rejected, numbers = stack(np.uint8, _BITS), _numbers(job, 0)
     for run in range(runs):
-        _draw(job, bases[run], steps, LANES, 0, masks + 4 * RUN * run, rejected + _RUN_BITS * run)
+        _draw(numbers, bases[run], steps, LANES, masks + 4 * RUN * run, rejected + _RUN_BITS * run)
     pending, count = array_at(stack(np.uint16, BATCH_MASKS), BATCH_MASKS, np.uint16), 0
     groups = array_at(rejected, runs * RUN // 64, np.uint64)
     for group in range(len(groups)):
@@ -103,7 +104,7 @@ def _draw_again(job: Any, bases: Any, steps: int, attempt: int, masks: int, pend
         for lane in range(size):
             place = np.int64(pending[first + lane])
             blocks[lane] = bases[place // RUN] + every_step[place % LANES]
-        _draw(job, np.uint64(0), blocks_at, size, attempt, found_at, rejected_at)
+        _draw(_numbers(job, attempt), np.uint64(0), blocks_at, size, found_at, rejected_at)
         for lane in range(size):
             place = np.int64(pending[first + lane])
             source = place % RUN // LANES * LANES + lane
@@ -114,12 +115,18 @@ def _draw_again(job: Any, bases: Any, steps: int, attempt: int, masks: int, pend
     return left
 
 
-@njit(nogil=True, error_model="numpy", forceinline=True)
-def _draw(job: Any, base: Any, steps: int, lanes: int, attempt: int, masks: int, rejected: int) -> None:
-    """One attempt at the masks of a run's first lanes, and one bit per mask that says whether it is rejected; by address."""
+@_inline
+def _numbers(job: Any, attempt: int) -> Any:
+    """What all lanes have in common. Read once: for all the compiler knows, writing masks could change the job."""
     above, c2, c3, k0, k1 = counter(job, attempt)
     prime = np.uint64(job.prime)
-    threshold = np.uint64(4294967296) % prime
+    return above, c2, c3, k0, k1, prime, np.uint64(4294967296) % prime
+
+
+@_inline
+def _draw(numbers: Any, base: Any, steps: int, lanes: int, masks: int, rejected: int) -> None:
+    """One attempt at the masks of a run's first lanes, and one bit per mask that says whether it is rejected; by address."""
+    above, c2, c3, k0, k1, prime, threshold = numbers
     for lane in range(0, lanes, _STEP):
         _masks_of(
             base, steps + 8 * lane, above, c2, c3, k0, k1, prime, threshold, masks + 4 * lane, rejected + lane // 8
