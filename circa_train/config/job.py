@@ -81,7 +81,7 @@ def run_job(cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]]
         resume = folder.start(OmegaConf.to_yaml(OmegaConf.create(config))) and resume
     try:
         _refuse_missing(config)
-        _set_threads(config["run"]["threads"])
+        _prepare_process(config["run"]["threads"])
         result = work(Job(OmegaConf.to_object(cfg), config, folder.path, resume, log))
         if leads:
             folder.finish(result)
@@ -128,8 +128,12 @@ def _refuse_missing(config: dict[str, Any]) -> None:
         raise ValueError(asked)
 
 
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
+def _prepare_process(threads: int | None) -> None:
+    """As many threads as are asked for, and memory that stays with the process: without it a CPU's passes take up to twice."""
+    import torch
 
+    from circa_train.nn.kernels import memory
+
+    if threads is not None:
         torch.set_num_threads(threads)
+    memory.keep()

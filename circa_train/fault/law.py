@@ -33,8 +33,8 @@ from circa_train.fault.sign import truncation
 from circa_train.fault.spec import WORD_BITS, BitWindow, FaultSpec, NoFault, TruncatedSign, UniformFault
 from circa_train.field import largest_centred
 
-#: Elements at a time, when a tensor is gone through in parts: few enough for the cache, and for one thread.
-_PART = 2**14
+#: Elements at a time, when a tensor is gone through in parts: few enough for the caches, and enough for all of torch's threads.
+_PART = 2**16
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,19 @@ def fault_probability(x: Tensor, spec: FaultSpec) -> Tensor:
     probability = torch.empty(flat.shape, dtype=torch.float64, device=x.device)
     # Divided by a tensor: by a number, torch multiplies with the rounded reciprocal, which is not the nearest float64.
     masks = torch.tensor([mask_count(spec)], dtype=torch.float64, device=x.device)
-    # On a CPU part by part, so that the twenty intermediate tensors stay in the cache: four times as fast.
+    # On a CPU part by part, so that the fifteen intermediate tensors stay in the cache.
     length = max(1, _PART * len(flat) // max(flat.numel(), 1)) if x.device.type == "cpu" else max(len(flat), 1)
     for part, result in zip(flat.split(length), probability.split(length), strict=True):
-        torch.div(sum(_counts(part, spec)), masks, out=result)
+        torch.div(_total(part, spec), masks, out=result)
     return probability.reshape(x.shape)
+
+
+def _total(x: Tensor, spec: FaultSpec) -> Tensor:
+    """The sum of :func:`_counts`, of values that are in range."""
+    if not isinstance(spec, TruncatedSign):
+        return sum(_counts(x, spec))
+    x, ties = _with_ties(x.int(), spec)
+    return torch.sign(x) * (x + ties)
 
 
 def expected_faults(x: Tensor, spec: FaultSpec) -> FaultKinds:
@@ -179,15 +187,26 @@ def _counts(x: Any, spec: FaultSpec) -> tuple[Any, Any]:
 
 
 def _truncated_counts(x: Any, spec: TruncatedSign) -> tuple[Any, Any]:
-    p = spec.prime
-    _require_centred(x, p)
-    k: Any = truncation(spec, x.shape, x.device) if isinstance(x, Tensor) else spec.k
+    _require_centred(x, spec.prime)
+    x, ties = _with_ties(x, spec)
+    return abs(x) - ties * (x < 0), ties * (x > 0)
+
+
+def _with_ties(x: Any, spec: TruncatedSign) -> tuple[Any, Any]:
+    """(x, T(x mod p)), x negated for NegPass; T means nothing at x = 0. All numbers stay below 2^31, so int32 tensors will do."""
+    p, k = spec.prime, spec.k if isinstance(x, int) else truncation(spec, x.shape, x.device)
+    if isinstance(k, Tensor):
+        k = k.to(x.dtype)
     if spec.mode == "negpass":
         x = -x
-    n = p - x - p * (x < 0)  # p - (x mod p)
-    m = _maximum((1 << k) - (p - n), 0)
-    ties = ((n >> k) * m + m - _maximum(m - (n & ((1 << k) - 1)), 0)) * (x != 0)  # m - max(m - r, 0) = min(r, m)
-    return abs(x) - ties * (x < 0), ties * (x > 0)
+    v = x + ((x >> 31) & p)
+    n = p - v
+    m = _maximum((1 << k) - v, 0)
+    return x, (n >> k) * m + _minimum(n & ((1 << k) - 1), m)
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    return torch.minimum(a, b) if isinstance(a, Tensor) else min(a, b)
 
 
 def _maximum(value: Any, floor: int) -> Any:

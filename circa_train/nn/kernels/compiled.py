@@ -45,7 +45,7 @@ _compile = njit(nogil=True, error_model="numpy")
 
 
 @_compile
-def _thread(job: Any) -> int:
+def _thread(job: Any) -> Any:
     """Which of the job's threads this one is."""
     return np.int64(call_int(job.thread_number)) if job.thread_number else atomic_add(job.here + ARRIVED, 1)
 
@@ -152,16 +152,19 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
 
 
 @_compile
-def _backward(job_pointer: Any, unsigned: Any) -> None:
+def _backward(job_pointer: Any, width: int, unsigned: Any) -> None:
+    """One thread's part."""
     job = carray(job_pointer, 1)[0]
-    grad, y = array_at(job.z, job.elements, unsigned), array_at(job.y, job.elements, unsigned)
-    out, zero = array_at(job.out, job.elements, unsigned), unsigned(0)
     thread = _thread(job)
     while True:
         chunk = _take(job, thread)
         if chunk < 0:
             break
-        for i in range(chunk * job.chunk, min((chunk + 1) * job.chunk, job.elements)):
+        start = chunk * job.chunk
+        count, offset = min(job.chunk, job.elements - start), width * start
+        grad, y = array_at(job.z + offset, count, unsigned), array_at(job.y + offset, count, unsigned)
+        out, zero = array_at(job.out + offset, count, unsigned), unsigned(0)
+        for i in range(count):
             out[i] = grad[i] if y[i] != 0 else zero
 
 
@@ -191,7 +194,7 @@ def _backward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
 
     def backward(job: Any) -> None:
         sources  # noqa: B018
-        _backward(job, unsigned)
+        _backward(job, itemsize, unsigned)
 
     return backward
 
