@@ -98,7 +98,8 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
                 at += RUN - (job.lead + at) % RUN
                 runs += 1
             if circa:
-                draw_masks(job, bases, runs, steps_at, masks_at)
+                first = width * starts[0]
+                draw_masks(job, bases, runs, steps_at, masks_at, job.z + first, job.y + first, width * RUN if job.layout == ROWS else 0)
             for run in range(runs):
                 start = starts[run]
                 offset = (job.lead + start) % RUN

@@ -62,6 +62,21 @@ def array_at(address: Any, count: Any, dtype: Any) -> Any:
     return carray(_pointer(address, dtype), count)
 
 
+@intrinsic(prefer_literal=True)
+def prefetch(typing: Any, address: Any, to_write: Any) -> Any:
+    """Ask for the cache line of an address, which need not be a valid one; ``to_write`` (a constant): 1, or 0 to read."""
+    write = to_write.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        flags = [ir.Constant(ir.IntType(32), flag) for flag in (write, 3, 1)]  # into the first level, data
+        kind = ir.FunctionType(ir.VoidType(), [place.type, *[ir.IntType(32)] * 3])
+        builder.call(builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind), [place, *flags])
+        return context.get_dummy_value()
+
+    return types.void(address, to_write), generate
+
+
 @intrinsic
 def call_int(typing: Any, address: Any) -> Any:
     """What the C function ``int f(void)`` at an integer address returns."""

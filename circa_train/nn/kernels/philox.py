@@ -19,7 +19,7 @@ from llvmlite import binding, ir
 from numba import njit, types
 
 from circa_train.fault.masks import LANES, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, RUN
-from circa_train.nn.kernels.intrinsics import array_at, intrinsic, stack, trailing_zeros
+from circa_train.nn.kernels.intrinsics import array_at, intrinsic, prefetch, stack, trailing_zeros
 
 #: Runs whose masks are drawn before the first of them is used: enough that most of a batch of redrawn masks is wanted.
 BATCH = 16
@@ -65,7 +65,7 @@ def draw_words(job: Any, base: Any, steps: Any, attempt: int, words: Any) -> Non
 
 
 @_compile
-def draw_masks(job: Any, bases: Any, runs: int, steps: int, masks: int) -> None:
+def draw_masks(job: Any, bases: Any, runs: int, steps: int, masks: int, z: int, y: int, run_bytes: int) -> None:
     """The masks of up to BATCH runs, uniform on [0, p).
 
     Args:
@@ -76,6 +76,9 @@ def draw_masks(job: Any, bases: Any, runs: int, steps: int, masks: int) -> None:
     rejected, numbers = stack(np.uint8, _BITS), _numbers(job, 0)
     for run in range(runs):
         _draw(numbers, bases[run], steps, LANES, masks + 4 * RUN * run, rejected + _RUN_BITS * run)
+        for line in range(run * run_bytes, (run + 1) * run_bytes, 64):
+            prefetch(z + line, 0)
+            prefetch(y + line, 1)
     pending, count = array_at(stack(np.uint16, BATCH_MASKS), BATCH_MASKS, np.uint16), 0
     groups = array_at(rejected, runs * RUN // 64, np.uint64)
     for group in range(len(groups)):
