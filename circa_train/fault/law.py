@@ -193,16 +193,20 @@ def _truncated_counts(x: Any, spec: TruncatedSign) -> tuple[Any, Any]:
 
 
 def _with_ties(x: Any, spec: TruncatedSign) -> tuple[Any, Any]:
-    """(x, T(x mod p)), x negated for NegPass; T means nothing at x = 0. All numbers stay below 2^31, so int32 tensors will do."""
-    p, k = spec.prime, spec.k if isinstance(x, int) else truncation(spec, x.shape, x.device)
-    if isinstance(k, Tensor):
-        k = k.to(x.dtype)
+    """(x, T(x mod p)), x negated for NegPass; T means nothing at x = 0. All numbers fit into int32."""
+    p, k = spec.prime, _shift(x, spec)
     if spec.mode == "negpass":
         x = -x
     v = x + ((x >> 31) & p)
     n = p - v
     m = _maximum((1 << k) - v, 0)
     return x, (n >> k) * m + _minimum(n & ((1 << k) - 1), m)
+
+
+def _shift(x: Any, spec: TruncatedSign) -> Any:
+    """k as numbers of x's kind."""
+    k = spec.k if isinstance(x, int) else truncation(spec, x.shape, x.device)
+    return k.to(x.dtype) if isinstance(k, Tensor) else k
 
 
 def _minimum(a: Any, b: Any) -> Any:

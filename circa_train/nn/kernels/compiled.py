@@ -39,6 +39,9 @@ from circa_train.nn.kernels.jobs import ARRIVED, COUNTED, NEGPASS, POSZERO, ROWS
 from circa_train.nn.kernels.layouts import base_of, copy_run, copy_tile, dropped_of, dropped_of_tile, steps_of
 from circa_train.nn.kernels.philox import BATCH, BATCH_MASKS, draw_masks, draw_words
 
+#: Everything that is compiled into the entry points, or counted on by them, apart from this file.
+SOURCES = (masks, intrinsics, jobs, philox, gates, layouts)
+
 _JOB = from_dtype(jobs.JOB)
 
 _compile = njit(nogil=True, error_model="numpy")
@@ -98,8 +101,8 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
                 at += RUN - (job.lead + at) % RUN
                 runs += 1
             if circa:
-                first = width * starts[0]
-                draw_masks(job, bases, runs, steps_at, masks_at, job.z + first, job.y + first, width * RUN if job.layout == ROWS else 0)
+                first, run_bytes = width * starts[0], width * RUN if job.layout == ROWS else 0
+                draw_masks(job, bases, runs, steps_at, masks_at, job.z + first, job.y + first, run_bytes)
             for run in range(runs):
                 start = starts[run]
                 offset = (job.lead + start) % RUN
@@ -203,6 +206,6 @@ def _backward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
 @functools.cache
 def _sources() -> str:
     digest = hashlib.sha256()
-    for module in (masks, intrinsics, jobs, philox, gates, layouts):
+    for module in SOURCES:
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()

@@ -100,7 +100,8 @@ def _template(
         together = layouts.CHANNELS if tiled else 64 // dtype.itemsize
         unit = plane * (together if channels % together == 0 else channels)
     job["chunk"] = _chunk(elements, dtype.itemsize, unit, threads)
-    return jobs.integers(threads).from_buffer_copy(job.tobytes() + bytes(8 * threads)), k, elements // shape[0] if elements and len(shape) else 0
+    template = jobs.integers(threads).from_buffer_copy(job.tobytes() + bytes(8 * threads))
+    return template, k, elements // shape[0] if elements and len(shape) else 0
 
 
 @functools.cache

@@ -27,7 +27,10 @@ _inline = njit(nogil=True, error_model="numpy", forceinline=True)  # so that the
 
 @_compile
 def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
-    """Bit patterns of bfloat16 or float16 as float32 numbers, at ``bits`` too; no subnormal number is touched, whatever the mode."""
+    """Bit patterns of bfloat16 or float16 as float32 ``values``, whose patterns are ``bits``.
+
+    No subnormal number takes part in arithmetic, so modes that flush them do no harm.
+    """
     if brain_float:
         for i in range(RUN):
             bits[i] = np.uint32(z[i]) << np.uint32(16)

@@ -53,7 +53,7 @@ JOB = np.dtype(
     ]
 )
 
-_FIELDS = JOB.fields or {}
+_FIELDS: Any = JOB.fields
 
 #: Where the kernel finds, from ``here``, what threads count together: arrivals; COUNTS; and after the record, one int64 per
 #: thread, the chunks taken of those meant for it.

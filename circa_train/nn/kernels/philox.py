@@ -72,6 +72,8 @@ def draw_masks(job: Any, bases: Any, runs: int, steps: int, masks: int, z: int, 
         bases: uint64, of each run.
         steps: address of the 64 steps.
         masks: address of the result, uint32, in the order of elements.
+        z, y, run_bytes: where the runs' activations and results lie, and how much each takes: asked for meanwhile, as drawing
+            leaves the memory idle. ``run_bytes`` is 0 where they do not lie one after the other.
     """
     rejected, numbers = stack(np.uint8, _BITS), _numbers(job, 0)
     for run in range(runs):
