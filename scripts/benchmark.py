@@ -36,7 +36,7 @@ def benchmark_job(job: Job) -> dict[str, Any]:
 @entry
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="benchmark")
 def main(cfg: DictConfig) -> None:
-    run_job(cfg, kind="benchmark", work=benchmark_job)
+    run_job(cfg, kind="benchmark", work=benchmark_job, keep_memory=False)  # it measures both
 
 
 if __name__ == "__main__":

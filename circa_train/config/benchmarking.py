@@ -14,6 +14,7 @@ from circa_train.gc.accounting import relu_cost
 from circa_train.gc.relu import ReluCircuit
 from circa_train.gc.speed import measure as measure_circuits
 from circa_train.nn import speed
+from circa_train.nn.kernels import memory
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,19 @@ class BenchmarkRow:
 
 
 def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterator[BenchmarkRow]:
-    """Measure row by row; ``say`` is told what is being measured."""
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+    """Measure row by row; ``say`` is told what is being measured.
+
+    Layers on the CPU are measured in both states of memory (:mod:`circa_train.nn.kernels.memory`): as a fresh process has it,
+    then as all scripts keep it, in which everything after them is measured too.
+    """
+    devices = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+    for device in devices:
         say(f"layers on {device}")
         yield from _layers(sizes, device)
+    if memory.keep():
+        say("layers on cpu, memory kept")
+        yield from _layers(sizes, "cpu", ", memory kept")
+    for device in devices:
         say(f"networks on {device}")
         yield from _networks(sizes, device)
     say("the law")
@@ -86,12 +96,12 @@ def benchmark_table(rows: list[BenchmarkRow]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _layers(sizes: BenchmarkSizes, device: str) -> Iterator[BenchmarkRow]:
+def _layers(sizes: BenchmarkSizes, device: str, state: str = "") -> Iterator[BenchmarkRow]:
     dtypes = (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16)
     forward, both = (1.3, 1.2) if device == "cpu" else (1.15, 1.15)
     for dtype in dtypes:
         found = speed.compare_layers(sizes.shape, pairs=sizes.pairs, dtype=dtype, device=device)
-        kind = f"{'x'.join(map(str, sizes.shape))} {str(dtype).removeprefix('torch.')} {device}"
+        kind = f"{'x'.join(map(str, sizes.shape))} {str(dtype).removeprefix('torch.')} {device}{state}"
         yield _time_row(f"StochasticReLU forward, {kind}", "nn.ReLU", found["forward"], forward)
         yield _time_row(f"StochasticReLU forward and backward, {kind}", "nn.ReLU", found["forward and backward"], both)
         yield _time_row(f"StochasticReLU with statistics, {kind}", "without", found["statistics"], 2)

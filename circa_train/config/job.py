@@ -54,10 +54,13 @@ class Job:
     log: logging.Logger
 
 
-def run_job(cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]]) -> None:
+def run_job(
+    cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]], keep_memory: bool = True
+) -> None:
     """Run ``work`` in its folder unless its result is already there; see the module's text for errors.
 
-    The work returns the kind-specific part of ``result.json``, plain data that JSON can hold.
+    The work returns the kind-specific part of ``result.json``, plain data that JSON can hold. ``keep_memory``: freed memory
+    stays with the process (:func:`circa_train.nn.kernels.memory.keep`), without which passes on a CPU take up to twice as long.
     """
     hydra_config = HydraConfig.get()
     config = plain(cfg)
@@ -81,7 +84,7 @@ def run_job(cfg: DictConfig, *, kind: str, work: Callable[[Job], dict[str, Any]]
         resume = folder.start(OmegaConf.to_yaml(OmegaConf.create(config))) and resume
     try:
         _refuse_missing(config)
-        _prepare_process(config["run"]["threads"])
+        _prepare_process(config["run"]["threads"], keep_memory)
         result = work(Job(OmegaConf.to_object(cfg), config, folder.path, resume, log))
         if leads:
             folder.finish(result)
@@ -128,12 +131,12 @@ def _refuse_missing(config: dict[str, Any]) -> None:
         raise ValueError(asked)
 
 
-def _prepare_process(threads: int | None) -> None:
-    """As many threads as are asked for, and memory that stays with the process: without it a CPU's passes take up to twice."""
-    import torch
+def _prepare_process(threads: int | None, keep_memory: bool) -> None:
+    import torch  # late, so that --help and a result that is there already need not wait for it
 
     from circa_train.nn.kernels import memory
 
     if threads is not None:
         torch.set_num_threads(threads)
-    memory.keep()
+    if keep_memory:
+        memory.keep()
