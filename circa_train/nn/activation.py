@@ -78,6 +78,8 @@ class StochasticReLU(nn.Module):
         self.name = name
         self.faults_enabled = True
         self.observer: Any = None
+        self._overwrites = False
+        self._producer: tuple[nn.Module, ...] = ()  # in a tuple, so that it is not registered as a submodule
         self.register_buffer("address", torch.zeros(2, dtype=torch.int64), persistent=False)
         self.register_buffer("overflows", torch.zeros((), dtype=torch.int64), persistent=False)
         self.register_buffer("pending", torch.zeros(2, dtype=torch.int64), persistent=False)
@@ -118,13 +120,26 @@ class StochasticReLU(nn.Module):
         self.address[0] = draw
         self.address[1] = first_image
 
+    def overwrite_input(self, producer: nn.Module | None) -> None:
+        """Allow y to be written over z, which is promised to be new memory that nobody else reads.
+
+        It is done on a CPU where no gradient is wanted, and saves the memory system half its work. Hooks are somebody else:
+        while this module or ``producer``, which made z (None: a function), has one, z stays as it is.
+        """
+        self._overwrites, self._producer = True, () if producer is None else (producer,)
+
+    def _watched(self) -> bool:
+        modules = (self, *self._producer)
+        return any(m._forward_hooks or m._forward_pre_hooks for m in modules) or bool(_global_hooks())
+
     def forward(self, z: Tensor) -> Tensor:
         if not self.faults_enabled or isinstance(self.plan.spec, NoFault):
             return F.relu(z)
         if not torch.compiler.is_compiling() and self.observer is None:
             eager = _eager()
             if eager is not None and eager.applies(z, self.backend):
-                return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name)
+                in_place = self._overwrites and not self._watched()
+                return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name, in_place)
         needs_gradient = z.requires_grad and torch.is_grad_enabled()
         operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
         y, counts = operator(z, self.address, self._plan_text, self.backend, self.observer is not None, self.name)
@@ -169,6 +184,12 @@ def _eager() -> Any:
     except ImportError:
         return None
     return eager
+
+
+def _global_hooks() -> int:
+    """How many hooks watch every module there is; 1 where torch does not say."""
+    names = ("_global_forward_hooks", "_global_forward_pre_hooks")
+    return sum(len(getattr(nn.modules.module, name, "?")) for name in names)
 
 
 def raise_pending(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from torch import fx, nn
 from circa_train.fault.spec import FaultSpec
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import check_sites, specs_by_site
-from circa_train.nn.tracing import ConversionError, TrainingFlag, redirect_in_place, relu_calls, trace
+from circa_train.nn.tracing import ConversionError, TrainingFlag, makes_new_memory, redirect_in_place, relu_calls, trace
 
 __all__ = ["ConversionError", "StochasticNetwork", "with_exact_relus", "with_stochastic_relus"]
 
@@ -102,8 +102,11 @@ def with_stochastic_relus(
         )
         _attach(tree, name, _like(relu, model))
         redirect_in_place(node, modules)
+        source: Any = node.args[0] if node.args else node.kwargs["input"]
+        if len(source.users) == 1 and makes_new_memory(source, modules):
+            relu.overwrite_input(modules.get(str(source.target)) if source.op == "call_module" else None)
         with graph.inserting_after(node):
-            replacement = graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+            replacement = graph.call_module(name, (source,))
         node.replace_all_uses_with(replacement)
         graph.erase_node(node)
     graph.lint()

@@ -64,6 +64,14 @@ _ALIAS_NAMES = {
 }  # fmt: skip
 
 
+#: Modules and functions whose result is always memory of its own, which nothing else refers to.
+_NEW_MEMORY_MODULES = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm,
+)  # fmt: skip
+_NEW_MEMORY_FUNCTIONS = (operator.add, torch.add)
+
+
 class _Tracer(fx.Tracer):
     """Records, at every node, the qualified name of the module whose forward made it."""
 
@@ -236,6 +244,13 @@ def _unify_modes(graph: fx.Graph, reference: fx.Graph) -> None:
                 a.update_kwarg(place, flags[owner])
             else:
                 a.update_arg(place, flags[owner])
+
+
+def makes_new_memory(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the result of a node is certainly no view of anything, and nothing that another node returned before."""
+    if node.op == "call_module":
+        return type(modules.get(str(node.target))) in _NEW_MEMORY_MODULES
+    return node.op == "call_function" and node.target in _NEW_MEMORY_FUNCTIONS and "out" not in node.kwargs
 
 
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

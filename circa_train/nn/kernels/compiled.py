@@ -35,7 +35,7 @@ from circa_train.nn.kernels.gates import (
     write,
 )
 from circa_train.nn.kernels.intrinsics import array_at, atomic_add, call_int, stack
-from circa_train.nn.kernels.jobs import ARRIVED, COUNTED, NEGPASS, POSZERO, ROWS, TAKEN, TILED, UNIFORM
+from circa_train.nn.kernels.jobs import ARRIVED, COUNTED, NEGPASS, NOT_FINITE, POSZERO, RAISE, ROWS, TAKEN, TILED, UNIFORM
 from circa_train.nn.kernels.layouts import base_of, copy_run, copy_tile, dropped_of, dropped_of_tile, steps_of
 from circa_train.nn.kernels.philox import BATCH, BATCH_MASKS, draw_masks, draw_words
 
@@ -75,6 +75,7 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
     job = carray(job_pointer, 1)[0]
     z_all, y_all = array_at(job.z, job.elements, unsigned), array_at(job.y, job.elements, unsigned)
     z_copy_at, y_copy_at, widened_at = stack(np.uint64, RUN), stack(np.uint64, RUN), stack(np.float32, RUN)
+    z_copy = array_at(z_copy_at, RUN, unsigned)
     x, gate = array_at(stack(np.int32, RUN), RUN, np.int32), array_at(stack(np.uint32, RUN), RUN, np.uint32)
     dropped, more = array_at(stack(np.uint32, RUN), RUN, np.uint32), array_at(stack(np.uint32, RUN), RUN, np.uint32)
     starts, bases = array_at(stack(np.int64, BATCH), BATCH, np.int64), array_at(stack(np.uint64, BATCH), BATCH, np.uint64)
@@ -82,6 +83,7 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
     steps, counts = array_at(steps_at, LANES, np.uint64), array_at(stack(np.int64, 8), 8, np.int64)
     sign, magnitude = unsigned(1 << (8 * width - 1)), real_bits((1 << (8 * max(width, 4) - 1)) - 1)
     scale, reach, prime = real(job.scale), real_bits(job.reach), np.uint32(job.prime)
+    in_place = job.z == job.y
     tiled, circa = job.layout == TILED, (job.test == POSZERO) | (job.test == NEGPASS)
     counts[:] = 0
     steps_of(job, steps)
@@ -108,13 +110,16 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
                 offset = (job.lead + start) % RUN
                 count = min(RUN - offset, end - start)
                 direct = count == RUN and job.layout == ROWS
-                z_at = job.z + width * start if direct else z_copy_at
+                z_at = job.z + width * start if direct and not in_place else z_copy_at
                 values_at = z_at if width > 2 else widened_at
                 z, y = array_at(z_at, RUN, unsigned), array_at(job.y + width * start if direct else y_copy_at, RUN, unsigned)
                 values, bits = array_at(values_at, RUN, real), array_at(values_at, RUN, real_bits)
                 t = array_at(masks_at + 4 * RUN * run, RUN, np.uint32)
                 if tiled:
                     copy_tile(job, start, z_all, z, True)
+                elif direct and in_place:  # a loop that might overwrite what it reads next would not become vectors
+                    for i in range(RUN):
+                        z_copy[i] = z_all[start + i]
                 elif not direct:
                     z[:] = 0
                     copy_run(job, start, count, z_all, z, offset, True)
@@ -134,6 +139,11 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
                 if not done:
                     if not quantise(values, bits, scale, magnitude, reach, x):
                         repair(job, values, x, counts)
+                        if job.policy == RAISE or counts[NOT_FINITE] > 0:
+                            if direct and in_place:
+                                for i in range(RUN):
+                                    y[i] = z[i]
+                            continue  # the host raises, and looks at z for what to say
                     if circa:
                         truncated(x, t, dropped, job.test == NEGPASS, prime, gate)
                     elif job.test == UNIFORM:

@@ -40,7 +40,7 @@ _LAYOUT = PLACE["layout"]
 
 #: Where a job that is done says how many values overflowed, and how many were not finite.
 COUNTED = PLACE["counts"]
-NOT_FINITE = COUNTED + len(COUNTS)
+NOT_FINITE = COUNTED + jobs.NOT_FINITE
 
 
 def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
@@ -50,11 +50,17 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
     return y, torch.frombuffer(job, dtype=torch.int64, count=len(COUNTS) + 1, offset=8 * COUNTED)
 
 
-def run_forward(z: Tensor, plan: SitePlan, draw: int, first_image: int, statistics: bool) -> tuple[Tensor, Any]:
-    """(y, job); from place :data:`COUNTED` on the job holds the counts of :func:`forward`."""
+def run_forward(
+    z: Tensor, plan: SitePlan, draw: int, first_image: int, statistics: bool, in_place: bool = False
+) -> tuple[Tensor, Any]:
+    """(y, job); from place :data:`COUNTED` on the job holds the counts of :func:`forward`.
+
+    ``in_place``: y is z itself if z fills its memory. Then z is lost, unless the counts are such that the plan's policy
+    refuses them: the runs of the refused values are left as they were.
+    """
     template, _ks, per_image = _template(plan, z.shape, is_channels_last(z), z.dtype, statistics, torch.get_num_threads())
     dense = z if template[_LAYOUT] != jobs.ROWS else z.contiguous()
-    y = memory.empty_like(dense)
+    y = dense if in_place or dense is not z else memory.empty_like(dense)
     first = first_image * per_image
     if first + z.numel() > MAX_ELEMENTS:
         raise ValueError(f"elements {first} to {first + z.numel()} leave [0, 2^42), the range of addresses")

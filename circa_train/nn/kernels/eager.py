@@ -41,21 +41,25 @@ def applies(z: Tensor, backend: str) -> bool:
     )
 
 
-def stochastic_relu(z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str) -> Tensor:
+def stochastic_relu(
+    z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str, in_place: bool = False
+) -> Tensor:
     """y of a site on the CPU. Moves ``address`` to the next draw, and adds to ``overflows`` what a lenient policy let pass.
+
+    ``in_place`` allows y to take the place of z; it does where no gradient is asked for.
 
     Raises:
         what the operator raises.
     """
     if z.requires_grad and torch.is_grad_enabled():
         return _StochasticReLU.apply(z, plan, address, overflows, name)
-    return _forward(z, plan, address, overflows, name)
+    return _forward(z, plan, address, overflows, name, in_place and not torch.is_grad_enabled())
 
 
-def _forward(z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str) -> Tensor:
+def _forward(z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str, in_place: bool) -> Tensor:
     place = _ADDRESS.from_address(address.data_ptr())
     try:
-        y, job = cpu.run_forward(z, plan, place[0], place[1], False)
+        y, job = cpu.run_forward(z, plan, place[0], place[1], False, in_place)
         if job[cpu.COUNTED]:
             ops.refuse(z, plan, job[cpu.COUNTED], job[cpu.NOT_FINITE])
             overflows += job[cpu.COUNTED]
@@ -68,7 +72,7 @@ def _forward(z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name
 class _StochasticReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str) -> Tensor:
-        y = _forward(z, plan, address, overflows, name)
+        y = _forward(z, plan, address, overflows, name, False)
         ctx.save_for_backward(y)
         return y
 

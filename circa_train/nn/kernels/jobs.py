@@ -13,6 +13,8 @@ POSZERO, NEGPASS, UNIFORM, WINDOW = range(4)
 RAISE, WRAP, SATURATE = range(3)
 BOTH, ZEROED, PASSED = range(3)
 
+NOT_FINITE = 7  # place among the counts; the others are COUNTS of :mod:`circa_train.nn.kernels.plan`
+
 #: One forward or backward. Addresses and numbers; int64 unless said otherwise.
 JOB = np.dtype(
     [
@@ -22,7 +24,7 @@ JOB = np.dtype(
         ("arrived", "i8"),  # threads so far
         ("counts", "i8", 8),  # COUNTS and, after them, the number of values that are not finite
         ("z", "i8"),  # address of the input (backward: the gradient)
-        ("y", "i8"),  # address of the output (backward: the forward's output)
+        ("y", "i8"),  # address of the output, which may be that of the input (backward: the forward's output)
         ("out", "i8"),  # backward: address of the result
         ("elements", "i8"),
         ("chunk", "i8"),  # elements per chunk; they start at its multiples
