@@ -66,6 +66,9 @@ def with_stochastic_relus(
     The returned network shares its parameters and submodules with ``model`` (train one and the other learns; ``deepcopy``
     first to keep them apart) and has the same ``state_dict`` keys. A network that is stochastic already is converted anew.
 
+    Inference on a CPU (no gradients) writes a site's result over its input where the graph says that nobody else reads it,
+    and no hook of the site or of the module before it does; ``overwrite_input`` of the site tells more.
+
     Args:
         model: any network that torch.fx can trace.
         spec: the sign test of all sites, or ``{site name: spec}`` that names every site (:func:`relu_sites` lists them).
