@@ -118,8 +118,9 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
                 if tiled:
                     copy_tile(job, start, z_all, z, True)
                 elif direct and in_place:  # a loop that might overwrite what it reads next would not become vectors
+                    z_there = array_at(job.z + width * start, RUN, unsigned)
                     for i in range(RUN):
-                        z_copy[i] = z_all[start + i]
+                        z_copy[i] = z_there[i]
                 elif not direct:
                     z[:] = 0
                     copy_run(job, start, count, z_all, z, offset, True)
