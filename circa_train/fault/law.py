@@ -34,7 +34,7 @@ from circa_train.fault.spec import WORD_BITS, BitWindow, FaultSpec, NoFault, Tru
 from circa_train.field import largest_centred
 
 #: Elements at a time, when a tensor is gone through in parts: few enough for the caches, and enough for all of torch's threads.
-_PART = 2**16
+_PART = 2**17
 
 
 @dataclass(frozen=True)
