@@ -137,7 +137,7 @@ class StochasticReLU(nn.Module):
             return F.relu(z)
         if not torch.compiler.is_compiling() and self.observer is None:
             eager = _eager()
-            if eager is not None and eager.applies(z, self.backend):
+            if eager is not None and eager.applies(z, self.backend, self.address):
                 in_place = self._overwrites and not self._watched()
                 return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name, in_place)
         needs_gradient = z.requires_grad and torch.is_grad_enabled()

@@ -26,14 +26,16 @@ _is_profiled: Any = getattr(torch.autograd, "_profiler_enabled", None)
 _KNOWN = None not in (_modes, _is_transformed, _is_profiled)
 
 
-def applies(z: Tensor, backend: str) -> bool:
+def applies(z: Tensor, backend: str, address: Tensor | None = None) -> bool:
     """Whether the short way may be gone: no tracer, transformation, mode or profiler looks on (nor a compiler: not asked here).
 
-    Some of this torch tells only by private names; where one is missing, the answer is no.
+    ``address`` is that of the draw: read and written where it lies, which a module left on another device does not allow. Some
+    of this torch tells only by private names; where one is missing, the answer is no.
     """
     return (
         type(z) is Tensor
         and z.is_cpu
+        and (address is None or (address.is_cpu and type(address) is Tensor))
         and (backend == "auto" or backend == "cpu")
         and z.dtype in ops.DTYPES
         and _KNOWN

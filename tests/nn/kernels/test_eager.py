@@ -118,6 +118,12 @@ def test_who_looks_on_sees_the_operator(short_calls: list[Tensor]) -> None:
     assert len(short_calls) == 1
 
 
+def test_a_draw_that_lies_elsewhere_is_not_read_as_memory(short_calls: list[Tensor]) -> None:
+    relu = site().to("meta")
+    assert relu(torch.randn(5)).device.type == "meta"
+    assert not short_calls
+
+
 def test_without_a_compiled_kernel_there_is_no_short_way(the_long_way: None, short_calls: list[Tensor]) -> None:
     network = nn.Sequential(nn.Linear(4, 4), site())
     network(torch.randn(3, 4)).sum().backward()
