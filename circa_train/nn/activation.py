@@ -49,7 +49,7 @@ class StochasticReLU(nn.Module):
             no error has told of yet (:func:`raise_pending`).
 
     Raises (in forward; by the kernel for CUDA, which lets the host run ahead, in :func:`raise_pending`):
-        ValueError: if the activation holds NaN or an infinity.
+        ValueError: if the activation holds NaN or an infinity, or is on another device than the module.
         FixedPointOverflow: if a value does not fit into the field under the ``raise`` policy.
 
     Example:
@@ -140,6 +140,11 @@ class StochasticReLU(nn.Module):
             if eager is not None and eager.applies(z, self.backend, self.address):
                 in_place = self._overwrites and not self._watched()
                 return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name, in_place)
+        if z.device != self.address.device:
+            raise ValueError(
+                f"site {self.name or '(unnamed)'}: the activation is on {z.device} and the module on {self.address.device}; "
+                "move the module with .to(device)"
+            )
         needs_gradient = z.requires_grad and torch.is_grad_enabled()
         operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
         y, counts = operator(z, self.address, self._plan_text, self.backend, self.observer is not None, self.name)
