@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+#: Three pairs, as quartiles of two values lie outside them.
 TINY = {
-    "shape": "[2,4,8,8]", "pairs": 2, "evaluation_model": "resnet8", "evaluation_batch": 2, "training_model": "resnet8",
-    "training_batch": 2, "network_pairs": 2, "law_elements": 100, "circuit_instances": 64, "circuit_pairs": 2,
+    "shape": "[2,4,8,8]", "pairs": 3, "evaluation_model": "resnet8", "evaluation_batch": 2, "training_model": "resnet8",
+    "training_batch": 2, "network_pairs": 3, "law_elements": 100, "circuit_instances": 64, "circuit_pairs": 3,
     "pipeline_images": 64, "pipeline_pairs": 1, "profiles": "true",
 }  # fmt: skip
 
