@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, cfunc, from_dtype, types
 
 from circa_train.fault import masks
 from circa_train.fault.masks import LANES, RUN
@@ -34,7 +34,7 @@ from circa_train.nn.kernels.gates import (
     windowed,
     write,
 )
-from circa_train.nn.kernels.intrinsics import array_at, atomic_add, call_int, stack
+from circa_train.nn.kernels.intrinsics import array_at, atomic_add, call_int, machine_code, stack
 from circa_train.nn.kernels.jobs import ARRIVED, COUNTED, NEGPASS, NOT_FINITE, POSZERO, RAISE, ROWS, TAKEN, TILED, UNIFORM
 from circa_train.nn.kernels.layouts import base_of, copy_run, copy_tile, dropped_of, dropped_of_tile, steps_of
 from circa_train.nn.kernels.philox import BATCH, BATCH_MASKS, draw_masks, draw_words
@@ -44,16 +44,14 @@ SOURCES = (masks, intrinsics, jobs, philox, gates, layouts)
 
 _JOB = from_dtype(jobs.JOB)
 
-_compile = njit(nogil=True, error_model="numpy")
 
-
-@_compile
+@machine_code
 def _thread(job: Any) -> Any:
     """Which of the job's threads this one is."""
     return np.int64(call_int(job.thread_number)) if job.thread_number else atomic_add(job.here + ARRIVED, 1)
 
 
-@_compile
+@machine_code
 def _take(job: Any, thread: int) -> int:
     """The number of a chunk that nobody has, of the thread's own share first; -1 if there is none left.
 
@@ -69,7 +67,7 @@ def _take(job: Any, thread: int) -> int:
     return -1
 
 
-@_compile
+@machine_code
 def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: Any) -> None:
     """One thread's part. ``unsigned`` is of the elements' width, in bytes; ``real_bits`` of the arithmetic's type ``real``."""
     job = carray(job_pointer, 1)[0]
@@ -166,7 +164,7 @@ def _forward(job_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
             atomic_add(job.here + COUNTED + 8 * place, counts[place])
 
 
-@_compile
+@machine_code
 def _backward(job_pointer: Any, width: int, unsigned: Any) -> None:
     """One thread's part."""
     job = carray(job_pointer, 1)[0]

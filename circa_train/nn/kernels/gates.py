@@ -16,16 +16,13 @@ import numpy as np
 from numba import njit
 
 from circa_train.fault.masks import RUN
-from circa_train.nn.kernels.intrinsics import rint
+from circa_train.nn.kernels.intrinsics import inlined, machine_code, rint
 from circa_train.nn.kernels.jobs import PASSED, SATURATE, UNIFORM, WINDOW, WRAP, ZEROED
 
 OPEN, CLOSED = np.uint32(0xFFFFFFFF), np.uint32(0)
 
-_compile = njit(nogil=True, error_model="numpy")
-_inline = njit(nogil=True, error_model="numpy", forceinline=True)  # so that the compiler sees which arrays are one
 
-
-@_compile
+@machine_code
 def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
     """Bit patterns of bfloat16 or float16 as float32 ``values``, whose patterns are ``bits``.
 
@@ -44,7 +41,7 @@ def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
             values[i] = -value if z[i] & np.uint16(0x8000) else value
 
 
-@_inline
+@inlined
 def poszero(
     values: Any, bits: Any, z: Any, t: Any, dropped: Any, scale: Any, prime: Any, sign: Any, magnitude: Any, reach: Any, y: Any
 ) -> bool:
@@ -63,7 +60,7 @@ def poszero(
     return not beyond
 
 
-@_inline
+@inlined
 def negpass(
     values: Any, bits: Any, z: Any, t: Any, dropped: Any, scale: Any, prime: Any, sign: Any, magnitude: Any, reach: Any, y: Any
 ) -> bool:
@@ -84,7 +81,7 @@ def _server_share(x: Any, t: Any, prime: Any) -> Any:
     return min(v, np.uint32(v - prime))
 
 
-@_compile
+@machine_code
 def quantise(values: Any, bits: Any, scale: Any, magnitude: Any, reach: Any, x: Any) -> bool:
     """x = round_half_even(value * scale) as int32, right where it fits; and whether all do.
 
@@ -98,7 +95,7 @@ def quantise(values: Any, bits: Any, scale: Any, magnitude: Any, reach: Any, x: 
     return not beyond
 
 
-@_compile
+@machine_code
 def repair(job: Any, values: Any, x: Any, counts: Any) -> None:
     """Count the values of a run that do not fit, and give x what the policy says, or 0, by float64 arithmetic."""
     limit, prime = float(job.limit), float(job.prime)
@@ -119,7 +116,7 @@ def repair(job: Any, values: Any, x: Any, counts: Any) -> None:
                 x[i] = np.int32(residue - job.prime if residue > job.limit else residue)
 
 
-@_compile
+@machine_code
 def truncated(x: Any, t: Any, dropped: Any, ties_open: bool, prime: Any, gate: Any) -> None:
     """Circa's sign: (x_s >> k) > (t >> k) iff x_s > t with its k low bits (``dropped`` = 2^k - 1) set, and >= likewise."""
     if ties_open:
@@ -130,7 +127,7 @@ def truncated(x: Any, t: Any, dropped: Any, ties_open: bool, prime: Any, gate: A
             gate[i] = OPEN if _server_share(np.uint32(x[i]), t[i], prime) > (t[i] | dropped[i]) else CLOSED
 
 
-@_compile
+@machine_code
 def flipped(x: Any, words: Any, threshold: Any, direction: int, gate: Any) -> None:
     """[x > 0], flipped where the word is below the threshold and the direction is meant."""
     positives, negatives = direction != PASSED, direction != ZEROED
@@ -140,7 +137,7 @@ def flipped(x: Any, words: Any, threshold: Any, direction: int, gate: Any) -> No
         gate[i] = OPEN if opened else CLOSED
 
 
-@_compile
+@machine_code
 def windowed(x: Any, low_words: Any, high_words: Any, low: int, high: int, gate: Any) -> None:
     """HummingBird's sign: top bit of the sum of the shares' bits [low, high)."""
     shift, top = np.uint64(low), np.uint64(high - low - 1)
@@ -152,7 +149,7 @@ def windowed(x: Any, low_words: Any, high_words: Any, low: int, high: int, gate:
         gate[i] = CLOSED if ((server + client) >> top) & np.uint64(1) else OPEN
 
 
-@_compile
+@machine_code
 def count_faults(job: Any, x: Any, t: Any, gate: Any, counts: Any) -> None:
     """Add the faults of a run to ``counts``, as :func:`circa_train.fault.law.observed_faults` tells them apart."""
     wrap_zeroed, wrap_passed, zeroed, passed = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
@@ -181,7 +178,7 @@ def count_faults(job: Any, x: Any, t: Any, gate: Any, counts: Any) -> None:
         counts[4] += passed - wrap_passed
 
 
-@_compile
+@machine_code
 def write(z: Any, gate: Any, sign: Any, y: Any) -> None:
     """y = z where the gate is open (never as +0.0), else +0.0; all of them bit patterns."""
     zero = sign ^ sign

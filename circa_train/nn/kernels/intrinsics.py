@@ -15,6 +15,12 @@ from numba.core import cgutils
 intrinsic: Any = extending.intrinsic  # whose own type says that the typing context is passed by the caller
 
 
+#: How the functions of the kernel are compiled; and those that are to become part of their caller, so that the compiler sees
+#: which of its arrays are one, and what no loop changes.
+machine_code = njit(nogil=True, error_model="numpy")
+inlined = njit(nogil=True, error_model="numpy", forceinline=True)
+
+
 @intrinsic
 def rint(typing: Any, value: Any) -> Any:
     """``value`` (float32 or float64) rounded to the nearest integer, halves to even: one instruction, also in a vector."""

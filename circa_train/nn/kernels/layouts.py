@@ -11,18 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from circa_train.fault.masks import LANES, RUN
-from circa_train.nn.kernels.intrinsics import array_at
+from circa_train.nn.kernels.intrinsics import array_at, machine_code
 from circa_train.nn.kernels.jobs import ROWS, TILED
 
 CHANNELS, PIXELS = 16, 4  # of a tile's blocks; each block has four more such pixels, LANES apart
 
-_compile = njit(nogil=True, error_model="numpy")
 
-
-@_compile
+@machine_code
 def steps_of(job: Any, steps: Any) -> None:
     """How far the block of each lane of a run (or tile) is from the first."""
     for lane in range(LANES):
@@ -31,7 +28,7 @@ def steps_of(job: Any, steps: Any) -> None:
             steps[lane] = np.uint64(lane % CHANNELS * (job.plane // RUN) * LANES + lane // CHANNELS)
 
 
-@_compile
+@machine_code
 def base_of(job: Any, at: int) -> Any:
     """The first block of the run (or tile) that element ``at`` of those walked is in."""
     if job.layout == TILED:
@@ -40,7 +37,7 @@ def base_of(job: Any, at: int) -> Any:
     return np.uint64((job.first_run + (job.lead + at) // RUN) * LANES)
 
 
-@_compile
+@machine_code
 def _tile(job: Any, at: int) -> Any:
     """(image * channels + first channel, first pixel) of the tile whose first element is number ``at`` of those walked."""
     strip = CHANNELS * job.plane  # of 16 channels, walked 64 blocks at a time
@@ -48,7 +45,7 @@ def _tile(job: Any, at: int) -> Any:
     return at // strip * CHANNELS, inside // (LANES // PIXELS) * RUN + inside % (LANES // PIXELS) * PIXELS
 
 
-@_compile
+@machine_code
 def copy_run(job: Any, at: int, count: int, tensor: Any, buffer: Any, offset: int, gather: bool) -> None:
     """Between ``count`` elements of the tensor from row-major index ``at`` on, and buffer[offset:]."""
     stride, image = (1, job.elements) if job.layout == ROWS else (job.channels, job.channels * job.plane)
@@ -68,7 +65,7 @@ def copy_run(job: Any, at: int, count: int, tensor: Any, buffer: Any, offset: in
         done += length
 
 
-@_compile
+@machine_code
 def copy_tile(job: Any, at: int, tensor: Any, buffer: Any, gather: bool) -> None:
     """Between the tensor and the 256 elements of a tile, the 16 channels of a pixel beside each other in both."""
     plane, pixel = _tile(job, at)
@@ -82,7 +79,7 @@ def copy_tile(job: Any, at: int, tensor: Any, buffer: Any, gather: bool) -> None
                 tensor[base + i] = buffer[row * CHANNELS + i]
 
 
-@_compile
+@machine_code
 def dropped_of(job: Any, start: int, dropped: Any) -> None:
     """2^k - 1 for the 256 elements from ``start`` on, which may lie before or beyond the tensor, where it does not matter."""
     k = array_at(job.k, job.k_count, np.int64)
@@ -96,7 +93,7 @@ def dropped_of(job: Any, start: int, dropped: Any) -> None:
         place += count
 
 
-@_compile
+@machine_code
 def dropped_of_tile(job: Any, at: int, dropped: Any) -> None:
     """2^k - 1 for the elements of a tile, k per channel."""
     k = array_at(job.k, job.k_count, np.int64)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 
 from circa_train.fault.masks import LANES, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, RUN
-from circa_train.nn.kernels.intrinsics import array_at, intrinsic, prefetch, stack, trailing_zeros
+from circa_train.nn.kernels.intrinsics import array_at, inlined, intrinsic, machine_code, prefetch, stack, trailing_zeros
 
 #: Runs whose masks are drawn before the first of them is used: enough that most of a batch of redrawn masks is wanted.
 BATCH = 16
@@ -37,11 +37,8 @@ HALF = np.uint64(32)
 M0, M1 = (np.uint64(m) for m in PHILOX_MULTIPLIERS)
 W0, W1 = (np.uint64(w) for w in PHILOX_WEYL)
 
-_compile = njit(nogil=True, error_model="numpy")
-_inline = njit(nogil=True, error_model="numpy", forceinline=True)
 
-
-@_compile
+@machine_code
 def counter(job: Any, attempt: int) -> Any:
     """Counter words c1 (without the block's part), c2, c3 and key words k0, k1 of an address."""
     draw, seed = np.uint64(job.draw), np.uint64(job.seed)
@@ -49,7 +46,7 @@ def counter(job: Any, attempt: int) -> Any:
     return above, draw & MASK32, draw >> HALF, seed & MASK32, seed >> HALF
 
 
-@_compile
+@machine_code
 def draw_words(job: Any, base: Any, steps: Any, attempt: int, words: Any) -> None:
     """The 256 random words of a run."""
     above, c2, c3, k0, k1 = counter(job, attempt)
@@ -64,7 +61,7 @@ def draw_words(job: Any, base: Any, steps: Any, attempt: int, words: Any) -> Non
         words[2 * LANES + lane], words[3 * LANES + lane] = np.uint32(x2), np.uint32(x3)
 
 
-@_compile
+@machine_code
 def draw_masks(job: Any, bases: Any, runs: int, steps: int, masks: int, z: int, y: int, run_bytes: int) -> None:
     """The masks of up to BATCH runs, uniform on [0, p).
 
@@ -95,7 +92,7 @@ def draw_masks(job: Any, bases: Any, runs: int, steps: int, masks: int, z: int, 
         attempt += 1
 
 
-@_compile
+@machine_code
 def _draw_again(job: Any, bases: Any, steps: int, attempt: int, masks: int, pending: Any, count: int) -> int:
     """Another attempt at the ``count`` masks whose places are pending; how many still are, and at the front which."""
     blocks_at, found_at, rejected_at = stack(np.uint64, LANES), stack(np.uint32, RUN), stack(np.uint8, _RUN_BITS)
@@ -120,7 +117,7 @@ def _draw_again(job: Any, bases: Any, steps: int, attempt: int, masks: int, pend
     return left
 
 
-@_inline
+@inlined
 def _numbers(job: Any, attempt: int) -> Any:
     """What all lanes have in common. Read once: for all the compiler knows, writing masks could change the job."""
     above, c2, c3, k0, k1 = counter(job, attempt)
@@ -128,7 +125,7 @@ def _numbers(job: Any, attempt: int) -> Any:
     return above, c2, c3, k0, k1, prime, np.uint64(4294967296) % prime
 
 
-@_inline
+@inlined
 def _draw(numbers: Any, base: Any, steps: int, lanes: int, masks: int, rejected: int) -> None:
     """One attempt at the masks of a run's first lanes, and one bit per mask that says whether it is rejected; by address."""
     above, c2, c3, k0, k1, prime, threshold = numbers

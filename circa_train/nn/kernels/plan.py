@@ -51,9 +51,9 @@ class SitePlan:
 
 
 @cache
-def largest_float(limit: int, dtype: torch.dtype = torch.float32) -> float:
-    """The largest number of that precision that does not exceed ``limit``: an equal bound for values of that precision."""
-    value = torch.tensor(limit, dtype=dtype)
+def largest_float(limit: int) -> float:
+    """The largest float32 that does not exceed ``limit``: an equal bound for values of that precision."""
+    value = torch.tensor(limit, dtype=torch.float32)
     return float(value if int(value) <= limit else torch.nextafter(value, torch.zeros_like(value)))
 
 

@@ -1,18 +1,15 @@
-"""What is kept of compiled code, and of memory."""
+"""What is kept of compiled code, and masks that it draws again."""
 
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from circa_train.fault.spec import TruncatedSign
-from circa_train.nn.kernels import compiled, cpu, memory, reference
+from circa_train.nn.kernels import compiled, cpu, reference
 from circa_train.nn.kernels.plan import SitePlan
 
 FOLDER = Path(compiled.__file__).parent
@@ -48,39 +45,3 @@ def test_masks_of_many_batches_are_drawn_again_as_often_as_needed(prime: int) ->
     z, address = torch.randn(3, 9001), torch.tensor([2, 1])
     y, _ = cpu.forward(z, plan, address, False)
     assert torch.equal(y, reference.forward(z, plan, address, False)[0])
-
-
-KEEP = """
-import resource, torch
-from circa_train.nn.kernels import memory
-kept = memory.keep()
-def work():
-    layers = [torch.ones(2_000_000) for _ in range(4)]
-for _ in range(20):
-    work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    work()
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_kept_memory_is_used_again_unless_the_user_chose_otherwise() -> None:
-    def run(**variables: str) -> tuple[str, int]:
-        answer = subprocess.run(
-            [sys.executable, "-c", KEEP], env=os.environ | variables, capture_output=True, text=True, timeout=120, check=True
-        )
-        kept, faults = answer.stdout.split()
-        return kept, int(faults)
-
-    kept, faults = run()
-    refused, more = run(MALLOC_TRIM_THRESHOLD_="131072")
-    assert (kept, refused) == ("True", "False")
-    assert faults < more / 10, "80 tensors of 8 MB: new pages each time, or the same"
-
-
-def test_large_results_are_ordinary_tensors() -> None:
-    like = torch.empty(3, 1_000_000).t()
-    assert memory.empty_like(like).stride() == torch.empty_like(like).stride()
-    assert memory.empty_like(torch.empty(0)).shape == (0,)
