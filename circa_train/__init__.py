@@ -1,6 +1,7 @@
 """circa_train: train and evaluate networks whose ReLUs are the stochastic, truncated sign tests of Circa.
 
-The public names below load on first use, so that ``import circa_train.gc`` needs neither torch nor its start-up time.
+The public names below load on first use, so that ``import circa_train.gc`` needs neither torch nor its
+start-up time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from circa_train.nn.activation import StochasticReLU
     from circa_train.nn.calibration import fit_frac_bits
     from circa_train.nn.convert import with_exact_relus, with_stochastic_relus
-    from circa_train.nn.models import build_model
+    from circa_train.nn.models.registry import build_model
     from circa_train.nn.sites import relu_sites
 
 _HOME = {
@@ -35,7 +36,7 @@ _HOME = {
     "with_exact_relus": "nn.convert",
     "relu_sites": "nn.sites",
     "fit_frac_bits": "nn.calibration",
-    "build_model": "nn.models",
+    "build_model": "nn.models.registry",
 }
 
 __all__ = [

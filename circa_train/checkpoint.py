@@ -1,14 +1,16 @@
-"""Checkpoints: one file of tensors and plain values, readable metadata beside it, and the files other people's code wrote.
+"""Checkpoints: one file of tensors and plain values, readable metadata beside it, and the files other
+people's code wrote.
 
 A checkpoint ``name.pt`` is ``torch.save`` of::
 
     {"format": 1, "state_dict": {...}, "metadata": {...}, "training_state": {...} | None, "sha256": "..."}
 
-and loads with ``weights_only=True``. ``state_dict`` is the network to evaluate; ``metadata`` says how to build it (the keyword
-arguments of ``build_model``) and what it was trained on, and also lies beside the file as ``name.json``; ``training_state`` is
-what a resumed run needs. The digest covers every value in the file, so damage is refused instead of computed with. It lies
-inside the file because two files cannot be renamed in one step: whatever moment a process is killed at, ``name.pt`` is
-either the old checkpoint or the new one, and whole.
+and loads with ``weights_only=True``. ``state_dict`` is the network to evaluate; ``metadata`` says how to
+build it (the keyword arguments of ``build_model``) and what it was trained on, and also lies beside the file
+as ``name.json``; ``training_state`` is what a resumed run needs. The digest covers every value in the file,
+so damage is refused instead of computed with. It lies inside the file because two files cannot be renamed in
+one step: whatever moment a process is killed at, ``name.pt`` is either the old checkpoint or the new one, and
+whole.
 
 Files from elsewhere are read just as safely: nothing in them is ever executed.
 """
@@ -30,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import circa_train
-from circa_train.nn.models import build_model, translate_keys
+from circa_train.nn.models.registry import build_model, translate_keys
 
 FORMAT = 1
 
@@ -41,7 +43,9 @@ _LISTED_KEYS = 8
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, unsafe or does not fit; the message names the file and the remedy."""
+    """A checkpoint that is missing, damaged, unsafe or does not fit; the message names the file and the
+    remedy.
+    """
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Checkpoint:
 
     Attributes:
         state_dict: the weights and buffers of the network.
-        metadata: JSON values; ``model`` are the arguments of ``build_model``, ``data`` the name, normalisation and classes.
+        metadata: JSON values; ``model`` are the arguments of ``build_model``, ``data`` the name,
+            normalisation and classes.
         training_state: what :func:`circa_train.training.train` needs to go on, or None.
         path: where it was read.
     """
@@ -67,7 +72,8 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     training_state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``path`` atomically and durably, then its metadata beside it as JSON. Inverse of :func:`load_checkpoint`.
+    """Write ``path`` atomically and durably, then its metadata beside it as JSON. Inverse of
+    :func:`load_checkpoint`.
 
     Args:
         path: ends in ``.pt``; its folder is made if need be.
@@ -82,7 +88,9 @@ def save_checkpoint(
     path = Path(path)
     state = model.state_dict() if isinstance(model, nn.Module) else model
     try:
-        described = json.loads(json.dumps({"format": FORMAT, "version": circa_train.__version__, **metadata}, allow_nan=False))
+        described = json.loads(
+            json.dumps({"format": FORMAT, "version": circa_train.__version__, **metadata}, allow_nan=False)
+        )
     except (TypeError, ValueError) as error:
         raise type(error)(f"metadata of {path} must be plain JSON values: {error}") from error
     content = {
@@ -102,25 +110,30 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read what :func:`save_checkpoint` wrote, every value checked against the digest.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, unsafe, of a newer format, or not written by this project
-            (then the message says how to supply what it lacks).
+        CheckpointError: if the file is missing, damaged, unsafe, of a newer format, or not written by this
+            project (then the message says how to supply what it lacks).
     """
     path = Path(path)
     content = _read(path)
     if not _is_native(content):
         raise CheckpointError(
-            f"{path} holds weights but does not say which network and data they belong to. Say so: on the command line "
-            "model.name=... (with its options) and data=..., in Python circa_train.checkpoint.adopt_foreign(path, "
-            "model={'name': ..., 'num_classes': ..., 'image_size': ...}, data={'name': ..., 'mean': ..., 'std': ...})"
+            f"{path} holds weights but does not say which network and data they belong to. Say so: on the "
+            "command line "
+            "model.name=... (with its options) and data=..., in Python "
+            "circa_train.checkpoint.adopt_foreign(path, "
+            "model={'name': ..., 'num_classes': ..., 'image_size': ...}, "
+            "data={'name': ..., 'mean': ..., 'std': ...})"
         )
     return Checkpoint(content["state_dict"], content["metadata"], content["training_state"], path)
 
 
 def load_network(source: str | os.PathLike[str] | Checkpoint) -> nn.Module:
-    """The plain network of a checkpoint, built from its metadata, with its weights, in evaluation mode, on the CPU.
+    """The plain network of a checkpoint, built from its metadata, with its weights, in evaluation mode, on
+    the CPU.
 
     Raises:
-        CheckpointError: as :func:`load_checkpoint`, or if the metadata do not build a network that fits the weights.
+        CheckpointError: as :func:`load_checkpoint`, or if the metadata do not build a network that fits the
+            weights.
     """
     checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
     model = _build(checkpoint.metadata.get("model"), checkpoint.path)
@@ -131,12 +144,14 @@ def load_network(source: str | os.PathLike[str] | Checkpoint) -> nn.Module:
 def load_foreign_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The weights in a file that any training script may have written.
 
-    Read are ``.safetensors`` files, plain state_dicts, and dicts that hold one as ``state_dict``, ``model_state_dict``,
-    ``model``, ``net`` or ``weights``. Prefixes ``module.`` and ``_orig_mod.`` that every key shares are removed; other
-    differences of naming are for :func:`load_state_into`, which knows the network.
+    Read are ``.safetensors`` files, plain state_dicts, and dicts that hold one as ``state_dict``,
+    ``model_state_dict``, ``model``, ``net`` or ``weights``. Prefixes ``module.`` and ``_orig_mod.`` that
+    every key shares are removed; other differences of naming are for :func:`load_state_into`, which knows the
+    network.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, holds code instead of tensors, or no weights are found in it.
+        CheckpointError: if the file is missing, damaged, holds code instead of tensors, or no weights are
+            found in it.
     """
     path = Path(path)
     state = _find_state(_read(path), path)
@@ -153,7 +168,8 @@ def adopt_foreign(
     fault: Mapping[str, Any] | None = None,
     frac_bits: int | None = None,
 ) -> Checkpoint:
-    """A foreign file as a checkpoint of this project, the missing metadata supplied; for ``save_checkpoint`` or any user.
+    """A foreign file as a checkpoint of this project, the missing metadata supplied; for ``save_checkpoint``
+    or any user.
 
     Args:
         path: the file, see :func:`load_foreign_state`.
@@ -181,7 +197,8 @@ def adopt_foreign(
 
 
 def load_state_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "the checkpoint") -> None:
-    """Copy ``state`` into ``model``, translating other projects' names for the same layers; all of it or nothing.
+    """Copy ``state`` into ``model``, translating other projects' names for the same layers; all of it or
+    nothing.
 
     Raises:
         CheckpointError: naming missing, unexpected and misshapen keys.
@@ -201,7 +218,9 @@ def load_state_into(model: nn.Module, state: Mapping[str, Tensor], *, source: st
         ],
     }
     if any(complaints.values()):
-        found = "; ".join(f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in complaints.items() if keys)
+        found = "; ".join(
+            f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in complaints.items() if keys
+        )
         raise CheckpointError(
             f"{source} does not fit the network ({len(expected)} entries): {found}. "
             "Check model.name, its shortcut, width and reduction, and the number of classes"
@@ -210,7 +229,9 @@ def load_state_into(model: nn.Module, state: Mapping[str, Tensor], *, source: st
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a tree of dicts, lists, tensors and plain values: types, keys, shapes and bytes, not the file's layout."""
+    """SHA-256 of a tree of dicts, lists, tensors and plain values: types, keys, shapes and bytes, not the
+    file's layout.
+    """
     sha = hashlib.sha256()
     _update(sha.update, value)
     return sha.hexdigest()
@@ -234,7 +255,9 @@ def _update(feed: Callable[[Any], None], value: Any) -> None:
 
 
 def _owned(tensor: Tensor) -> Tensor:
-    """On the CPU, and with no more storage than it needs: saving a view would save all of what it looks at."""
+    """On the CPU, and with no more storage than it needs: saving a view would save all of what it looks
+    at.
+    """
     tensor = tensor.detach().cpu()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
@@ -248,13 +271,17 @@ def _owned_tree(value: Any, place: str = "training_state") -> Any:
         return type(value)(_owned_tree(item, f"{place}[{index}]") for index, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"{place} is a {type(value).__name__}; a checkpoint holds tensors and plain values and containers")
+    raise TypeError(
+        f"{place} is a {type(value).__name__}; a checkpoint holds tensors and plain values and containers"
+    )
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file next to ``path``, force it to the disk, rename it: a crash leaves the old file or the new one.
+    """Write a file next to ``path``, force it to the disk, rename it: a crash leaves the old file or the new
+    one.
 
-    The temporary name is always the same, so that a killed run leaves at most one, which the next write reuses.
+    The temporary name is always the same, so that a killed run leaves at most one, which the next write
+    reuses.
     """
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as file:
@@ -271,7 +298,9 @@ def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def _read(path: Path) -> Any:
-    """The contents of a file, without executing anything; a file of our own format is checked against its digest."""
+    """The contents of a file, without executing anything; a file of our own format is checked against its
+    digest.
+    """
     if path.is_dir():
         inside = sorted(str(file.relative_to(path)) for file in path.rglob("*.pt"))[:4]
         found = f"; in it: {', '.join(inside)}" if inside else ", and none is in it"
@@ -286,20 +315,33 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path} is refused: unpickling it would call {named[1]}, and only tensors and plain values are read. If you "
-                "trust the file, save its weights alone where it came from: torch.save(model.state_dict(), 'weights.pt')"
+                f"{path} is refused: unpickling it would call {named[1]}, and only tensors and plain values "
+                "are read. If you "
+                "trust the file, save its weights alone where it came from: torch.save(model.state_dict(), "
+                "'weights.pt')"
             ) from error
-        raise CheckpointError(f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle") from error
+        raise CheckpointError(
+            f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle"
+        ) from error
     except (RuntimeError, OSError) as error:  # of the zip reader and the file system, in sentences
-        raise CheckpointError(f"{path} is damaged or is no checkpoint of PyTorch: {_first_line(error)}") from error
-    except Exception as error:  # damaged bytes surface as almost any error of the pickle reader, with bare values for text
-        raise CheckpointError(f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle") from error
+        raise CheckpointError(
+            f"{path} is damaged or is no checkpoint of PyTorch: {_first_line(error)}"
+        ) from error
+    # damaged bytes surface as almost any error of the pickle reader, with bare values for text
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle"
+        ) from error
     if _is_native(content):
         if content["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {content['format']}, this version reads {FORMAT}; update circa_train")
+            raise CheckpointError(
+                f"{path} has format {content['format']}, this version reads {FORMAT}; update circa_train"
+            )
         recorded = content.pop("sha256", None)
         if digest(content) != recorded:
-            raise CheckpointError(f"{path} is damaged: its contents do not have the recorded SHA-256; restore it from a copy")
+            raise CheckpointError(
+                f"{path} is damaged: its contents do not have the recorded SHA-256; restore it from a copy"
+            )
     return content
 
 
@@ -314,17 +356,24 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _is_native(content: Any) -> bool:
-    return isinstance(content, Mapping) and {"format", "state_dict", "metadata", "training_state"} <= content.keys()
+    return (
+        isinstance(content, Mapping)
+        and {"format", "state_dict", "metadata", "training_state"} <= content.keys()
+    )
 
 
 def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
-        if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        if content and all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+        ):
             return dict(content)
         for key in _NESTED:
             if isinstance(content.get(key), Mapping):
                 return _find_state(content[key], path)
-        inside = f"a dict with the keys {_bounded([repr(key) for key in content])}" if content else "an empty dict"
+        inside = (
+            f"a dict with the keys {_bounded([repr(key) for key in content])}" if content else "an empty dict"
+        )
     else:
         inside = f"a {type(content).__name__}"
     raise CheckpointError(f"{path} holds no weights that can be recognised: it is {inside}. "
@@ -333,13 +382,17 @@ def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _build(arguments: Any, path: Path) -> nn.Module:
     if not isinstance(arguments, Mapping) or "name" not in arguments:
-        raise CheckpointError(f"the metadata of {path} do not say which network it is (model = {arguments!r}); "
-                              "use adopt_foreign(path, model={'name': ..., ...})")
+        raise CheckpointError(
+            f"the metadata of {path} do not say which network it is (model = {arguments!r}); "
+            "use adopt_foreign(path, model={'name': ..., ...})"
+        )
     try:
         # A seed only so that the weights, which are overwritten, are not drawn from the caller's generator.
         return build_model(**{**arguments, "seed": 0})
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the network of {path} cannot be built from model = {dict(arguments)}: {error}") from error
+        raise CheckpointError(
+            f"the network of {path} cannot be built from model = {dict(arguments)}: {error}"
+        ) from error
 
 
 def _bounded(items: Sequence[str]) -> str:

@@ -1,8 +1,9 @@
-"""Golden versus faulty, site by site: where do faults come from, what do they do, which site changes predictions?
+"""Golden versus faulty, site by site: where do faults come from, what do they do, which site changes
+predictions?
 
 "The encrypted output differs from the plaintext, how do I debug it layer by layer?" is answered by
-:func:`compare_activations`; "which layer can bear more truncation?" by :func:`site_sensitivity`. Both leave the network as
-it was: modes, switches, and the draws that its sites would make next.
+:func:`compare_activations`; "which layer can bear more truncation?" by :func:`site_sensitivity`. Both leave
+the network as it was: modes, switches, and the draws that its sites would make next.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ class SiteComparison:
 
     Attributes:
         site: qualified name.
-        gates: share of outputs that are zero in one of the passes only (by the site's own faults, and by those upstream).
-        relative_error: norm of the difference of the site's inputs over the norm of the plain one: 0 until faults upstream
-            have changed something.
+        gates: share of outputs that are zero in one of the passes only (by the site's own faults, and by
+            those upstream).
+        relative_error: norm of the difference of the site's inputs over the norm of the plain one: 0 until
+            faults upstream have changed something.
     """
 
     site: str
@@ -46,9 +48,10 @@ class SiteSensitivity:
         site: qualified name.
         changed: share of images whose predicted class changed, averaged over draws.
         lost: accuracy lost against the exact network, in [-1, 1], averaged over draws.
-        divergence: Kullback-Leibler divergence, in nats, of the class probabilities from the exact network's, averaged over
-            images and draws: a graded measure, that tells sites apart on few images where no prediction changes. Small
-            independent errors add up in it, for it is quadratic in small changes of the logits.
+        divergence: Kullback-Leibler divergence, in nats, of the class probabilities from the exact network's,
+            averaged over images and draws: a graded measure, that tells sites apart on few images where no
+            prediction changes. Small independent errors add up in it, for it is quadratic in small changes of
+            the logits.
     """
 
     site: str
@@ -58,7 +61,8 @@ class SiteSensitivity:
 
 
 def compare_activations(model: nn.Module, images: Tensor, draw: int = FIRST_DRAW) -> list[SiteComparison]:
-    """Run ``images`` (normalised, (N, C, H, W)) without and with faults, and compare what enters and leaves every site.
+    """Run ``images`` (normalised, (N, C, H, W)) without and with faults, and compare what enters and leaves
+    every site.
 
     The list is in the order of execution: the first site whose inputs differ follows the first that erred.
     """
@@ -85,7 +89,11 @@ def compare_activations(model: nn.Module, images: Tensor, draw: int = FIRST_DRAW
     for name in relus:
         (z, opened), (other, other_opened) = plain[name], faulty[name]
         norm = z.norm().clamp(min=torch.finfo(torch.float64).tiny)
-        rows.append(SiteComparison(name, float((opened != other_opened).double().mean()), float((other - z).norm() / norm)))
+        rows.append(
+            SiteComparison(
+                name, float((opened != other_opened).double().mean()), float((other - z).norm() / norm)
+            )
+        )
     return rows
 
 
@@ -120,7 +128,9 @@ def site_sensitivity(
     relus = stochastic_relus(model)
     unknown = [name for name in sites or () if name not in relus]
     if unknown:
-        raise ValueError(f"no stochastic site is called {', '.join(unknown)}; the sites are {', '.join(relus)}")
+        raise ValueError(
+            f"no stochastic site is called {', '.join(unknown)}; the sites are {', '.join(relus)}"
+        )
     batches = Batches(image_set, batch_size, mean=mean, std=std)
     rows = []
     with evaluating(model), kept_draws(model), without_faults(model):
@@ -142,7 +152,9 @@ def _compare(name: str, golden: Tensor, passes: Sequence[Tensor], labels: Tensor
         name,
         changed=sum(float((p.argmax(1) != answer).double().mean()) for p in passes) / len(passes),
         lost=sum(float(right - (p.argmax(1) == labels).double().mean()) for p in passes) / len(passes),
-        divergence=sum(float(F.kl_div(p.log_softmax(1), exact, reduction="batchmean", log_target=True)) for p in passes)
+        divergence=sum(
+            float(F.kl_div(p.log_softmax(1), exact, reduction="batchmean", log_target=True)) for p in passes
+        )
         / len(passes),
     )
 

@@ -1,11 +1,13 @@
-"""Accuracy under faults: the fault draws are repeated, and what is reported is their mean, spread and 95% interval.
+"""Accuracy under faults: the fault draws are repeated, and what is reported is their mean, spread and 95%
+interval.
 
-The interval is Student's t interval for the mean accuracy over draws, on the fixed images: it says how well the draws were
-averaged, not how the accuracy would vary over other images. Where all n draws agree, their spread says nothing, and the half
-width is (1 - 0.05^(1/n)) / images instead: if a draw that differs by one image were likelier than 1 - 0.05^(1/n), n draws
-would agree with probability below 5%. Draw d of an evaluation uses draw number ``first_draw + d`` at every site and
-addresses masks by the image's place in the set, so a result depends neither on the batch size nor on what was evaluated
-before, and consecutive evaluations join into one.
+The interval is Student's t interval for the mean accuracy over draws, on the fixed images: it says how well
+the draws were averaged, not how the accuracy would vary over other images. Where all n draws agree, their
+spread says nothing, and the half width is (1 - 0.05^(1/n)) / images instead: if a draw that differs by one
+image were likelier than 1 - 0.05^(1/n), n draws would agree with probability below 5%. Draw d of an
+evaluation uses draw number ``first_draw + d`` at every site and addresses masks by the image's place in the
+set, so a result depends neither on the batch size nor on what was evaluated before, and consecutive
+evaluations join into one.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from circa_train.fault.spec import NoFault
 from circa_train.nn.activation import raise_pending
 from circa_train.nn.control import draw_state, evaluating, load_draw_state, set_draw, stochastic_relus
 
-#: Evaluation draws start here: training numbers its draws by optimiser steps from 0, and the two shall not share masks.
+#: Evaluation draws start here: training numbers its draws by optimiser steps from 0, and the two shall not
+#: share masks.
 FIRST_DRAW = 2**32
 
 CONFIDENCE = 0.95
@@ -52,7 +55,9 @@ class Evaluation:
 
     @property
     def std(self) -> float:
-        """Sample standard deviation over draws; 0 for an exact network, and for a single draw, which shows none."""
+        """Sample standard deviation over draws; 0 for an exact network, and for a single draw, which shows
+        none.
+        """
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
     @property
@@ -76,8 +81,11 @@ class Evaluation:
     def joined(self, more: Evaluation) -> Evaluation:
         """This evaluation and one of later draws on the same images, as if they had been one."""
         if more.images != self.images or more.exact != self.exact:
-            raise ValueError(f"evaluations of {self.images} and {more.images} images, exact = {self.exact} and {more.exact}, "
-                             "are not parts of one")
+            raise ValueError(
+                f"evaluations of {self.images} and {more.images} images, exact = {self.exact} and "
+                f"{more.exact}, "
+                "are not parts of one"
+            )
         return Evaluation(self.accuracies + more.accuracies, self.images, self.exact)
 
 
@@ -103,7 +111,8 @@ def evaluate(
         image_set: the images, normalised with ``mean`` and ``std`` (per channel).
         draws: how many draws, at least 1; with ``until_width`` the least, and then at least 2.
         batch_size: images per forward pass; the result does not depend on it.
-        until_width: repeat draws until the 95% interval is no wider than this (0.002 is a fifth of a point), or
+        until_width: repeat draws until the 95% interval is no wider than this (0.002 is a fifth of a point),
+            or
         max_draws: so many were made.
         first_draw: number of the first draw; other numbers give independent masks.
         progress: show a bar on the terminal.
@@ -117,7 +126,8 @@ def evaluate(
         raise ValueError(f"draws = {draws}: at least one is needed")
     if until_width is not None and (until_width <= 0 or max_draws < max(2, draws)):
         raise ValueError(
-            f"until_width = {until_width} must be positive, and max_draws = {max_draws} at least {max(2, draws)}"
+            f"until_width = {until_width} must be positive, and max_draws = {max_draws} at least "
+            f"{max(2, draws)}"
         )
     batches = Batches(image_set, batch_size, mean=mean, std=std)
     exact = not has_faults(model)
@@ -126,7 +136,9 @@ def evaluate(
     measured = Evaluation((), len(image_set), exact)
     with (
         kept_draws(model),
-        tqdm(total=least * len(batches), desc="evaluating", unit="batch", disable=not progress, leave=False) as bar,
+        tqdm(
+            total=least * len(batches), desc="evaluating", unit="batch", disable=not progress, leave=False
+        ) as bar,
     ):
         while (done := len(measured.accuracies)) < least or (
             done < most and until_width is not None and measured.width > until_width
@@ -146,7 +158,8 @@ def one_draw(model: nn.Module, batches: Batches, draw: int, bar: tqdm | None = N
             right.append(predict(model, images) == labels)
             if bar is not None:
                 bar.update()
-        raise_pending(model)  # on a GPU an overflow or NaN is known only once the host waits, as the next line does
+        # on a GPU an overflow or NaN is known only once the host waits, as the next line does
+        raise_pending(model)
     return torch.cat(right).cpu()
 
 
@@ -156,7 +169,9 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def class_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The network's output, refused with a ValueError unless it has the shape of logits, (images, classes)."""
+    """The network's output, refused with a ValueError unless it has the shape of logits, (images,
+    classes).
+    """
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -176,4 +191,7 @@ def kept_draws(model: nn.Module) -> Iterator[None]:
 
 def has_faults(model: nn.Module) -> bool:
     """Does any site of the network draw faults as it stands?"""
-    return any(relu.faults_enabled and not isinstance(relu.spec, NoFault) for relu in stochastic_relus(model).values())
+    return any(
+        relu.faults_enabled and not isinstance(relu.spec, NoFault)
+        for relu in stochastic_relus(model).values()
+    )

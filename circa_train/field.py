@@ -1,22 +1,22 @@
 """Z_p for an odd prime p below 2^31: canonical and centred values, and additive shares.
 
-A field element has two faces. Its *canonical* value lies in [0, p): what is stored, masked and sent. Its *centred*
-value lies in [-(p-1)/2, (p-1)/2]: the signed integer that a network computes with. Values that are neither are
-reduced on conversion.
+A field element has two faces. Its *canonical* value lies in [0, p): what is stored, masked and sent. Its
+*centred* value lies in [-(p-1)/2, (p-1)/2]: the signed integer that a network computes with. Values that are
+neither are reduced on conversion.
 
 Sharing follows Circa (arXiv 2106.08475, section 3): for a mask t uniform on [0, p) the server holds
 ``(x + t) mod p`` and the client holds ``(p - t) mod p``; their sum is x.
 
-Every function here is arithmetic by operators alone, so it works alike on Python integers, numpy int64 arrays and torch
-int64 tensors, of any shape. No product of two field elements is formed, so int64 never overflows.
+Every function here is arithmetic by operators alone, so it works alike on Python integers, numpy int64 arrays
+and torch int64 tensors, of any shape. No product of two field elements is formed, so int64 never overflows.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: 31 bits, 130543 * 2^14 + 1: as large as the 31-bit arithmetic allows while leaving 2^14-th roots of unity, so that
-#: homomorphic encryption with batching at ring degree 8192 can use the same field.
+#: 31 bits, 130543 * 2^14 + 1: as large as the 31-bit arithmetic allows while leaving 2^14-th roots of unity,
+#: so that homomorphic encryption with batching at ring degree 8192 can use the same field.
 DEFAULT_PRIME = 2138816513
 
 #: Miller-Rabin with these bases decides primality without error for every integer below 3,215,031,751.
@@ -56,7 +56,9 @@ def to_canonical(x: Any, prime: int) -> Any:
 
 
 def to_centred(value: Any, prime: int) -> Any:
-    """The representative in [-(p-1)/2, (p-1)/2] of any integer(s) ``value``. Inverse of :func:`to_canonical`."""
+    """The representative in [-(p-1)/2, (p-1)/2] of any integer(s) ``value``. Inverse of
+    :func:`to_canonical`.
+    """
     canonical = value % prime
     return canonical - prime * (canonical > largest_centred(prime))
 
@@ -64,7 +66,8 @@ def to_centred(value: Any, prime: int) -> Any:
 def share(x: Any, mask: Any, prime: int) -> tuple[Any, Any]:
     """Split ``x`` with ``mask`` into (server, client) shares ((x + t) mod p, (p - t) mod p), both canonical.
 
-    ``mask`` must lie in [0, p); for the shares to hide x it must be uniform there. Inverse of :func:`reconstruct`.
+    ``mask`` must lie in [0, p); for the shares to hide x it must be uniform there. Inverse of
+    :func:`reconstruct`.
     """
     return (x + mask) % prime, (prime - mask) % prime
 

@@ -1,8 +1,8 @@
 """Real numbers as centred integers of Z_p: x = round_half_even(z * 2^frac_bits).
 
-The scale is a power of two and the arithmetic is float64, so the only rounding is the stated one, for every float16,
-bfloat16, float32 and float64 input. A value beyond (p-1)/2 has no centred representative: that is an *overflow*, and what
-becomes of it is the caller's explicit policy:
+The scale is a power of two and the arithmetic is float64, so the only rounding is the stated one, for every
+float16, bfloat16, float32 and float64 input. A value beyond (p-1)/2 has no centred representative: that is an
+*overflow*, and what becomes of it is the caller's explicit policy:
 
 - ``raise``: :class:`FixedPointOverflow`, naming the range and the largest frac_bits that would have fitted;
 - ``wrap``: reduce modulo p, which is what the protocol would compute;
@@ -33,7 +33,9 @@ def check_frac_bits(frac_bits: int) -> int:
     if isinstance(frac_bits, bool) or not isinstance(frac_bits, int):
         raise TypeError(f"frac_bits must be an int, got {frac_bits!r} ({type(frac_bits).__name__})")
     if not 0 <= frac_bits <= MAX_FRAC_BITS:
-        raise ValueError(f"frac_bits = {frac_bits} is outside [0, {MAX_FRAC_BITS}]; 12 to 20 is usual for a 31-bit prime")
+        raise ValueError(
+            f"frac_bits = {frac_bits} is outside [0, {MAX_FRAC_BITS}]; 12 to 20 is usual for a 31-bit prime"
+        )
     return frac_bits
 
 
@@ -70,7 +72,9 @@ def to_fixed(z: Tensor, frac_bits: int, prime: int, overflow: str = "raise") -> 
             raise overflow_error(float(z.double().abs().max()), frac_bits, prime, count, z.numel())
         if overflow == "saturate":
             scaled = scaled.clamp(-limit, limit)
-        else:  # fmod is exact, and brings values beyond int64 into range; those whose scaling leaves float64, before it
+        # fmod is exact, and brings values beyond int64 into range; those whose scaling leaves float64, before
+        # it
+        else:
             reduced = torch.fmod(z.double(), float(prime)) * 2.0**frac_bits
             scaled = torch.fmod(torch.where(scaled.isinf(), reduced, scaled), float(prime))
     x = scaled.to(torch.int64)
@@ -101,14 +105,19 @@ def largest_frac_bits(magnitude: float, prime: int) -> int:
     """
     limit = largest_centred(prime)
     if not math.isfinite(magnitude) or round(magnitude) > limit:
-        raise FixedPointOverflow(f"magnitude {magnitude:g} exceeds (p-1)/2 = {limit} of p = {prime} even at frac_bits = 0")
+        raise FixedPointOverflow(
+            f"magnitude {magnitude:g} exceeds (p-1)/2 = {limit} of p = {prime} even at frac_bits = 0"
+        )
     frac_bits = MAX_FRAC_BITS
-    while round(math.ldexp(magnitude, frac_bits)) > limit:  # Python's round is half-even and exact, as to_fixed is
+    # Python's round is half-even and exact, as to_fixed is
+    while round(math.ldexp(magnitude, frac_bits)) > limit:
         frac_bits -= 1
     return frac_bits
 
 
-def overflow_error(magnitude: float, frac_bits: int, prime: int, count: int, total: int) -> FixedPointOverflow:
+def overflow_error(
+    magnitude: float, frac_bits: int, prime: int, count: int, total: int
+) -> FixedPointOverflow:
     """The error that says how far the values reached and which frac_bits would have held them."""
     limit = largest_centred(prime)
     try:
@@ -116,7 +125,8 @@ def overflow_error(magnitude: float, frac_bits: int, prime: int, count: int, tot
     except FixedPointOverflow:
         remedy = "no frac_bits fits; scale the network down or use a larger prime"
     return FixedPointOverflow(
-        f"{count} of {total} activations overflow the field: |z| reaches {magnitude:.6g}, but frac_bits = {frac_bits} "
+        f"{count} of {total} activations overflow the field: |z| reaches {magnitude:.6g}, but frac_bits = "
+        f"{frac_bits} "
         f"holds |z| <= {limit / 2.0**frac_bits:.6g} for p = {prime}; {remedy} "
         "(fit_frac_bits finds it; overflow='wrap' or 'saturate' accept it knowingly)"
     )

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # The fault law, and one layer that obeys it
 #
-# A stochastic ReLU asks for the sign of $x$ on two shares, $x_s = (x + t) \bmod p$ and $t$, and drops their $k$ low bits.
-# It errs for some masks $t$ and not for others; *how many* is an integer that the toolkit gives in closed form. This notebook
-# looks at the law, at one layer that draws from it, and at what a layer's scale has to do with the $k$ it can bear. Nothing
-# is read or trained; it runs in seconds.
+# A stochastic ReLU asks for the sign of $x$ on two shares, $x_s = (x + t) \bmod p$ and $t$, and drops their
+# $k$ low bits. It errs for some masks $t$ and not for others; *how many* is an integer that the toolkit gives
+# in closed form. This notebook looks at the law, at one layer that draws from it, and at what a layer's scale
+# has to do with the $k$ it can bear. Nothing is read or trained; it runs in seconds.
 
 # %%
 import tempfile
@@ -17,7 +17,7 @@ from IPython.display import Image
 from circa_train import StochasticReLU, TruncatedSign, fault_count, fault_probability
 from circa_train.fault.law import expected_faults
 from circa_train.fixed_point import to_fixed
-from circa_train.nn.observers import observe
+from circa_train.nn.observation import observe
 from circa_train.plots import fault_probability_curves, save_figure
 
 figures = Path(tempfile.mkdtemp(prefix="circa_train_"))
@@ -26,8 +26,8 @@ command = "notebooks/01_fault_law.py"
 # %% [markdown]
 # ## A count, checked by hand
 #
-# In a field of 251 elements every mask can be tried. For $x = 5$ and $k = 3$, 98 of the 251 masks lose the value: 5 because
-# $x + t$ wraps around, 93 because both shares fall into the same block of $2^3$.
+# In a field of 251 elements every mask can be tried. For $x = 5$ and $k = 3$, 98 of the 251 masks lose the
+# value: 5 because $x + t$ wraps around, 93 because both shares fall into the same block of $2^3$.
 
 # %%
 small = TruncatedSign(k=3, prime=251)
@@ -38,9 +38,9 @@ fault_count(5, small), sum(lost)
 # %% [markdown]
 # ## The law at the default prime
 #
-# Below $2^k$ truncation decides: a positive value is lost with a probability near $1 - x / 2^k$ (PosZero), or a small
-# negative one is kept (NegPass). Far out is wrapping, $|x| / p$, which no $k$ avoids: it is why values must not fill the
-# field.
+# Below $2^k$ truncation decides: a positive value is lost with a probability near $1 - x / 2^k$ (PosZero), or
+# a small negative one is kept (NegPass). Far out is wrapping, $|x| / p$, which no $k$ avoids: it is why
+# values must not fill the field.
 
 # %%
 poszero = fault_probability_curves([8, 12, 16, 20], mode="poszero")
@@ -53,8 +53,8 @@ Image(filename=save_figure(negpass, figures / "negpass", command=command, format
 # %% [markdown]
 # ## One layer
 #
-# Every output is 0 or the input, whatever the fault. The faults that one forward pass drew stand beside those that the law
-# expects of the same values, by kind and direction; a deviation is told in standard deviations.
+# Every output is 0 or the input, whatever the fault. The faults that one forward pass drew stand beside those
+# that the law expects of the same values, by kind and direction; a deviation is told in standard deviations.
 
 # %%
 z = torch.randn(16, 16, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -72,9 +72,10 @@ law[law.expected > 0]
 # %% [markdown]
 # ## Which k can a layer bear?
 #
-# The same activations under every $k$, from the law alone: the share of gates that err, and the error that they add to the
-# outputs, relative to the outputs themselves. Faults are many long before they matter, since truncation loses only small
-# values: that is the room that Circa uses. With two fraction bits more, the same picture comes two bits later.
+# The same activations under every $k$, from the law alone: the share of gates that err, and the error that
+# they add to the outputs, relative to the outputs themselves. Faults are many long before they matter, since
+# truncation loses only small values: that is the room that Circa uses. With two fraction bits more, the same
+# picture comes two bits later.
 
 # %%
 rows = []
@@ -83,5 +84,9 @@ for frac_bits in (14, 16, 18):
     for k in range(8, 22, 2):
         chance = fault_probability(x, TruncatedSign(k=k))
         error = (chance * z.double() ** 2).mean() / z.relu().double().square().mean()
-        rows.append({"frac_bits": frac_bits, "k": k, "faults": float(chance.mean()), "error": float(error) ** 0.5})
-pandas.DataFrame(rows).pivot(index="k", columns="frac_bits", values=["faults", "error"]).style.format("{:.2%}")
+        rows.append(
+            {"frac_bits": frac_bits, "k": k, "faults": float(chance.mean()), "error": float(error) ** 0.5}
+        )
+pandas.DataFrame(rows).pivot(index="k", columns="frac_bits", values=["faults", "error"]).style.format(
+    "{:.2%}"
+)

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Accuracy against truncation, from a sweep's table
 #
-# Give the folder of a sweep (or of several) in `runs`. With `runs = None` the notebook makes a small sweep first: a narrow
-# ResNet-8 on the handwritten digits that come with scikit-learn, in a temporary folder, in about half a minute.
+# Give the folder of a sweep (or of several) in `runs`. With `runs = None` the notebook makes a small sweep
+# first: a narrow ResNet-8 on the handwritten digits that come with scikit-learn, in a temporary folder, in
+# about half a minute.
 
 # %%
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 from IPython.display import Image
 
 from circa_train.plots import accuracy_vs_bytes, accuracy_vs_k, save_figure, site_fault_rates, site_heat_map
-from circa_train.report import describe_collection
-from circa_train.results import collect, select, site_rows, to_dataframe
+from circa_train.runs.table import collect, select, site_rows, to_dataframe
+from circa_train.runs.text import describe_collection
 
 # %% tags=["parameters"]
 runs = None  # for example ["runs/sweeps/truncation"]
@@ -32,7 +33,13 @@ if runs is None:
     train = [sys.executable, scripts / "train.py", "model.width=0.5", "epochs=6", "batch_size=32"]
     subprocess.run([*train, *shared], check=True, stdout=subprocess.DEVNULL)
     (checkpoint,) = (figures / "runs" / "train").glob("*/best.pt")
-    sweep = ["fault=poszero,negpass", "fault.k=16,19,20,21,22", "draws.count=3", "data.limit=150", "sites=true"]
+    sweep = [
+        "fault=poszero,negpass",
+        "fault.k=16,19,20,21,22",
+        "draws.count=3",
+        "data.limit=150",
+        "sites=true",
+    ]
     evaluate = [sys.executable, scripts / "evaluate.py", "-m", f"checkpoint={checkpoint}"]
     subprocess.run([*evaluate, *sweep, *shared], check=True, stdout=subprocess.DEVNULL)
     runs = [figures / "runs" / "sweeps"]
@@ -42,13 +49,25 @@ found = collect(*runs)
 print(describe_collection(found))
 rows = select(found.rows, where)
 table = to_dataframe(rows)
-table[["model", "data", "mode", "k", "accuracy", "accuracy_low", "accuracy_high", "baseline_accuracy", "and_gates"]]
+table[
+    [
+        "model",
+        "data",
+        "mode",
+        "k",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "baseline_accuracy",
+        "and_gates",
+    ]
+]
 
 # %% [markdown]
 # ## Where is the knee?
 #
-# Bands are 95% intervals over fault draws, the dashed line is the same network with exact ReLUs, and the star marks the largest
-# $k$ that loses no more than `tolerance`.
+# Bands are 95% intervals over fault draws, the dashed line is the same network with exact ReLUs, and the star
+# marks the largest $k$ that loses no more than `tolerance`.
 
 # %%
 knee = accuracy_vs_k(rows, tolerance=tolerance)
@@ -66,8 +85,8 @@ Image(filename=save_figure(price, figures / "accuracy_vs_bytes", command=command
 # %% [markdown]
 # ## Which site suffers?
 #
-# Fault rates by site and $k$, and for one evaluation the faults that were drawn beside those that the exact law expects of the
-# same activations. (Evaluate with `sites=true` to have these.)
+# Fault rates by site and $k$, and for one evaluation the faults that were drawn beside those that the exact
+# law expects of the same activations. (Evaluate with `sites=true` to have these.)
 
 # %%
 sites = site_rows(found)
@@ -75,6 +94,8 @@ heat = site_heat_map([row for row in sites if row["mode"] == "poszero"])
 Image(filename=save_figure(heat, figures / "site_heat_map", command=command, formats=["png"])[0])
 
 # %%
-run = max((row for row in sites if row["mode"] == "poszero"), key=lambda row: (row["accuracy"], row["k"]))["run"]
+run = max((row for row in sites if row["mode"] == "poszero"), key=lambda row: (row["accuracy"], row["k"]))[
+    "run"
+]
 rates = site_fault_rates([row for row in sites if row["run"] == run])
 Image(filename=save_figure(rates, figures / "site_fault_rates", command=command, formats=["png"])[0])

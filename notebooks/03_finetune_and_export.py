@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Fine-tuning with the faults in the loop, and export
 #
-# Beyond its knee a network loses accuracy, and training on with the faults in the forward pass wins much of it back. This
-# notebook does so at one $k$, draws both curves, and writes the folder that a private inference runtime loads. Give a
-# `checkpoint`; with `None` a narrow ResNet-8 is trained on the embedded digits first. Everything goes into a temporary
-# folder unless `root` says otherwise, and takes about two minutes on two cores.
+# Beyond its knee a network loses accuracy, and training on with the faults in the forward pass wins much of
+# it back. This notebook does so at one $k$, draws both curves, and writes the folder that a private inference
+# runtime loads. Give a `checkpoint`; with `None` a narrow ResNet-8 is trained on the embedded digits first.
+# Everything goes into a temporary folder unless `root` says otherwise, and takes about two minutes on two
+# cores.
 
 # %%
 import json
@@ -17,7 +18,7 @@ from IPython.display import Image
 
 from circa_train.export import open_export
 from circa_train.plots import accuracy_vs_k, save_figure
-from circa_train.results import collect, to_dataframe
+from circa_train.runs.table import collect, to_dataframe
 
 # %% tags=["parameters"]
 checkpoint = None  # for example "runs/train/RUN/best.pt"
@@ -50,11 +51,18 @@ subprocess.run([*evaluate, f"checkpoint={checkpoint}", "fault=poszero", points, 
 # %% [markdown]
 # ## Training on
 #
-# The same loop that trains plain networks: every forward pass draws new faults, and the gradient passes where the gate was
-# open.
+# The same loop that trains plain networks: every forward pass draws new faults, and the gradient passes where
+# the gate was open.
 
 # %%
-tune = [sys.executable, scripts / "train.py", f"checkpoint={checkpoint}", "fault=poszero", f"fault.k={k}", "optim=finetune"]
+tune = [
+    sys.executable,
+    scripts / "train.py",
+    f"checkpoint={checkpoint}",
+    "fault=poszero",
+    f"fault.k={k}",
+    "optim=finetune",
+]
 subprocess.run([*tune, *network, "epochs=2", "batch_size=32", "run.name=tuned", *shared], **quiet)
 (tuned,) = (root / "train").glob("tuned-*/best.pt")
 
@@ -74,11 +82,19 @@ table.rename(columns={False: "as trained", True: f"fine-tuned at k = {k}"}).styl
 # %% [markdown]
 # ## Export
 #
-# BatchNorm is folded, weights and biases become integers, and what comes out is checked: its accuracy is that of exactly this
-# integer network with the protocol's arithmetic, and the folder carries test vectors and a reader of its own.
+# BatchNorm is folded, weights and biases become integers, and what comes out is checked: its accuracy is that
+# of exactly this integer network with the protocol's arithmetic, and the folder carries test vectors and a
+# reader of its own.
 
 # %%
-export = [sys.executable, scripts / "export.py", f"checkpoint={tuned}", "images=100", "run.name=tuned", *shared]
+export = [
+    sys.executable,
+    scripts / "export.py",
+    f"checkpoint={tuned}",
+    "images=100",
+    "run.name=tuned",
+    *shared,
+]
 subprocess.run(export, **quiet)
 (result,) = (root / "export").glob("tuned-*/result.json")
 json.loads(result.read_text())["result"]["accuracy"]

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""What a network's ReLUs cost in private inference, circuit by circuit: ``cost.py models=[resnet32] fault.k=12``."""
+"""What a network's ReLUs cost in private inference, circuit by circuit: ``cost.py models=[resnet32]
+fault.k=12``.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,18 @@ from circa_train.config.schema import CostConfig
 def cost(config: CostConfig) -> None:
     """Count the sites of every network, time the circuits, and print the table; write it if asked to."""
     from circa_train.config.build import build_fault
-    from circa_train.cost import DELPHI, circuits_of, cost_table, measure_seconds, network_rows, paper_circuits
+    from circa_train.cost import (
+        DELPHI,
+        circuits_of,
+        cost_table,
+        measure_seconds,
+        network_rows,
+        paper_circuits,
+    )
     from circa_train.fault.spec import NoFault, TruncatedSign
-    from circa_train.nn.models import build_model
+    from circa_train.nn.models.registry import build_model
     from circa_train.nn.sites import relu_sites
-    from circa_train.results import write_csv
+    from circa_train.runs.table import write_csv
 
     faults = build_fault(config.fault).faults
     specs = set(faults.values()) if isinstance(faults, dict) else {faults}
@@ -27,7 +36,9 @@ def cost(config: CostConfig) -> None:
     timings = None
     if config.timed:
         four = [paper_circuits(spec) for spec in truncated or [TruncatedSign(0)]]
-        timings = measure_seconds({circuit for by_letter in four for circuits in by_letter.values() for circuit in circuits})
+        timings = measure_seconds(
+            {circuit for by_letter in four for circuits in by_letter.values() for circuit in circuits}
+        )
     networks = {}
     for size in config.image_sizes:
         for name in config.models:

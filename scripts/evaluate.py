@@ -29,7 +29,8 @@ def evaluate_job(job: Job) -> dict[str, Any]:
     accuracy = record["accuracy"]
     job.log.info(
         "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %d fraction bits",
-        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"], len(accuracy["draws"]),
+        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
+        len(accuracy["draws"]),
         100 * record["baseline_accuracy"], record["frac_bits"],
     )  # fmt: skip
     return record
@@ -44,8 +45,10 @@ def _evaluate_export(job: Job) -> dict[str, Any]:
     job.log.info(
         "%s: integer network %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; "
         "integer minus simulator %+.2f [%+.2f, %+.2f] points",
-        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"], len(accuracy["draws"]),
-        100 * record["baseline_accuracy"], 100 * difference["mean"], 100 * difference["low"], 100 * difference["high"],
+        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
+        len(accuracy["draws"]),
+        100 * record["baseline_accuracy"], 100 * difference["mean"], 100 * difference["low"],
+        100 * difference["high"],
     )  # fmt: skip
     return record
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Write the integer network of a checkpoint for a private inference runtime: ``export.py checkpoint=... fault.k=12``."""
+"""Write the integer network of a checkpoint for a private inference runtime: ``export.py checkpoint=...
+fault.k=12``.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,16 @@ def export_job(job: Job) -> dict[str, Any]:
     accuracy, difference = record["accuracy"], record["accuracy"]["difference"]
     for fold in conversion.folds:
         job.log.debug("BatchNorm %s is now part of %s", fold.batch_norm, fold.into)
-    job.log.info("%d BatchNorm layers folded; ranges of the integer network:\n%s", len(conversion.folds), conversion.report)
+    job.log.info(
+        "%d BatchNorm layers folded; ranges of the integer network:\n%s",
+        len(conversion.folds),
+        conversion.report,
+    )
     job.log.info(
         "integer network %.2f%% [%.2f%%, %.2f%%], exact float network %.2f%%; "
         "integer minus simulator %+.2f [%+.2f, %+.2f] points; %d images",
-        100 * accuracy["integer"]["mean"], 100 * accuracy["integer"]["low"], 100 * accuracy["integer"]["high"],
+        100 * accuracy["integer"]["mean"], 100 * accuracy["integer"]["low"],
+        100 * accuracy["integer"]["high"],
         100 * accuracy["exact"], 100 * difference["mean"], 100 * difference["low"], 100 * difference["high"],
         accuracy["integer"]["images"],
     )  # fmt: skip

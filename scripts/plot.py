@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Collect results into one table, and draw every figure for which there is data: ``plot.py runs=runs/sweeps/truncation``."""
+"""Collect results into one table, and draw every figure for which there is data: ``plot.py
+runs=runs/sweeps/truncation``.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,16 @@ from circa_train.config.schema import PlotConfig
 def plot(config: PlotConfig, command: str) -> None:
     """Write ``results.csv`` and the figures into ``config.out``, and print what was found."""
     from circa_train.plots import gallery, save_figure
-    from circa_train.report import describe_collection, table
-    from circa_train.results import collect, select, site_rows, write_csv
+    from circa_train.runs.table import collect, select, site_rows, write_csv
+    from circa_train.runs.text import describe_collection, table
 
     folders = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     found = collect(*folders)
     print(describe_collection(found))
     if not found.rows:
-        raise ValueError(f"no finished result below {', '.join(map(str, folders))}; run scripts/evaluate.py first")
+        raise ValueError(
+            f"no finished result below {', '.join(map(str, folders))}; run scripts/evaluate.py first"
+        )
     rows = select(found.rows, config.where)
     sites = select(site_rows(found), config.where) if site_rows(found) else []
     out = Path(config.out)

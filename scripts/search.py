@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""How many bits may be dropped, and where, within an accuracy budget: ``search.py checkpoint=... budget=0.01``."""
+"""How many bits may be dropped, and where, within an accuracy budget: ``search.py checkpoint=...
+budget=0.01``.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def search_job(job: Job) -> dict[str, Any]:
     from circa_train.config.records import describe_model
     from circa_train.config.searching import build_search
     from circa_train.config.source import open_source
-    from circa_train.runs import fingerprint
+    from circa_train.runs.folder import fingerprint
     from circa_train.search import Answer, search, summary, write_fault_file
 
     config = job.cfg
@@ -33,7 +35,8 @@ def search_job(job: Job) -> dict[str, Any]:
     settings, spec = build_search(config, plan)
     if source.finetuned:
         job.log.warning(
-            "this checkpoint was trained with faults: its accuracy need not fall as k rises, and with exact ReLUs it may be no "
+            "this checkpoint was trained with faults: its accuracy need not fall as k rises, and with exact "
+            "ReLUs it may be no "
             "baseline; search the network as it was before fine-tuning, and fine-tune at the answer"
         )
     store = job.folder / MEASURED
@@ -41,7 +44,8 @@ def search_job(job: Job) -> dict[str, Any]:
         store.unlink(missing_ok=True)
     result = search(
         source.converted(config.fault, plan), source.splits, spec, settings, store_path=store,
-        identity=fingerprint(job.config, input_digests(job.config)), report=job.log.info, progress=config.run.progress,
+        identity=fingerprint(job.config, input_digests(job.config)), report=job.log.info,
+        progress=config.run.progress,
     )  # fmt: skip
     answer = Answer.of(result, settings)
     path = job.folder / FAULT_FILE
@@ -53,7 +57,8 @@ def search_job(job: Job) -> dict[str, Any]:
     ])  # fmt: skip
     write_fault_file(path, answer, [text, f"the same test accuracies: {command}"])
     job.log.info("%s", text)
-    return {**answer.record(), "fault_file": str(path), "model": describe_model(source.checkpoint.metadata["model"]),
+    return {**answer.record(), "fault_file": str(path),
+    "model": describe_model(source.checkpoint.metadata["model"]),
             "data": source.splits.name, "checkpoint": config.checkpoint}  # fmt: skip
 
 

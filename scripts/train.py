@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Train or fine-tune a network, with exact ReLUs or with the faults in the loop: ``train.py model=resnet8 data=digits``."""
+"""Train or fine-tune a network, with exact ReLUs or with the faults in the loop: ``train.py model=resnet8
+data=digits``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ def train_job(job: Job) -> dict[str, Any]:
     """Check everything that can be checked, then load, train, and report the best checkpoint."""
     from circa_train.config.build import build_device, build_fault, check_model
     from circa_train.config.training import build_settings, build_wandb, prepare, training_record
-    from circa_train.tracking import build_tracker
+    from circa_train.runs.metrics import build_tracker
     from circa_train.training import join_ranks, train
 
     config = job.cfg
@@ -29,7 +31,8 @@ def train_job(job: Job) -> dict[str, Any]:
         tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
         try:
             result = train(
-                prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker, resume=job.resume,
+                prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker,
+                resume=job.resume,
                 teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
                 progress=config.run.progress,
             )  # fmt: skip

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Verify that the simulator is the protocol, on real activations: ``verify.py checkpoint=... fault=poszero fault.k=12``."""
+"""Verify that the simulator is the protocol, on real activations: ``verify.py checkpoint=... fault=poszero
+fault.k=12``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from circa_train.config import Job, config_folder, entry, run_job
-from circa_train.runs import RESULT, read_json
+from circa_train.runs.folder import RESULT, read_json
 
 
 def verify_job(job: Job) -> dict[str, Any]:
@@ -24,14 +26,22 @@ def verify_job(job: Job) -> dict[str, Any]:
     record, table = verification_record(job.cfg)
     job.log.info("%s\n%s", job.folder.name, table)
     if record["left_out"]:
-        job.log.warning("not garbled: %s", by_reason({site["site"]: site["reason"] for site in record["left_out"]}))
+        job.log.warning(
+            "not garbled: %s", by_reason({site["site"]: site["reason"] for site in record["left_out"]})
+        )
     if record["network"]:
-        job.log.info("the whole network, per image, %d fraction bits\n%s", record["frac_bits"], cost_table(record["network"]))
+        job.log.info(
+            "the whole network, per image, %d fraction bits\n%s",
+            record["frac_bits"],
+            cost_table(record["network"]),
+        )
     for site in record["sites"]:
         for mismatch in site["named"]:
             job.log.error("%s", mismatch["text"])
     outcome = f"{record['mismatches']} mismatches" if record["mismatches"] else "no mismatch"
-    job.log.info("%d sites, %d values, each in four ways: %s", len(record["sites"]), record["values"], outcome)
+    job.log.info(
+        "%d sites, %d values, each in four ways: %s", len(record["sites"]), record["values"], outcome
+    )
     return record
 
 

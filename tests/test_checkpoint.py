@@ -23,7 +23,7 @@ from circa_train.checkpoint import (
     load_state_into,
     save_checkpoint,
 )
-from circa_train.nn.models import build_model
+from circa_train.nn.models.registry import build_model
 
 MODEL = {"name": "resnet20", "num_classes": 4, "image_size": 8, "in_channels": 1, "width": 0.125}
 
@@ -42,7 +42,9 @@ def assert_same_weights(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_there_and_back(model: nn.Module, tmp_path: Path) -> None:
     tensors = {"empty": torch.zeros(0), "half": torch.ones(2).bfloat16()}
     state = {"numbers": [1, 2.5, None, True], "nested": {3: (torch.arange(4),)}, "tensors": tensors}
-    save_checkpoint(tmp_path / "new" / "best.pt", model, {"model": MODEL, "metrics": {"accuracy": 0.5}}, state)
+    save_checkpoint(
+        tmp_path / "new" / "best.pt", model, {"model": MODEL, "metrics": {"accuracy": 0.5}}, state
+    )
     loaded = load_checkpoint(tmp_path / "new" / "best.pt")
     assert_same_weights(loaded.state_dict, model.state_dict())
     assert digest(loaded.training_state) == digest(state)
@@ -66,7 +68,9 @@ def test_network_is_rebuilt_without_touching_the_global_generator(model: nn.Modu
 
 
 def test_only_the_viewed_part_of_a_tensor_is_saved(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", {"w": torch.zeros(1_000_000)[:3]}, {}, {"m": torch.zeros(1_000_000)[:3]})
+    save_checkpoint(
+        tmp_path / "a.pt", {"w": torch.zeros(1_000_000)[:3]}, {}, {"m": torch.zeros(1_000_000)[:3]}
+    )
     assert (tmp_path / "a.pt").stat().st_size < 10_000
 
 
@@ -171,7 +175,9 @@ def test_bare_pickle_and_whole_module_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a\.pt is (refused|damaged)"):
         load_foreign_state(tmp_path / "a.pt")
     torch.save(nn.Linear(2, 2), tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"would call torch.nn.modules.linear.Linear.*torch.save\(model.state_dict"):
+    with pytest.raises(
+        CheckpointError, match=r"would call torch.nn.modules.linear.Linear.*torch.save\(model.state_dict"
+    ):
         load_foreign_state(tmp_path / "a.pt")
 
 
@@ -186,7 +192,9 @@ def test_a_folder_names_the_checkpoints_in_it(tmp_path: Path) -> None:
 
 def test_a_file_of_text_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_text("hello\n")
-    with pytest.raises(CheckpointError, match=r"a\.pt is damaged or is no checkpoint of PyTorch: it does not unpickle"):
+    with pytest.raises(
+        CheckpointError, match=r"a\.pt is damaged or is no checkpoint of PyTorch: it does not unpickle"
+    ):
         load_checkpoint(tmp_path / "a.pt")
 
 
@@ -220,7 +228,8 @@ def test_safetensors(model: nn.Module, tmp_path: Path) -> None:
 
 def test_torchvision_names(model: nn.Module, tmp_path: Path) -> None:
     renamed = {
-        name.replace("shortcut", "downsample").replace("linear.", "fc."): value for name, value in model.state_dict().items()
+        name.replace("shortcut", "downsample").replace("linear.", "fc."): value
+        for name, value in model.state_dict().items()
     }
     torch.save(renamed, tmp_path / "a.pth")
     fresh = build_model(**MODEL, seed=2)
@@ -286,9 +295,20 @@ def test_mismatch_lists_missing_unexpected_and_misshapen_keys_briefly(model: nn.
 
 def test_digest_sees_types_keys_shapes_and_bytes() -> None:
     values: list[Any] = [
-        {"a": torch.zeros(4)}, {"b": torch.zeros(4)}, {"a": torch.zeros(2, 2)}, {"a": torch.zeros(4, dtype=torch.float64)},
-        {"a": torch.tensor([0.0, 0, 0, -0.0])}, {"a": [0, 0, 0, 0]}, {"a": [0, [0, 0, 0]]}, {"a": "0"}, {"a": 0}, {"a": 0.0},
-        {"a": None}, {},
+        {"a": torch.zeros(4)},
+        {"b": torch.zeros(4)},
+        {"a": torch.zeros(2, 2)},
+        {"a": torch.zeros(4, dtype=torch.float64)},
+        {"a": torch.tensor([0.0, 0, 0, -0.0])},
+        {"a": [0, 0, 0, 0]},
+        {"a": [0, [0, 0, 0]]},
+        {"a": "0"},
+        {"a": 0},
+        {"a": 0.0},
+        {"a": None},
+        {},
     ]
     assert len({digest(value) for value in values}) == len(values)
-    assert digest({"a": torch.arange(6).reshape(2, 3).T}) == digest({"a": torch.arange(6).reshape(2, 3).T.contiguous()})
+    assert digest({"a": torch.arange(6).reshape(2, 3).T}) == digest(
+        {"a": torch.arange(6).reshape(2, 3).T.contiguous()}
+    )

@@ -74,8 +74,14 @@ def test_a_reduction_is_given_on_the_command_line() -> None:
 
 
 def test_a_sweep_takes_a_single_value_of_what_it_sweeps() -> None:
-    assert composed("evaluate", "checkpoint=x", "+sweep=fault_rate", "fault.direction=both").fault.direction == "both"
-    assert composed("evaluate", "checkpoint=x", "+sweep=truncation", "fault=negpass", "fault.k=3").fault.mode == "negpass"
+    assert (
+        composed("evaluate", "checkpoint=x", "+sweep=fault_rate", "fault.direction=both").fault.direction
+        == "both"
+    )
+    assert (
+        composed("evaluate", "checkpoint=x", "+sweep=truncation", "fault=negpass", "fault.k=3").fault.mode
+        == "negpass"
+    )
     assert composed("train", "+sweep=finetune", "fault.k=3").fault.k == 3
 
 
@@ -86,7 +92,11 @@ def test_every_sweep_parameter_is_a_key_of_its_script() -> None:
         assert root is not None
         parameters = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
         checkpoint = [] if root[1] == "train" else ["checkpoint=x"]
-        composed(root[1], *checkpoint, *(f"{key}={str(values).split(',')[0]}" for key, values in parameters.items()))
+        composed(
+            root[1],
+            *checkpoint,
+            *(f"{key}={str(values).split(',')[0]}" for key, values in parameters.items()),
+        )
 
 
 def test_training_settings_and_the_schema_agree_in_names_and_defaults() -> None:
@@ -155,7 +165,9 @@ def test_fault_sections_build_the_specs(overrides: list[str], spec: object) -> N
         (["fault.frac_bits=31"], "31"),
     ],
 )
-def test_values_out_of_range_are_refused_before_anything_is_loaded(overrides: list[str], message: str) -> None:
+def test_values_out_of_range_are_refused_before_anything_is_loaded(
+    overrides: list[str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         check_fault(composed("train", *overrides).fault)
 
@@ -175,7 +187,11 @@ def test_unknown_models_options_devices_and_trackers_are_refused() -> None:
 
 def test_a_fault_file_gives_one_spec_per_site(tmp_path: Path) -> None:
     path = tmp_path / "fault.json"
-    path.write_text(json.dumps({"sites": {"relu": {"kind": "truncated_sign", "k": 9}, "b": {"kind": "none"}}, "frac_bits": 11}))
+    path.write_text(
+        json.dumps(
+            {"sites": {"relu": {"kind": "truncated_sign", "k": 9}, "b": {"kind": "none"}}, "frac_bits": 11}
+        )
+    )
     section = composed("train", "fault=file", f'fault.path="{path}"').fault
     plan = build_fault(section)
     assert plan.faults == {"relu": TruncatedSign(k=9), "b": NoFault()}
@@ -232,7 +248,9 @@ def test_folders_have_a_readable_label_and_a_hash_of_the_question() -> None:
     first = run_folder(compose("evaluate", ["checkpoint=a.pt", "fault.k=9"]))
     assert re.fullmatch(r"poszero-k9-[0-9a-f]{10}", first)
     assert (
-        run_folder(compose("evaluate", ["checkpoint=a.pt", "fault.k=9", "run.threads=1", "run.name=mine"])).split("-")[-1]
+        run_folder(
+            compose("evaluate", ["checkpoint=a.pt", "fault.k=9", "run.threads=1", "run.name=mine"])
+        ).split("-")[-1]
         == first[-10:]
     )
     assert run_folder(compose("train", [])).startswith("resnet8-digits-none-")
@@ -241,9 +259,9 @@ def test_folders_have_a_readable_label_and_a_hash_of_the_question() -> None:
 
 def test_inputs_are_digested_only_where_they_exist(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_text("x")
-    assert set(input_digests({"checkpoint": str(tmp_path / "a.pt"), "teacher": None, "fault": {"path": "nowhere"}})) == {
-        "checkpoint"
-    }
+    assert set(
+        input_digests({"checkpoint": str(tmp_path / "a.pt"), "teacher": None, "fault": {"path": "nowhere"}})
+    ) == {"checkpoint"}
 
 
 def test_templates_compose_what_hydra_composes() -> None:
@@ -261,5 +279,7 @@ def test_templates_compose_what_hydra_composes() -> None:
         assert OmegaConf.get_type(ours, "fault") == OmegaConf.get_type(theirs, "fault")
     with pytest.raises(ConfigCompositionException, match=r"fault\.kk"):
         quick.load_sweep_config(master, ["fault.kk=3"])
-    assert quick.load_sweep_config(master, ["fault.k=5"]).fault.k == 5, "a template must not remember the job before"
+    assert quick.load_sweep_config(master, ["fault.k=5"]).fault.k == 5, (
+        "a template must not remember the job before"
+    )
     assert quick.load_sweep_config(master, []).fault.k == 12

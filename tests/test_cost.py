@@ -27,7 +27,7 @@ from circa_train.cost.accounting import serialised_by_delphi
 from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
 from circa_train.field import DEFAULT_PRIME, bit_length
 from circa_train.gc.accounting import relu_cost
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.circuits.relu import ReluCircuit
 
 SITES = [("a", 1000), ("b", 600), ("c", 12)]
 
@@ -36,7 +36,11 @@ def test_the_reference_adds_up() -> None:
     assert DELPHI.table_bytes == 32 * DELPHI.and_gates
     assert DELPHI.output_bytes == 32 * DELPHI.output_wires
     assert DELPHI.label_bytes == 16 * DELPHI.input_wires
-    assert serialised_by_delphi(DELPHI.and_gates, DELPHI.output_wires, DELPHI.input_wires) == DELPHI.serialised_bytes == 17072
+    assert (
+        serialised_by_delphi(DELPHI.and_gates, DELPHI.output_wires, DELPHI.input_wires)
+        == DELPHI.serialised_bytes
+        == 17072
+    )
     assert DELPHI.overhead == pytest.approx(1.36, abs=0.01)
 
 
@@ -47,7 +51,9 @@ def test_a_truncated_sign_costs_its_bits(k: int) -> None:
     assert relu_bytes(circuit, "tables") == 32 * bits
     assert relu_bytes(circuit, "labels") == 32 * bits + 4 + 2 * 16 * bits
     assert relu_bytes(circuit, "ot") == 32 * bits + 4 + 16 * bits + 16 * bits + 16
-    assert relu_bytes(circuit, "delphi") == round(DELPHI.overhead * (32 * (bits + 31) + 32 * 31 + 16 * (2 * bits + 2 * 31)))
+    assert relu_bytes(circuit, "delphi") == round(
+        DELPHI.overhead * (32 * (bits + 31) + 32 * 31 + 16 * (2 * bits + 2 * 31))
+    )
 
 
 def test_a_complete_relu_at_k_12_stays_below_640_bytes() -> None:
@@ -88,7 +94,7 @@ def test_a_network_is_the_sum_of_its_sites() -> None:
 
 
 def test_a_network_of_the_paper() -> None:
-    from circa_train.nn.models import build_model
+    from circa_train.nn.models.registry import build_model
     from circa_train.nn.sites import relu_sites
 
     sites = relu_sites(build_model("resnet32", num_classes=10, image_size=32), (3, 32, 32))
@@ -101,7 +107,10 @@ def test_k_by_channel_is_charged_by_channel() -> None:
     mixed = network_cost([("a", 600)], TruncatedSign((4, 4, 30)))
     each = [network_cost([("a", 200)], TruncatedSign(k)).bytes for k in (4, 4, 30)]
     assert mixed.bytes == sum(each)
-    assert circuits_of(TruncatedSign((4, 4, 30))) == {ReluCircuit("truncated", k=4): 2, ReluCircuit("truncated", k=30): 1}
+    assert circuits_of(TruncatedSign((4, 4, 30))) == {
+        ReluCircuit("truncated", k=4): 2,
+        ReluCircuit("truncated", k=30): 1,
+    }
     with pytest.raises(ValueError, match="site a: 100 ReLUs do not divide into the 3 channels"):
         network_cost([("a", 100)], TruncatedSign((4, 4, 30)))
     average = compare_circuits(TruncatedSign((4, 4, 30)))[3]
@@ -111,7 +120,9 @@ def test_k_by_channel_is_charged_by_channel() -> None:
 def test_gates_saved_by_an_allocation() -> None:
     allocation = {"a": TruncatedSign(15), "b": TruncatedSign(12), "c": TruncatedSign(10)}
     assert gates_saved(SITES, allocation, TruncatedSign(12)) == 3 * 1000 - 2 * 12
-    assert gates_saved(SITES, TruncatedSign(12), allocation) == -gates_saved(SITES, allocation, TruncatedSign(12))
+    assert gates_saved(SITES, TruncatedSign(12), allocation) == -gates_saved(
+        SITES, allocation, TruncatedSign(12)
+    )
     assert gates_saved(SITES, allocation, allocation) == 0
 
 
@@ -119,9 +130,17 @@ def test_gates_saved_by_an_allocation() -> None:
     ("specs", "options", "message"),
     [
         ({"a": TruncatedSign(1), "b": TruncatedSign(1)}, {}, "no spec for site c"),
-        ({"a": TruncatedSign(1), "b": UniformFault(), "c": NoFault()}, {}, "site b: UniformFault.* no garbled circuit"),
+        (
+            {"a": TruncatedSign(1), "b": UniformFault(), "c": NoFault()},
+            {},
+            "site b: UniformFault.* no garbled circuit",
+        ),
         (BitWindow(2, 20), {}, "site a: BitWindow"),
-        (TruncatedSign(12), {"accounting": "gross"}, "accounting = 'gross' is not one of tables, labels, ot, delphi"),
+        (
+            TruncatedSign(12),
+            {"accounting": "gross"},
+            "accounting = 'gross' is not one of tables, labels, ot, delphi",
+        ),
     ],
 )
 def test_what_has_no_cost_is_refused(specs, options, message: str) -> None:
@@ -137,15 +156,24 @@ def test_seconds_are_those_of_the_timings() -> None:
     assert cost.seconds.total == pytest.approx(1612 * 24e-6)
     assert cost.seconds.garble == pytest.approx(1612 * 19e-6)
     rows = network_rows({"net": SITES, "half": [("a", 806)]}, TruncatedSign(12), timings)
-    assert [row["circuit"] for row in rows[:4]] == ["(a) full", "(b) exact", "(c) stochastic", "(d) truncated"]
+    assert [row["circuit"] for row in rows[:4]] == [
+        "(a) full",
+        "(b) exact",
+        "(c) stochastic",
+        "(d) truncated",
+    ]
     assert [rows[3][f"{part}_seconds"] for part in ("garble", "evaluate", "transfer")] == pytest.approx(
         [1612 * 19e-6, 1612 * 2e-6, 1612 * 3e-6]
     )
     assert rows[3]["labels_bytes"] == cost.bytes
     for one, half in zip(rows[:4], rows[4:], strict=True):
         assert half["network"] == "half"
-        assert all(one[key] == pytest.approx(2 * half[key]) for key in one if key not in ("network", "circuit"))
-    mixed = compare_circuits(TruncatedSign((12, 0)), timings | {ReluCircuit("truncated"): Seconds(1e-6, 0.0, 0.0)})[3]
+        assert all(
+            one[key] == pytest.approx(2 * half[key]) for key in one if key not in ("network", "circuit")
+        )
+    mixed = compare_circuits(
+        TruncatedSign((12, 0)), timings | {ReluCircuit("truncated"): Seconds(1e-6, 0.0, 0.0)}
+    )[3]
     assert mixed.seconds == Seconds(pytest.approx(10e-6), 1e-6, 1.5e-6)
     with pytest.raises(KeyError):
         network_cost(SITES, TruncatedSign(13), timings=timings)
@@ -178,4 +206,7 @@ def test_measured_seconds_are_there_for_every_circuit() -> None:
 
 def test_no_torch_is_needed() -> None:
     code = "import sys, circa_train.cost; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], timeout=120).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], timeout=120).returncode
+        == 0
+    )

@@ -1,4 +1,6 @@
-"""Golden versus faulty: errors appear where they were planted and no earlier, and a site is blamed for what it alone does."""
+"""Golden versus faulty: errors appear where they were planted and no earlier, and a site is blamed for what
+it alone does.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_a_site_answers_for_its_own_faults(network: nn.Module, images: ImageSet)
         set_specs(network, only(site))
         alone = evaluate(network, images, **STATISTICS, draws=3)
         assert rows[site].lost == pytest.approx(exact - alone.mean)
-        assert rows[site].changed >= abs(rows[site].lost) - 1e-12, "predictions change at least as often as accuracy does"
+        assert rows[site].changed >= abs(rows[site].lost) - 1e-12, (
+            "predictions change at least as often as accuracy does"
+        )
         assert (rows[site].divergence > 0) == (site != "dead")
 
 

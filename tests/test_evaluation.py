@@ -1,4 +1,6 @@
-"""Accuracy over repeated draws: the interval, the stopping rule, independence of batches and history, the expected value."""
+"""Accuracy over repeated draws: the interval, the stopping rule, independence of batches and history, the
+expected value.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ STATISTICS = {"mean": (0.5,), "std": (0.25,)}
 
 
 class Small(nn.Module):
-    """Two ReLU sites behind a BatchNorm, whose mode shows whether evaluation mode was taken and given back."""
+    """Two ReLU sites behind a BatchNorm, whose mode shows whether evaluation mode was taken and given
+    back.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten())
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()
+        )
         self.head = nn.Linear(64, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +49,9 @@ def network() -> nn.Module:
 
 
 class Gate(nn.Module):
-    """Says class 1 if the ReLU let its positive input through, else class 0: right exactly where no fault was drawn."""
+    """Says class 1 if the ReLU let its positive input through, else class 0: right exactly where no fault was
+    drawn.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +79,9 @@ def test_the_interval_at_its_edges() -> None:
 
 
 def test_draws_that_agree_still_leave_room() -> None:
-    """A draw that differs with probability q goes unseen n times with (1 - q)^n = 5%, and then moves the mean by q / images."""
+    """A draw that differs with probability q goes unseen n times with (1 - q)^n = 5%, and then moves the mean
+    by q / images.
+    """
     measured = Evaluation((0.5,) * 5, images=200)
     low, high = measured.interval
     q = (high - 0.5) * 200
@@ -119,8 +129,12 @@ def test_stops_as_soon_as_the_interval_is_narrow(network: nn.Module, images: Ima
         assert Evaluation(everything[:n], 50).width > width, f"could have stopped after {n} draws"
     least = evaluate(network, images, **STATISTICS, draws=12, until_width=0.9, max_draws=40)
     assert len(least.accuracies) == 12, "draws is the least"
-    assert len(evaluate(network, images, **STATISTICS, draws=1, until_width=0.999).accuracies) == 2, "one draw shows no spread"
-    assert len(evaluate(network, images, **STATISTICS, draws=2, until_width=1e-9, max_draws=5).accuracies) == 5
+    assert len(evaluate(network, images, **STATISTICS, draws=1, until_width=0.999).accuracies) == 2, (
+        "one draw shows no spread"
+    )
+    assert (
+        len(evaluate(network, images, **STATISTICS, draws=2, until_width=1e-9, max_draws=5).accuracies) == 5
+    )
 
 
 def test_exact_networks_take_one_pass(network: nn.Module, images: ImageSet) -> None:
@@ -157,7 +171,9 @@ def test_the_network_is_left_as_it_was(network: nn.Module, images: ImageSet) -> 
 
 
 def faults_in(rate: float, expected: float) -> float:
-    """Deviation, in standard deviations of the binomial, of the accuracy of the gate under ``rate`` from 1 - ``expected``."""
+    """Deviation, in standard deviations of the binomial, of the accuracy of the gate under ``rate`` from 1 -
+    ``expected``.
+    """
     images = ImageSet(torch.zeros(2000, 1, 2, 2, dtype=torch.uint8), torch.ones(2000, dtype=torch.int64))
     network = with_stochastic_relus(Gate(), UniformFault(rate), seed=11)
     measured = evaluate(network, images, **STATISTICS, draws=20)

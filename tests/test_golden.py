@@ -1,7 +1,8 @@
 """Golden digests: bits that no change of the code may change, unless it says so and versions them.
 
-Recorded are results of integer and element-wise arithmetic only, which every processor computes alike; never the outcome of a
-convolution in floating point, which rounds as the processor's library sums. ``python tests/test_golden.py`` prints the table.
+Recorded are results of integer and element-wise arithmetic only, which every processor computes alike; never
+the outcome of a convolution in floating point, which rounds as the processor's library sums. ``python
+tests/test_golden.py`` prints the table.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from circa_train.fault.masks import random_words, ring_masks
 from circa_train.fault.sign import draw_sign
 from circa_train.fault.spec import spec_to_dict
 from circa_train.field import DEFAULT_PRIME, largest_centred
-from circa_train.gc.beaver import TrustedDealer
-from circa_train.gc.protocol import client, server
-from circa_train.gc.relu import ReluCircuit
-from circa_train.runs import config_hash, fingerprint
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.beaver import TrustedDealer
+from circa_train.gc.protocol.parties import client, server
+from circa_train.runs.folder import config_hash, fingerprint
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
@@ -54,7 +55,9 @@ def digest(*parts: object) -> str:
 
 
 def values_of(spec: object) -> torch.Tensor:
-    """Centred integers (4, 3, 8, 8) of every magnitude, both signs, and every boundary of the field; no generator is asked."""
+    """Centred integers (4, 3, 8, 8) of every magnitude, both signs, and every boundary of the field; no
+    generator is asked.
+    """
     limit = largest_centred(getattr(spec, "prime", DEFAULT_PRIME))
     steps = torch.arange(4 * 3 * 8 * 8, dtype=torch.int64)
     x = (steps * 2654435761 % (2 * limit + 1) - limit) >> (steps % 30)
@@ -92,7 +95,8 @@ def layer(name: str) -> str:
 
 def integer_network() -> nn.Module:
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3, stride=2), nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(6, 5),
     )  # fmt: skip
     with torch.no_grad():
@@ -106,14 +110,18 @@ def export(folder: Path) -> str:
     """Weights, masks, logits of every rescaling and layer sums of an exported network."""
     images = (torch.arange(2 * 3 * 8 * 8) * 97 % 256).to(torch.uint8).reshape(2, 3, 8, 8)
     calibration = [images.double().float() / 256]
-    conversion = to_integers(integer_network(), TruncatedSign(9), calibration, frac_bits=16, weight_frac_bits=8, seed=1)
+    conversion = to_integers(
+        integer_network(), TruncatedSign(9), calibration, frac_bits=16, weight_frac_bits=8, seed=1
+    )
     data = {"name": "golden", "mean": [0.5] * 3, "std": [0.25] * 3, "class_names": [str(c) for c in range(5)]}
     save_export(folder, conversion, images=images, labels=torch.tensor([1, 2]), data=data)
     from safetensors.torch import load_file
 
     sums = json.loads((folder / "manifest.json").read_text())["vectors"]["layer_sums"]
     tensors = {**load_file(folder / "weights.safetensors"), **load_file(folder / "vectors.safetensors")}
-    names = sorted(name for name in tensors if name in LASTING or name.startswith(("mask.", "0.", "3.", "6.")))
+    names = sorted(
+        name for name in tensors if name in LASTING or name.startswith(("mask.", "0.", "3.", "6."))
+    )
     return digest(sums, *[part for name in names for part in (name, tensors[name])])
 
 
@@ -147,7 +155,12 @@ def transcript(kind: str) -> str:
 
 
 def identities() -> str:
-    config = {"model": {"name": "resnet8"}, "fault": {"kind": "truncated_sign", "k": 12}, "run": {"root": "x"}, "seed": 0}
+    config = {
+        "model": {"name": "resnet8"},
+        "fault": {"kind": "truncated_sign", "k": 12},
+        "run": {"root": "x"},
+        "seed": 0,
+    }
     return digest(config_hash(config), fingerprint(config, {"checkpoint": "00"}))
 
 
@@ -156,7 +169,10 @@ CASES: dict[str, Callable[[Path], str]] = {
     **{f"gates, {name}": lambda _, name=name: gates(name) for name in SPECS},
     **{f"layer, {name}": lambda _, name=name: layer(name) for name in SPECS},
     "export": lambda folder: export(folder / "export"),
-    **{f"transcript, {kind}": lambda _, kind=kind: transcript(kind) for kind in ("truncated", "exact", "full")},
+    **{
+        f"transcript, {kind}": lambda _, kind=kind: transcript(kind)
+        for kind in ("truncated", "exact", "full")
+    },
     "identities of runs": lambda _: identities(),
 }
 

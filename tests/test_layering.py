@@ -15,9 +15,9 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "field", "runs", "fixed_point", "fault", "gc", "nn", "data", "checkpoint", "tracking", "training", "evaluation",
-    "diagnosis",
-    "cost", "verify", "export", "search", "results", "report", "plots", "config",
+    "field", "fixed_point", "fault", "gc", "kernels", "nn", "data", "checkpoint", "runs", "training",
+    "evaluation",
+    "diagnosis", "cost", "verify", "export", "search", "plots", "benchmark", "config",
 )  # fmt: skip
 
 #: Independence is what makes agreement evidence: these import less than their place allows.
@@ -26,9 +26,9 @@ ONLY = {
     "fixed_point": {"field"},
     "fault": {"field"},
     "gc": {"field"},
-    "nn": {"field", "fixed_point", "fault"},
+    "kernels": {"field", "fixed_point", "fault"},
+    "nn": {"field", "fixed_point", "fault", "kernels"},
     "data": set(),
-    "tracking": set(),
     "cost": {"field", "fault", "gc"},
 }
 

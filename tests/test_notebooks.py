@@ -24,7 +24,11 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "the running Python",
         "language": "python",
-        "env": {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "2", "TMPDIR": str(tmp_path)},
+        "env": {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+            "OMP_NUM_THREADS": "2",
+            "TMPDIR": str(tmp_path),
+        },
     }
     folder = tmp_path / "kernels" / "running"
     folder.mkdir(parents=True)
@@ -34,7 +38,11 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.stem for path in SOURCES] == ["01_fault_law", "02_accuracy_vs_truncation", "03_finetune_and_export"]
+    assert [path.stem for path in SOURCES] == [
+        "01_fault_law",
+        "02_accuracy_vs_truncation",
+        "03_finetune_and_export",
+    ]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -45,21 +53,30 @@ def test_both_forms_say_the_same(source: Path) -> None:
     script, notebook = jupytext.read(source), nbformat.read(paired, as_version=4)
     nbformat.validate(notebook)
     first, second = (
-        [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in form.cells] for form in (script, notebook)
+        [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in form.cells]
+        for form in (script, notebook)
     )
     assert first == second, remedy
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), "commit it without outputs"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), (
+        "commit it without outputs"
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_nothing_is_defined(source: Path) -> None:
     tree = ast.parse(source.read_text(encoding="utf-8"))
-    defined = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))]
+    defined = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))
+    ]
     assert not defined, "what a notebook needs belongs into the package"
 
 
 def execute(source: Path, kernel: str) -> list[str]:
-    """Run a notebook from its folder; the kinds of everything it displayed. A failing cell raises with its traceback."""
+    """Run a notebook from its folder; the kinds of everything it displayed. A failing cell raises with its
+    traceback.
+    """
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     notebook = jupytext.read(source)
@@ -68,7 +85,9 @@ def execute(source: Path, kernel: str) -> list[str]:
     )
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert not [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert not [
+        output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"
+    ]
     return [kind for output in outputs for kind in output.get("data", {})]
 
 

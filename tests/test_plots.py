@@ -39,10 +39,14 @@ TUNED = {18: 0.943, 20: 0.75}
 
 def row(k: int = 12, accuracy: float = 0.9, **changed: Any) -> dict[str, Any]:
     base = {
-        "kind": "evaluate", "run": f"runs/{k}", "model": "resnet8", "data": "digits", "split": "test", "checkpoint": "best.pt",
-        "finetuned": False, "trained_k": None, "fault": "truncated_sign", "mode": "poszero", "k": k, "prime": DEFAULT_PRIME,
-        "rate": None, "direction": None, "low": None, "high": None, "frac_bits": 5, "accuracy": accuracy, "draws": 5,
-        "accuracy_low": accuracy - 0.01, "accuracy_high": accuracy + 0.01, "images": 359, "baseline_accuracy": 0.95,
+        "kind": "evaluate", "run": f"runs/{k}", "model": "resnet8", "data": "digits", "split": "test",
+        "checkpoint": "best.pt",
+        "finetuned": False, "trained_k": None, "fault": "truncated_sign", "mode": "poszero", "k": k,
+        "prime": DEFAULT_PRIME,
+        "rate": None, "direction": None, "low": None, "high": None, "frac_bits": 5, "accuracy": accuracy,
+        "draws": 5,
+        "accuracy_low": accuracy - 0.01, "accuracy_high": accuracy + 0.01, "images": 359,
+        "baseline_accuracy": 0.95,
         "table_bytes": (31 - (k or 0)) * 2**20,
     }  # fmt: skip
     return {**base, **changed}
@@ -73,7 +77,9 @@ def test_accuracy_vs_k_shows_every_series_its_band_and_its_knee() -> None:
     band = axes.collections[0].get_paths()[0].get_extents()
     assert math.isclose(band.ymin, 0.29)
     assert math.isclose(band.ymax, 0.96)
-    stars = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "*"]
+    stars = [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "*"
+    ]
     assert stars == [(16, 0.942), (12, 0.95), (18, 0.943)]
 
 
@@ -106,7 +112,11 @@ def test_pooling_weighs_by_draws_and_narrows_the_interval() -> None:
 
 def test_the_same_draws_found_twice_do_not_narrow_the_interval() -> None:
     seed = "config.fault.seed"
-    more, fewer, other = row(draws=20, **{seed: 0}), row(accuracy=0.8, draws=5, **{seed: 0}), row(draws=20, **{seed: 1})
+    more, fewer, other = (
+        row(draws=20, **{seed: 0}),
+        row(accuracy=0.8, draws=5, **{seed: 0}),
+        row(draws=20, **{seed: 1}),
+    )
     assert accuracy_points([fewer, more, more], "k") == [pooled(12, [more])]
     assert accuracy_points([fewer, more, other], "k") == [pooled(12, [more, other])]
 
@@ -150,7 +160,11 @@ def test_probability_curves_are_the_exact_counts(mode: str) -> None:
 
 def site(name: str, k: int = 12, observed: float = 3.0, **changed: Any) -> dict[str, Any]:
     kinds = ("wrap_zeroed", "wrap_passed", "truncation_zeroed", "truncation_passed")
-    counts = {f"{what}.{kind}": value for kind in kinds for what, value in (("expected", 2.0), ("observed", observed))}
+    counts = {
+        f"{what}.{kind}": value
+        for kind in kinds
+        for what, value in (("expected", 2.0), ("observed", observed))
+    }
     return {**row(k), "site": name, **counts, "expected.values": 100, "observed.values": 100, **changed}
 
 

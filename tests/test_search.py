@@ -1,4 +1,6 @@
-"""The search: bisection, greed and verdicts as pure logic; then planted answers, resumption, and independent evaluation."""
+"""The search: bisection, greed and verdicts as pure logic; then planted answers, resumption, and independent
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from circa_train import BitWindow, NoFault, TruncatedSign, UniformFault, expected_faults, with_stochastic_relus
+from circa_train import (
+    BitWindow,
+    NoFault,
+    TruncatedSign,
+    UniformFault,
+    expected_faults,
+    with_stochastic_relus,
+)
 from circa_train.config.build import read_fault_file
 from circa_train.cost import gates_saved, network_cost
 from circa_train.data import DataSplits, ImageSet
@@ -32,8 +41,9 @@ SETTINGS = SearchSettings(budget=0.05, draws=3, max_draws=12, trials=4, images=6
 class Levels(nn.Module):
     """Four classes, told by which of four inputs is large; two more sites that matter hardly and not at all.
 
-    The classes' pre-activations are 0.8 at frac_bits 16, so 2^16 is where truncation zeroes them: k = 15 is harmless, and at
-    k = 18 nearly every answer is lost. ``faint`` adds a hundredth of a noise, ``dead`` adds nothing.
+    The classes' pre-activations are 0.8 at frac_bits 16, so 2^16 is where truncation zeroes them: k = 15 is
+    harmless, and at k = 18 nearly every answer is lost. ``faint`` adds a hundredth of a noise, ``dead`` adds
+    nothing.
     """
 
     def __init__(self) -> None:
@@ -59,7 +69,9 @@ def level_images(count: int, seed: int) -> ImageSet:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 4, (count,), generator=generator)
     small = torch.randint(0, 40, (count, 4), generator=generator)
-    pixels = torch.cat([F.one_hot(labels, 4) * 164 + small, torch.randint(0, 255, (count, 12), generator=generator)], 1)
+    pixels = torch.cat(
+        [F.one_hot(labels, 4) * 164 + small, torch.randint(0, 255, (count, 12), generator=generator)], 1
+    )
     return ImageSet(pixels.to(torch.uint8).reshape(count, 1, 4, 4), labels)
 
 
@@ -94,7 +106,9 @@ def tables_of(harm: list[list[float]], relus: list[int]) -> Tables:
 
 
 def test_greed_is_best_on_its_path() -> None:
-    """For convex harm, no allocation beats the path's in both gates and harm: against all of them, enumerated."""
+    """For convex harm, no allocation beats the path's in both gates and harm: against all of them,
+    enumerated.
+    """
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         weights = torch.rand(3, generator=generator).tolist()
@@ -103,9 +117,14 @@ def test_greed_is_best_on_its_path() -> None:
         path = greedy_path(tables)
         assert path[0] == (0, 0, 0)
         assert path[-1] == (4, 4, 4)
-        assert all(sum(b) - sum(a) == 1 and all(y >= x for x, y in zip(a, b, strict=True)) for a, b in itertools.pairwise(path))
+        assert all(
+            sum(b) - sum(a) == 1 and all(y >= x for x, y in zip(a, b, strict=True))
+            for a, b in itertools.pairwise(path)
+        )
         for ks, other in itertools.product(path, itertools.product(range(5), repeat=3)):
-            better = tables.total_gates(other) < tables.total_gates(ks) and tables.total_harm(other) < tables.total_harm(ks)
+            better = tables.total_gates(other) < tables.total_gates(ks) and tables.total_harm(
+                other
+            ) < tables.total_harm(ks)
             assert not better, (ks, other)
 
 
@@ -124,14 +143,23 @@ def test_verdicts() -> None:
     assert verdict(Evaluation(steady, 1000), exact=0.99, budget=0.02) == OVER
     assert verdict(Evaluation(steady, 1000), exact=0.9225, budget=0.02) == UNDECIDED
     assert verdict(Evaluation((0.5,), 1000), exact=0.99, budget=0.02) == UNDECIDED, "one draw says nothing"
-    assert verdict(Evaluation((0.9, 0.9), 10), exact=0.9, budget=0.01) == UNDECIDED, "agreement of two leaves room"
+    assert verdict(Evaluation((0.9, 0.9), 10), exact=0.9, budget=0.01) == UNDECIDED, (
+        "agreement of two leaves room"
+    )
 
 
 def test_settings() -> None:
     assert SearchSettings(draws=5, max_draws=40).looks == [5, 10, 20, 40]
     assert SearchSettings(draws=5, max_draws=12).looks == [5, 10, 12]
     assert SearchSettings(draws=4, max_draws=4).looks == [4]
-    for wrong in ({"budget": 0.0}, {"budget": 1.0}, {"draws": 1}, {"draws": 9, "max_draws": 8}, {"trials": -1}, {"images": 0}):
+    for wrong in (
+        {"budget": 0.0},
+        {"budget": 1.0},
+        {"draws": 1},
+        {"draws": 9, "max_draws": 8},
+        {"trials": -1},
+        {"images": 0},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SearchSettings(**wrong)  # type: ignore[arg-type]
 
@@ -149,7 +177,14 @@ def test_the_law_foretells_faults_and_their_size() -> None:
             assert law.faults[k] == pytest.approx(faults, rel=1e-4), "the same up to float32 normalisation"
         assert law.error[17] <= law.faults[17] * float(seen[law.site].square().max()) + 1e-12
     gains = site_gains(
-        network, splits.validation, laws, TruncatedSign(16), mean=splits.mean, std=splits.std, batch_size=50, store=Store()
+        network,
+        splits.validation,
+        laws,
+        TruncatedSign(16),
+        mean=splits.mean,
+        std=splits.std,
+        batch_size=50,
+        store=Store(),
     )
     main, faint, dead = gains
     assert main > 100 * faint > 0
@@ -221,7 +256,12 @@ def test_only_uniform_if_so_asked() -> None:
     result = search(converted(), make_splits(), POSZERO, settings)
     assert result.laws == ()
     assert result.chosen == result.uniform
-    assert Answer.of(result, settings, seconds=lambda relus, gates: 0.0).record()["allocation"][0]["expected_faults"] is None
+    assert (
+        Answer.of(result, settings, seconds=lambda relus, gates: 0.0).record()["allocation"][0][
+            "expected_faults"
+        ]
+        is None
+    )
 
 
 def test_negpass_is_searched_too() -> None:
@@ -292,7 +332,12 @@ def test_refusals() -> None:
 
 
 def test_fault_files_of_any_spec(tmp_path: Path) -> None:
-    specs = {"a.b": TruncatedSign((1, 2), "negpass"), "c": NoFault(), "d#2": UniformFault(0.25), "e": BitWindow(2, 9)}
+    specs = {
+        "a.b": TruncatedSign((1, 2), "negpass"),
+        "c": NoFault(),
+        "d#2": UniformFault(0.25),
+        "e": BitWindow(2, 9),
+    }
     path = tmp_path / "fault.yaml"
     path.write_text(fault_file(specs, 14, ["two\nlines"]))
     assert read_fault_file(path) == (specs, 14)

@@ -16,7 +16,7 @@ from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFau
 from circa_train.field import DEFAULT_PRIME, largest_centred
 from circa_train.fixed_point import to_fixed
 from circa_train.gc.accounting import relu_cost
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.nn.control import set_draw, site_inputs, stochastic_relus
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.sites import relu_sites
@@ -44,14 +44,18 @@ def boundary_sample(spec: TruncatedSign) -> SiteSample:
     assert isinstance(spec.k, int)
     limit, step = largest_centred(spec.prime), 1 << spec.k
     values = sorted({s * v for s in (1, -1) for v in (0, 1, step - 1, step, step + 1, limit) if v <= limit})
-    masks = sorted({m % spec.prime for m in (0, 1, step - 1, step, spec.prime - step, spec.prime - 1, limit, limit + 1)})
+    masks = sorted(
+        {m % spec.prime for m in (0, 1, step - 1, step, spec.prime - step, spec.prime - 1, limit, limit + 1)}
+    )
     x, t = torch.cartesian_prod(torch.tensor(values), torch.tensor(masks)).T.contiguous()
     return sample_of(spec, x, t)
 
 
 def network_of(spec, **options) -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Flatten())
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Flatten()
+    )
     return with_stochastic_relus(model, spec, frac_bits=16, seed=3, **options)
 
 
@@ -119,11 +123,18 @@ def test_a_circuit_of_the_other_mode_disagrees_on_exactly_the_ties(monkeypatch: 
     spec = TruncatedSign(4, prime=67)
     x, t = torch.cartesian_prod(torch.arange(-33, 34), torch.arange(67)).T.contiguous()
     ties = truncated_sign(x, t, spec) != truncated_sign(x, t, TruncatedSign(4, "negpass", prime=67))
-    monkeypatch.setattr(checking, "ReluCircuit", lambda kind, prime, k, mode: ReluCircuit(kind, prime, k, "negpass"))
+    monkeypatch.setattr(
+        checking, "ReluCircuit", lambda kind, prime, k, mode: ReluCircuit(kind, prime, k, "negpass")
+    )
     report = verify_site(sample_of(spec, x, t))
     wrong = int(ties.sum())
     # A gate that is wrong at x = 0 leaves y = 0.
-    assert report.mismatches == {"simulator": 0, "circuit": wrong, "garbled": wrong, "shares": int((ties & (x != 0)).sum())}
+    assert report.mismatches == {
+        "simulator": 0,
+        "circuit": wrong,
+        "garbled": wrong,
+        "shares": int((ties & (x != 0)).sum()),
+    }
     assert {mismatch.way for mismatch in report.named} == {"circuit", "garbled", "shares"}
     assert all(sum(m.way == way for m in report.named) == 5 for way in ("circuit", "garbled", "shares"))
 

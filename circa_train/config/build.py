@@ -1,7 +1,7 @@
 """From sections of a composed configuration to the package's objects.
 
-What a value may be is checked here by building the object it describes, before data or network are loaded: ``build_fault``
-and ``build_device`` first, in every script.
+What a value may be is checked here by building the object it describes, before data or network are loaded:
+``build_fault`` and ``build_device`` first, in every script.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 from circa_train.config.schema import DataConfig, FaultConfig, ModelConfig
 from circa_train.data import Augmentation, DataSplits, load_data
 from circa_train.fault.spec import FaultSpec, field_prime, spec_from_dict, spec_to_dict
-from circa_train.nn.models import build_model
+from circa_train.nn.models.registry import build_model
 
 #: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
 FROM_CHECKPOINT = "checkpoint"
@@ -54,15 +54,19 @@ class FaultPlan:
 
 
 def check_fault(section: FaultConfig) -> None:
-    """:func:`build_fault` as far as it goes without a checkpoint: scripts refuse bad values before they load anything."""
+    """:func:`build_fault` as far as it goes without a checkpoint: scripts refuse bad values before they load
+    anything.
+    """
     build_fault(section, {"fault": {"kind": "none"}} if section.kind == FROM_CHECKPOINT else None)
 
 
 def build_fault(section: FaultConfig, metadata: Mapping[str, Any] | None = None) -> FaultPlan:
-    """Check and build the sign tests that a fault section describes; ``fault=checkpoint`` needs the checkpoint's metadata.
+    """Check and build the sign tests that a fault section describes; ``fault=checkpoint`` needs the
+    checkpoint's metadata.
 
     Raises:
-        ValueError: a value outside its range (k for the prime, rate, bit window, frac_bits), or a fault file that is not one.
+        ValueError: a value outside its range (k for the prime, rate, bit window, frac_bits), or a fault file
+            that is not one.
         FileNotFoundError: if ``fault.path`` does not exist.
     """
     if section.overflow not in ("raise", "wrap", "saturate"):
@@ -77,7 +81,9 @@ def build_fault(section: FaultConfig, metadata: Mapping[str, Any] | None = None)
     if section.kind == FROM_CHECKPOINT:
         trained = (metadata or {}).get("fault")
         if trained is None:
-            raise ValueError("fault=checkpoint: this one was trained with exact ReLUs; give fault=poszero or another")
+            raise ValueError(
+                "fault=checkpoint: this one was trained with exact ReLUs; give fault=poszero or another"
+            )
         fields = dict(trained)
     if "sites" in fields:
         sites = {name: spec_from_dict(description) for name, description in fields["sites"].items()}
@@ -91,7 +97,8 @@ def build_fault(section: FaultConfig, metadata: Mapping[str, Any] | None = None)
 
 
 def read_fault_file(path: str | Path) -> tuple[dict[str, FaultSpec], int | None]:
-    """Specs by site, and the fraction bits they were chosen for, from YAML or JSON ``{"sites": {name: spec}, "frac_bits": n}``.
+    """Specs by site, and the fraction bits they were chosen for, from YAML or JSON ``{"sites": {name: spec},
+    "frac_bits": n}``.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -104,9 +111,14 @@ def read_fault_file(path: str | Path) -> tuple[dict[str, FaultSpec], int | None]
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"fault file {path} is neither YAML nor JSON: {error}") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("sites"), Mapping) or not content["sites"]:
+    if (
+        not isinstance(content, Mapping)
+        or not isinstance(content.get("sites"), Mapping)
+        or not content["sites"]
+    ):
         raise ValueError(
-            f"fault file {path} has no 'sites', which map site names to specs: {{kind: truncated_sign, k: 12}}"
+            f"fault file {path} has no 'sites', which map site names to specs: "
+            f"{{kind: truncated_sign, k: 12}}"
         )
     sites = {}
     for name, description in content["sites"].items():
@@ -135,7 +147,9 @@ def build_device(name: str) -> torch.device:
     return device
 
 
-def build_splits(section: DataConfig, device: torch.device, metadata: Mapping[str, Any] | None = None) -> DataSplits:
+def build_splits(
+    section: DataConfig, device: torch.device, metadata: Mapping[str, Any] | None = None
+) -> DataSplits:
     """Load the data set of a data section; ``data=checkpoint`` is completed from a checkpoint's metadata.
 
     The last two data sets stay in memory for the next job of this process.
@@ -161,7 +175,9 @@ def _kept_splits(arguments: str, device: str) -> DataSplits:
 
 
 def describe_data(splits: DataSplits, section: DataConfig) -> dict[str, Any]:
-    """The ``data`` entry of a checkpoint's metadata: enough to load the same splits with the same normalisation again."""
+    """The ``data`` entry of a checkpoint's metadata: enough to load the same splits with the same
+    normalisation again.
+    """
     return {
         "name": splits.name,
         "class_names": list(splits.class_names),
@@ -192,6 +208,8 @@ def check_model(section: ModelConfig) -> None:
     """Refuse an unknown model or option before any data is loaded, by building it without memory."""
     if section.name == FROM_CHECKPOINT:
         return
-    arguments = {key: value for key, value in asdict(section).items() if value is not None and key != "reduction"}
+    arguments = {
+        key: value for key, value in asdict(section).items() if value is not None and key != "reduction"
+    }
     with torch.device("meta"):
         build_model(**arguments, num_classes=10, image_size=32)

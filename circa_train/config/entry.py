@@ -1,4 +1,6 @@
-"""Around ``@hydra.main``: registration, and paths that Hydra's override grammar would not take as they are."""
+"""Around ``@hydra.main``: registration, and paths that Hydra's override grammar would not take as they
+are.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _SPECIAL = re.compile(r"[=\s:(){}\[\]'\\*?]")
 
 
 def entry(main: Callable[[], Any]) -> Callable[[], Any]:
-    """The outermost decorator of a script's main: register, make paths palatable, then let Hydra take over."""
+    """The outermost decorator of a script's main: register, make paths palatable, then let Hydra take
+    over.
+    """
 
     @functools.wraps(main)
     def run(*args: Any) -> Any:
@@ -33,12 +37,13 @@ def entry(main: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:
-    """Expand patterns in path overrides, and quote paths with characters that mean something in Hydra's grammar.
+    """Expand patterns in path overrides, and quote paths with characters that mean something in Hydra's
+    grammar.
 
-    ``checkpoint=runs/lr=0.1/best.pt`` becomes ``checkpoint="runs/lr=0.1/best.pt"``. ``checkpoint=runs/sweeps/tuned/*/best.pt``
-    becomes a sweep over the files there are (in alphabetical order), ``runs=`` with a pattern a list. A pattern that matches
-    nothing stays, and the job says that there is no such file. Values that are quoted already, lists and sweeps by comma
-    stay as they are.
+    ``checkpoint=runs/lr=0.1/best.pt`` becomes ``checkpoint="runs/lr=0.1/best.pt"``.
+    ``checkpoint=runs/sweeps/tuned/*/best.pt`` becomes a sweep over the files there are (in alphabetical
+    order), ``runs=`` with a pattern a list. A pattern that matches nothing stays, and the job says that there
+    is no such file. Values that are quoted already, lists and sweeps by comma stay as they are.
 
     >>> quote_paths(["checkpoint=a=b.pt", "seed=1"])
     ['checkpoint="a=b.pt"', 'seed=1']

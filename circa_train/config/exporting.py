@@ -24,7 +24,7 @@ from circa_train.fault.law import expected_faults, observed_faults
 from circa_train.fault.spec import spec_to_dict
 from circa_train.nn.control import set_draw, set_specs, without_faults
 from circa_train.nn.convert import with_stochastic_relus
-from circa_train.runs import file_digest
+from circa_train.runs.folder import file_digest
 
 FOLDER = "export"  # inside the run's folder
 
@@ -33,7 +33,8 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     """Convert, measure and write the export folder; returns what ``result.json`` holds for kind ``export``.
 
     Raises:
-        ExportError, ConversionError: naming what cannot be exported; with the range report, if it does not fit the field.
+        ExportError, ConversionError: naming what cannot be exported; with the range report, if it does not
+            fit the field.
         ValueError: for a value out of range.
     """
     check_fault(config.fault)
@@ -60,11 +61,17 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     )
     frac_bits = conversion.network.plan.format.accumulator_frac_bits
     simulator = with_stochastic_relus(
-        source.network, plan.faults, frac_bits=frac_bits, seed=config.fault.seed, overflow=config.fault.overflow
+        source.network,
+        plan.faults,
+        frac_bits=frac_bits,
+        seed=config.fault.seed,
+        overflow=config.fault.overflow,
     ).eval()
     images = _spread(_split(splits, config.split), config.images)
     network = conversion.network.to(device)
-    compared = compare(network, simulator, images, splits, config.draws, config.batch_size, config.run.progress)
+    compared = compare(
+        network, simulator, images, splits, config.draws, config.batch_size, config.run.progress
+    )
     accuracy = {"split": config.split, **compared}
     shown = _spread(images, config.vectors)
     digest = save_export(
@@ -93,7 +100,8 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
 
 
 def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate an export folder as ``config`` asks: the record of kind ``evaluate``, with the difference from floating point.
+    """Evaluate an export folder as ``config`` asks: the record of kind ``evaluate``, with the difference from
+    floating point.
 
     ``fault=checkpoint`` is the export's own sign tests; others of its field may be tried, as on a checkpoint.
 
@@ -106,12 +114,17 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     export = open_export(config.checkpoint, seed=config.fault.seed, overflow=config.fault.overflow)
     network, manifest = export.network, export.manifest
     if config.model.name != FROM_CHECKPOINT:
-        raise ValueError(f"{config.checkpoint} is an export folder and brings its own network; leave out model=")
+        raise ValueError(
+            f"{config.checkpoint} is an export folder and brings its own network; leave out model="
+        )
     own = {"sites": {name: spec_to_dict(spec) for name, spec in network.specs.items()}}
     plan = build_fault(config.fault, {"fault": own})
     frac_bits = network.plan.format.accumulator_frac_bits
     if plan.frac_bits not in (None, frac_bits):
-        raise ValueError(f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it anew")
+        raise ValueError(
+            f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it "
+            "anew"
+        )
     described = {**manifest["data"], **{key: manifest["input"][key] for key in ("mean", "std")}}
     splits = build_splits(config.data, device, {"data": described})
     simulator = export.real_network(seed=config.fault.seed, overflow=config.fault.overflow).to(device)
@@ -151,13 +164,21 @@ def compare(
     batch_size: int,
     progress: bool,
 ) -> dict[str, Any]:
-    """Accuracies of the integer network, of the float simulator under the same masks, and of the float network without faults.
+    """Accuracies of the integer network, of the float simulator under the same masks, and of the float
+    network without faults.
 
-    ``difference`` is integer minus simulator, draw by draw, with the 95% interval of its mean over draws (Student's t): same
-    images, same masks, so what remains is rounding.
+    ``difference`` is integer minus simulator, draw by draw, with the 95% interval of its mean over draws
+    (Student's t): same images, same masks, so what remains is rounding.
     """
-    how: dict[str, Any] = {"mean": splits.mean, "std": splits.std, "batch_size": batch_size, "progress": progress}
-    integer = evaluate(network, images, draws=draws.count, until_width=draws.until_width, max_draws=draws.most, **how)
+    how: dict[str, Any] = {
+        "mean": splits.mean,
+        "std": splits.std,
+        "batch_size": batch_size,
+        "progress": progress,
+    }
+    integer = evaluate(
+        network, images, draws=draws.count, until_width=draws.until_width, max_draws=draws.most, **how
+    )
     simulated = evaluate(simulator, images, draws=len(integer.accuracies), **how)
     with without_faults(simulator):
         exact = evaluate(simulator, images, **how)
@@ -178,12 +199,18 @@ def _interval(values: list[float], *, exact: bool) -> tuple[float, float]:
         return mean, mean
     if len(values) == 1:
         return -1.0, 1.0
-    half = float(student_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    half = (
+        float(student_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+        * statistics.stdev(values)
+        / math.sqrt(len(values))
+    )
     return mean - half, mean + half
 
 
 def _site_records(network: IntegerNetwork, batches: Batches) -> list[dict[str, Any]]:
-    """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same values."""
+    """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same
+    values.
+    """
     images, _, first = next(iter(batches))
     set_draw(network, FIRST_DRAW, first)
     return [
@@ -208,7 +235,9 @@ def _split(splits: DataSplits, name: str) -> ImageSet:
 
 
 def _spread(images: ImageSet, count: int | None) -> ImageSet:
-    """``count`` images evenly spaced over the set, which may be sorted by class; all of them for None or too many."""
+    """``count`` images evenly spaced over the set, which may be sorted by class; all of them for None or too
+    many.
+    """
     if count is None or count >= len(images):
         return images
     return images.subset(torch.arange(count) * len(images) // count)
@@ -219,10 +248,18 @@ def _batches(images: ImageSet, splits: DataSplits, batch_size: int) -> Batches:
 
 
 def _data(source: Source) -> dict[str, Any]:
-    """What a checkpoint records of its data, which is enough to load the same test images with the same normalisation again."""
+    """What a checkpoint records of its data, which is enough to load the same test images with the same
+    normalisation again.
+    """
     splits = source.splits
     recorded = source.checkpoint.metadata.get("data") or {}
-    return {**recorded, "name": splits.name, "mean": splits.mean, "std": splits.std, "class_names": splits.class_names}
+    return {
+        **recorded,
+        "name": splits.name,
+        "mean": splits.mean,
+        "std": splits.std,
+        "class_names": splits.class_names,
+    }
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:

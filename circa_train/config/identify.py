@@ -1,4 +1,6 @@
-"""Names of run folders, resolved inside Hydra: ``${run_folder:}`` is ``<label>-<config hash>`` of the whole configuration."""
+"""Names of run folders, resolved inside Hydra: ``${run_folder:}`` is ``<label>-<config hash>`` of the whole
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from circa_train.runs import config_hash
+from circa_train.runs.folder import config_hash
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The job's configuration as plain resolved data, without Hydra's own node; missing values stay ``"???"``."""
+    """The job's configuration as plain resolved data, without Hydra's own node; missing values stay
+    ``"???"``.
+    """
     job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
     container = OmegaConf.to_container(job, resolve=True)
     assert isinstance(container, dict)
@@ -25,7 +29,9 @@ def run_folder(cfg: DictConfig) -> str:
 
 
 def label(config: dict[str, Any]) -> str:
-    """``run.name`` if given, else what a reader would look for: model and data if there are any, and the fault."""
+    """``run.name`` if given, else what a reader would look for: model and data if there are any, and the
+    fault.
+    """
     parts = [(config.get("run") or {}).get("name")]
     if not parts[0]:
         fault = config.get("fault") or {}

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from circa_train.runs import file_digest, flatten
+from circa_train.runs.folder import file_digest, flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
 INPUT_KEYS = ("checkpoint", "teacher", "fault.path")
 
 
 def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """Digest of every input that exists; a missing one is left to the job, which says what it needed it for."""
+    """Digest of every input that exists; a missing one is left to the job, which says what it needed it
+    for.
+    """
     values = flatten(config)
     paths = {key: Path(str(values[key])) for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
     return {key: _digest(str(path), *_stamp(path)) for key, path in paths.items() if path.exists()}

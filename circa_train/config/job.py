@@ -6,9 +6,9 @@ A script is one ``work(job) -> result`` function and::
     def main(cfg: DictConfig) -> None:
         run_job(cfg, kind="evaluate", work=evaluate_job)
 
-Errors that a user can cause (a bad value, a missing file or package) end a single run with one line and exit code 2; in a
-sweep the other jobs go on, and the sweeper reports. ``HYDRA_FULL_ERROR=1`` shows the traceback, which is in ``job.log``
-anyway.
+Errors that a user can cause (a bad value, a missing file or package) end a single run with one line and exit
+code 2; in a sweep the other jobs go on, and the sweeper reports. ``HYDRA_FULL_ERROR=1`` shows the traceback,
+which is in ``job.log`` anyway.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from circa_train.config.identify import plain
 from circa_train.config.inputs import input_digests
-from circa_train.runs import RunFolder, flatten, stored_results
+from circa_train.runs.folder import RunFolder, flatten, stored_results
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class Job:
         cfg: the composed configuration as the dataclasses of ``schema`` (``job.cfg.fault.k``).
         config: the same as plain data, for records.
         folder: where this job writes.
-        resume: may it go on from what an earlier attempt left in the folder? Not if that was on other contents.
+        resume: may it go on from what an earlier attempt left in the folder? Not if that was on other
+            contents.
         log: its logger (console and ``job.log``).
     """
 
@@ -59,8 +60,9 @@ def run_job(
 ) -> None:
     """Run ``work`` in its folder unless its result is already there; see the module's text for errors.
 
-    The work returns the kind-specific part of ``result.json``, plain data that JSON can hold. ``keep_memory``: freed memory
-    stays with the process (:func:`circa_train.nn.kernels.memory.keep`), without which passes on a CPU take up to twice as long.
+    The work returns the kind-specific part of ``result.json``, plain data that JSON can hold.
+    ``keep_memory``: freed memory stays with the process (:func:`circa_train.kernels.cpu.memory.keep`),
+    without which passes on a CPU take up to twice as long.
     """
     hydra_config = HydraConfig.get()
     config = plain(cfg)
@@ -78,7 +80,8 @@ def run_job(
     if not sweeping:
         for change in folder.stale(stored_results(folder.path.parent)):
             log.warning("changed since the earlier result of the same command: %s", change)
-    leads = os.environ.get("RANK", "0") == "0"  # under torchrun the other processes compute, and write nothing
+    # under torchrun the other processes compute, and write nothing
+    leads = os.environ.get("RANK", "0") == "0"
     resume = not config["run"]["again"]
     if leads:
         resume = folder.start(OmegaConf.to_yaml(OmegaConf.create(config))) and resume
@@ -134,7 +137,7 @@ def _refuse_missing(config: dict[str, Any]) -> None:
 def _prepare_process(threads: int | None, keep_memory: bool) -> None:
     import torch  # late, so that --help and a result that is there already need not wait for it
 
-    from circa_train.nn.kernels import memory
+    from circa_train.kernels.cpu import memory
 
     if threads is not None:
         torch.set_num_threads(threads)

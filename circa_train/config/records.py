@@ -18,7 +18,7 @@ from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign, field_prim
 from circa_train.field import bit_length
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.control import evaluating, set_draw, site_inputs, specs_by_site, stochastic_relus
-from circa_train.nn.observers import observe
+from circa_train.nn.observation import observe
 
 #: One AND gate of a comparison, garbled with half gates (Zahur, Rosulek, Evans 2015).
 _BYTES_PER_AND = 32
@@ -74,10 +74,11 @@ def describe_model(arguments: Mapping[str, Any]) -> str:
 
 
 def comparison_cost(relus: Mapping[str, int], plan: FaultPlan) -> dict[str, int | None]:
-    """ReLUs per image and what their sign tests cost: bits - k AND gates each, 32 bytes of garbled tables per gate.
+    """ReLUs per image and what their sign tests cost: bits - k AND gates each, 32 bytes of garbled tables per
+    gate.
 
-    Only truncated signs (and exact ReLUs among them, which are not counted as comparisons) have such a circuit; for other
-    fault models the costs are None.
+    Only truncated signs (and exact ReLUs among them, which are not counted as comparisons) have such a
+    circuit; for other fault models the costs are None.
     """
     cost: dict[str, int | None] = {"relus": sum(relus.values()), "and_gates": None, "table_bytes": None}
     specs = specs_by_site(plan.faults, relus)
@@ -94,7 +95,9 @@ def _and_gates(relus: int, spec: FaultSpec) -> int:
 
 
 def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same activations."""
+    """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same
+    activations.
+    """
     expected: dict[str, FaultKinds] = {}
     relus = stochastic_relus(network)
 

@@ -13,11 +13,14 @@ from circa_train.config.schema import store_schemas
 
 
 def register() -> None:
-    """Tell Hydra our schemas, the ``${run_folder:}`` resolver and the sweeper. Calling it again changes nothing."""
-    # Hydra's scan for plugins, at the first call of instance(), executes its own modules anew: a sweeper imported before it
-    # would descend from a class that is replaced.
+    """Tell Hydra our schemas, the ``${run_folder:}`` resolver and the sweeper. Calling it again changes
+    nothing.
+    """
+    # Hydra's scan for plugins, at the first call of instance(), executes its own modules anew: a sweeper
+    # imported before it would descend from a class that is replaced.
     plugins = Plugins.instance()
-    # The sweeper composes with templates, whose arrival in a worker process registers: only a late import is no circle.
+    # The sweeper composes with templates, whose arrival in a worker process registers: only a late import is
+    # no circle.
     from hydra_plugins.circa_train_sweeper import ResumableSweeper
 
     store_schemas()
@@ -26,7 +29,9 @@ def register() -> None:
 
 
 def config_folder() -> str:
-    """Absolute path of the YAML files: the checkout's ``configs/`` beside this package, or the installed copy."""
+    """Absolute path of the YAML files: the checkout's ``configs/`` beside this package, or the installed
+    copy.
+    """
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "train.yaml").is_file():
         return str(checkout / "configs")

@@ -1,8 +1,9 @@
 """Typed schemas of every configuration: a mistyped key or value fails when Hydra composes, and is named.
 
-The dataclasses only say which keys there are and of which type. What a value may be (k below the bit length of the
-prime, a rate in [0, 1], a model that exists) is checked by ``circa_train.config.build`` before anything is loaded.
-Nothing here imports torch, so that ``--help`` and a re-launch of a finished sweep stay quick.
+The dataclasses only say which keys there are and of which type. What a value may be (k below the bit length
+of the prime, a rate in [0, 1], a model that exists) is checked by ``circa_train.config.build`` before
+anything is loaded. Nothing here imports torch, so that ``--help`` and a re-launch of a finished sweep stay
+quick.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Optional, Union
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from circa_train.benchmark.sizes import BenchmarkSizes
 from circa_train.field import DEFAULT_PRIME
 
 # OmegaConf reads annotations at run time and knows Optional and Union, but not every spelling with "|".
@@ -59,8 +61,8 @@ class DataConfig:
 class FaultConfig:
     """What every sign test needs beside its own parameters.
 
-    ``frac_bits: auto`` takes the checkpoint's own value if it was trained with faults, and otherwise fits one on training
-    images, ``headroom_bits`` below the largest that does not overflow.
+    ``frac_bits: auto`` takes the checkpoint's own value if it was trained with faults, and otherwise fits one
+    on training images, ``headroom_bits`` below the largest that does not overflow.
     """
 
     kind: str = MISSING
@@ -99,7 +101,9 @@ class BitWindowConfig(FaultConfig):
 
 @dataclass
 class FileFaultConfig(FaultConfig):
-    """One spec per site, as the search writes it: ``{"sites": {name: spec}, "frac_bits": ...}`` in YAML or JSON."""
+    """One spec per site, as the search writes it: ``{"sites": {name: spec}, "frac_bits": ...}`` in YAML or
+    JSON.
+    """
 
     kind: str = "file"
     path: str = MISSING
@@ -131,7 +135,9 @@ class OptimConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where metrics go beside ``metrics.jsonl``, which is always written: nowhere (``jsonl``) or to Weights & Biases."""
+    """Where metrics go beside ``metrics.jsonl``, which is always written: nowhere (``jsonl``) or to Weights &
+    Biases.
+    """
 
     name: str = "jsonl"
     mode: str = "offline"
@@ -145,8 +151,8 @@ class TrackerConfig:
 class RunConfig:
     """How and where a job runs; nothing here changes its result, so nothing here enters its identity.
 
-    ``name`` replaces the label in front of the folder's hash, ``sweep`` names the folder of a multirun, ``again`` ignores a
-    finished result.
+    ``name`` replaces the label in front of the folder's hash, ``sweep`` names the folder of a multirun,
+    ``again`` ignores a finished result.
     """
 
     root: str = "runs"
@@ -160,7 +166,9 @@ class RunConfig:
 
 @dataclass
 class DrawsConfig:
-    """Fault draws: ``count``, or as many more, up to ``most``, as make the 95% interval no wider than ``until_width``."""
+    """Fault draws: ``count``, or as many more, up to ``most``, as make the 95% interval no wider than
+    ``until_width``.
+    """
 
     count: int = 5
     until_width: Optional[float] = None
@@ -215,7 +223,8 @@ class EvaluateConfig:
 
 @dataclass
 class CheckConfig:
-    """What is verified: ``sites`` is ``all``, a name, a list of names, or how many, spread evenly over the network.
+    """What is verified: ``sites`` is ``all``, a name, a list of names, or how many, spread evenly over the
+    network.
 
     ``seed`` makes the two parties' secrets repeatable; null is how a protocol has to run.
     """
@@ -286,9 +295,9 @@ class ExportDrawsConfig(DrawsConfig):
 class ExportConfig:
     """An export.
 
-    ``fault.frac_bits: auto`` takes the checkpoint's own, and else chooses from ``calibration_images`` training images:
-    activations and weights of ``value_bits``, ``fault.headroom_bits`` to spare. ``images`` of the split, evenly spaced,
-    give the accuracy (null: all), and ``vectors`` of them the test vectors.
+    ``fault.frac_bits: auto`` takes the checkpoint's own, and else chooses from ``calibration_images``
+    training images: activations and weights of ``value_bits``, ``fault.headroom_bits`` to spare. ``images``
+    of the split, evenly spaced, give the accuracy (null: all), and ``vectors`` of them the test vectors.
     """
 
     checkpoint: str = MISSING
@@ -305,26 +314,6 @@ class ExportConfig:
     weight_frac_bits: Optional[int] = None
     rescaling: str = "floor"
     vectors: int = 2
-
-
-@dataclass
-class BenchmarkSizes:
-    """How large the benchmark's tensors are and how many pairs are timed."""
-
-    name: str = MISSING
-    shape: list[int] = field(default_factory=lambda: [128, 64, 32, 32])
-    pairs: int = 20
-    evaluation_model: str = "resnet32"
-    evaluation_batch: int = 128
-    training_model: str = "resnet18"
-    training_batch: int = 32
-    network_pairs: int = 5
-    law_elements: int = 2**22
-    circuit_instances: int = 2**13
-    circuit_pairs: int = 10
-    pipeline_images: int = 10_000
-    pipeline_pairs: int = 3
-    profiles: bool = False
 
 
 @dataclass

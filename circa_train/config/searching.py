@@ -16,7 +16,9 @@ def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings,
     """
     spec = plan.faults
     if not isinstance(spec, TruncatedSign) or not isinstance(spec.k, int):
-        raise ValueError(f"fault.kind = {config.fault.kind!r} has no k to search for; give fault=poszero or fault=negpass")
+        raise ValueError(
+            f"fault.kind = {config.fault.kind!r} has no k to search for; give fault=poszero or fault=negpass"
+        )
     settings = SearchSettings(
         budget=config.budget,
         first_k=spec.k,

@@ -1,7 +1,8 @@
 """A checkpoint ready for use: network, data, fraction bits, converted network and baseline accuracy.
 
-A sweep of a hundred points on one small network would spend most of its time on loading. So the last two sources of a process
-are kept, keyed by the file's time and size and by everything else that went in, and so is what was derived from them.
+A sweep of a hundred points on one small network would spend most of its time on loading. So the last two
+sources of a process are kept, keyed by the file's time and size and by everything else that went in, and so
+is what was derived from them.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Source:
         return images
 
     def frac_bits(self, section: FaultConfig, plan: FaultPlan) -> int:
-        """Fraction bits by the rule of ``FaultConfig``: as given, else the checkpoint's, else fitted on training images."""
+        """Fraction bits by the rule of ``FaultConfig``: as given, else the checkpoint's, else fitted on
+        training images.
+        """
         if plan.frac_bits is not None:
             return plan.frac_bits
         recorded = self.checkpoint.metadata.get("frac_bits")
@@ -99,13 +102,19 @@ class Source:
         if split not in self._baselines:
             images = self.images(split)
             self._baselines[split] = evaluate(
-                self.network, images, mean=self.splits.mean, std=self.splits.std, draws=1, batch_size=batch_size
+                self.network,
+                images,
+                mean=self.splits.mean,
+                std=self.splits.std,
+                draws=1,
+                batch_size=batch_size,
             )
         return self._baselines[split]
 
 
 def open_source(checkpoint: str, model: ModelConfig, data: DataConfig, device: torch.device) -> Source:
-    """Load a checkpoint and its data; a foreign file is completed by ``model=`` and ``data=`` of the configuration.
+    """Load a checkpoint and its data; a foreign file is completed by ``model=`` and ``data=`` of the
+    configuration.
 
     Raises:
         CheckpointError, DataError, ValueError: naming the file and what is missing.
@@ -117,7 +126,9 @@ def open_source(checkpoint: str, model: ModelConfig, data: DataConfig, device: t
 
 
 @functools.lru_cache(maxsize=2)
-def _open(path: str, _stamp: tuple[int, int] | None, model_section: str, data_section: str, device_name: str) -> Source:
+def _open(
+    path: str, _stamp: tuple[int, int] | None, model_section: str, data_section: str, device_name: str
+) -> Source:
     model = ModelConfig(**json.loads(model_section))
     fields = json.loads(data_section)
     data = DataConfig(**{**fields, "augment": AugmentConfig(**fields["augment"])})
@@ -129,7 +140,9 @@ def _open(path: str, _stamp: tuple[int, int] | None, model_section: str, data_se
         if FROM_CHECKPOINT in (model.name, data.name) or not Path(path).is_file():
             raise
         splits = build_splits(data, device)
-        checkpoint = adopt_foreign(path, model=model_arguments(model, splits), data=describe_data(splits, data))
+        checkpoint = adopt_foreign(
+            path, model=model_arguments(model, splits), data=describe_data(splits, data)
+        )
     return Source(checkpoint, splits, load_network(checkpoint).to(device).eval())
 
 

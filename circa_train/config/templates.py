@@ -1,9 +1,9 @@
 """Composing the jobs of a sweep in milliseconds.
 
-Hydra composes every job of a sweep from its YAML files twice, 75 ms each: a thousand jobs wait for minutes. But jobs of a sweep
-differ in values, seldom in files. So all jobs that choose the same groups share one composed template, and values such as
-``fault.k=12`` are set on a copy. Whatever fails there (an unknown key, a mistyped value) goes to Hydra itself, whose message
-names it.
+Hydra composes every job of a sweep from its YAML files twice, 75 ms each: a thousand jobs wait for minutes.
+But jobs of a sweep differ in values, seldom in files. So all jobs that choose the same groups share one
+composed template, and values such as ``fault.k=12`` are set on a copy. Whatever fails there (an unknown key,
+a mistyped value) goes to Hydra itself, whose message names it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class TemplateLoader:
 
 
 def _sets_a_value(override: Override, choices: Mapping[str, Any]) -> bool:
-    """Is it a plain ``key=value`` on a leaf, as opposed to a choice of group, an addition, a deletion, or one for Hydra?"""
+    """Is it a plain ``key=value`` on a leaf, as opposed to a choice of group, an addition, a deletion, or one
+    for Hydra?
+    """
     key = override.key_or_group
     return (
         override.type == OverrideType.CHANGE

@@ -16,8 +16,8 @@ from circa_train.config.source import calibrated_frac_bits
 from circa_train.data import DataSplits
 from circa_train.fault.spec import NoFault
 from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.models import build_model
-from circa_train.tracking import WandbSettings
+from circa_train.nn.models.registry import build_model
+from circa_train.runs.metrics import WandbSettings
 from circa_train.training import TrainingResult, TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,16 @@ class Prepared:
 
 
 def build_settings(config: TrainConfig) -> TrainingSettings:
-    """``TrainingSettings`` from the sections that hold its fields; ValueError or TypeError names a bad value."""
+    """``TrainingSettings`` from the sections that hold its fields; ValueError or TypeError names a bad
+    value.
+    """
     own = {f.name for f in fields(TrainingSettings)}
     augment = {f"augment_{key}": value for key, value in asdict(config.data.augment).items()}
-    values = {**{key: value for key, value in asdict(config).items() if key in own}, **asdict(config.optim), **augment}
+    values = {
+        **{key: value for key, value in asdict(config).items() if key in own},
+        **asdict(config.optim),
+        **augment,
+    }
     return TrainingSettings(**{**values, "milestones": tuple(config.optim.milestones)})
 
 
@@ -54,14 +60,16 @@ def build_wandb(section: TrackerConfig) -> WandbSettings | None:
         raise ValueError(f"tracker.name = {section.name!r} is not one of jsonl, wandb")
     if section.name == "jsonl":
         return None
-    return WandbSettings(section.mode, section.project, section.entity, section.group, None, tuple(section.tags))
+    return WandbSettings(
+        section.mode, section.project, section.entity, section.group, None, tuple(section.tags)
+    )
 
 
 def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepared:
     """Load data, build the network, give it its first weights, choose fraction bits, convert.
 
-    ``fault.frac_bits=auto`` takes those of the checkpoint that training starts from if it was trained with faults; else they
-    are fitted to the first weights, ``fault.headroom_bits`` below the largest that fits.
+    ``fault.frac_bits=auto`` takes those of the checkpoint that training starts from if it was trained with
+    faults; else they are fitted to the first weights, ``fault.headroom_bits`` below the largest that fits.
     """
     described = _described(config)
     splits = build_splits(config.data, device, described)
@@ -92,7 +100,8 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
-    """What the checkpoint that training starts from says of its network and data; empty where there is none to ask.
+    """What the checkpoint that training starts from says of its network and data; empty where there is none
+    to ask.
 
     Another model or data set than it says is a choice (transfer), and is named in a warning.
 
@@ -106,7 +115,11 @@ def _described(config: TrainConfig) -> dict[str, Any]:
         metadata = {}
     for group in wanted:
         if group not in metadata:
-            why = f"{config.checkpoint} does not say what its {group} is" if config.checkpoint else "no checkpoint is given"
+            why = (
+                f"{config.checkpoint} does not say what its {group} is"
+                if config.checkpoint
+                else "no checkpoint is given"
+            )
             raise ValueError(f"{group}=checkpoint, but {why}; name it: {group}=...")
     for group in ("model", "data"):
         recorded, given = (metadata.get(group) or {}).get("name"), getattr(config, group).name

@@ -12,14 +12,21 @@ from circa_train.config.build import FROM_CHECKPOINT, build_device, build_fault,
 from circa_train.config.records import describe_model
 from circa_train.config.schema import VerifyConfig
 from circa_train.config.source import open_source
-from circa_train.cost import CircuitCost, Seconds, compare_circuits, measure_seconds, network_rows, paper_circuits
+from circa_train.cost import (
+    CircuitCost,
+    Seconds,
+    compare_circuits,
+    measure_seconds,
+    network_rows,
+    paper_circuits,
+)
 from circa_train.evaluation import FIRST_DRAW
 from circa_train.export import check_export, is_export, open_export
 from circa_train.export.vectors import DRAW, SEED
 from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign, spec_to_dict
-from circa_train.gc.aes import KEY_BYTES
-from circa_train.gc.kernels import make_kernel
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.aes.engines import make_kernel
+from circa_train.gc.aes.key_schedule import KEY_BYTES
+from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.nn.control import set_draw, specs_by_site
 from circa_train.verify import (
     SiteReport,
@@ -44,7 +51,8 @@ class Collected:
     Attributes:
         head: what the record says of the network and its input.
         specs, relus: sign test, and ReLUs per image, of every site.
-        samples: sign tests of the sites to verify; ``left_out`` the others that were asked for, with the reason.
+        samples: sign tests of the sites to verify; ``left_out`` the others that were asked for, with the
+            reason.
     """
 
     head: Mapping[str, Any]
@@ -55,18 +63,23 @@ class Collected:
 
 
 def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
-    """Verify a checkpoint or an export folder as ``config`` asks: ``result.json`` for kind ``verify``, and the table to print.
+    """Verify a checkpoint or an export folder as ``config`` asks: ``result.json`` for kind ``verify``, and
+    the table to print.
 
     Raises:
-        ValueError: if nothing can be verified, because no site has a truncated sign; or, of an export folder, if a checksum or
-            a test vector is wrong.
+        ValueError: if nothing can be verified, because no site has a truncated sign; or, of an export folder,
+            if a checksum or a test vector is wrong.
     """
     check_transport(config.verify.transport)
     check_fault(config.fault)
     found = _from_export(config) if is_export(config.checkpoint) else _from_checkpoint(config)
-    reports = [verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples]
+    reports = [
+        verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples
+    ]
     timings = _timings(found.specs)
-    four = {report.site: compare_circuits(_truncated(found.specs[report.site]), timings) for report in reports}
+    four = {
+        report.site: compare_circuits(_truncated(found.specs[report.site]), timings) for report in reports
+    }
     priced = all(isinstance(spec, NoFault) or why_not_garbled(spec) is None for spec in found.specs.values())
     network = f"{found.head['model']} on {found.head['data']}"
     record = {
@@ -113,7 +126,9 @@ def _from_checkpoint(config: VerifyConfig) -> Collected:
 def _from_export(config: VerifyConfig) -> Collected:
     """The test vectors of an export folder through its integer network, under the masks that they record."""
     if config.fault.kind != FROM_CHECKPOINT:
-        raise ValueError(f"{config.checkpoint} is an export folder and brings its own sign tests; leave out fault=")
+        raise ValueError(
+            f"{config.checkpoint} is an export folder and brings its own sign tests; leave out fault="
+        )
     export = open_export(config.checkpoint, seed=SEED, overflow="wrap")
     check_export(export)
     network, inputs = export.network, export.vectors["inputs"].long()
@@ -156,7 +171,9 @@ def _site_record(report: SiteReport, relus: int, circuits: Sequence[CircuitCost]
 def _timings(specs: Mapping[str, FaultSpec]) -> dict[ReluCircuit, Seconds]:
     """Of every circuit that the sites use or are compared with."""
     tests = {spec for spec in specs.values() if isinstance(spec, TruncatedSign)}
-    circuits = {circuit: None for spec in tests for group in paper_circuits(spec).values() for circuit in group}
+    circuits = {
+        circuit: None for spec in tests for group in paper_circuits(spec).values() for circuit in group
+    }
     return measure_seconds(circuits, instances=_TIMED)
 
 

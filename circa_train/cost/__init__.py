@@ -1,4 +1,5 @@
-"""What the ReLUs of a network cost in private inference: bytes and seconds, from how many there are and their circuits.
+"""What the ReLUs of a network cost in private inference: bytes and seconds, from how many there are and their
+circuits.
 
     accounting  bytes of one ReLU, each way of counting named; what others published
     timing      seconds of one ReLU on this machine

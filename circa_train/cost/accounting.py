@@ -1,14 +1,15 @@
 """Bytes of one ReLU. A figure means little without its accounting, so every figure names one.
 
-=========  ========================================================================================================
-tables     the garbled tables alone, 32 bytes per AND gate
-labels     tables, output word, and one label for every input bit of either party: what it takes to evaluate, at rest
-ot         all that the two parties of :mod:`circa_train.gc.protocol` send: the same, the client's labels replaced by
-           the oblivious transfer that produces them, and the openings of the multiplication
-delphi     as Delphi's code would serialise it, see :func:`delphi_bytes`
-=========  ========================================================================================================
+    tables    the garbled tables alone, 32 bytes per AND gate
+    labels    tables, output word, and one label for every input bit of either party: what it takes to
+              evaluate, at rest
+    ot        all that the two parties of :mod:`circa_train.gc.protocol.parties` send: the same, the client's
+              labels replaced by the oblivious transfer that produces them, and the openings of the
+              multiplication
+    delphi    as Delphi's code would serialise it, see :func:`delphi_bytes`
 
-What a connection or a message costs once (base transfers, headers) is in none of them, nor are Beaver triples.
+What a connection or a message costs once (base transfers, headers) is in none of them, nor are Beaver
+triples.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from functools import lru_cache
 
 from circa_train.gc.accounting import ReluCost
 from circa_train.gc.accounting import relu_cost as uncached_cost
-from circa_train.gc.aes import BLOCK_BYTES
-from circa_train.gc.garbling import AND_BYTES
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.aes.key_schedule import BLOCK_BYTES
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.garbling import AND_BYTES
 
 ACCOUNTINGS = ("tables", "labels", "ot", "delphi")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A published ReLU, to hold beside our own: bytes per ReLU of its offline phase, microseconds on one server core.
+    """A published ReLU, to hold beside our own: bytes per ReLU of its offline phase, microseconds on one
+    server core.
 
     Attributes:
         source: whose it is, and who measured.
@@ -56,10 +58,12 @@ class Reference:
         return self.serialised_bytes / (self.table_bytes + self.output_bytes + self.label_bytes)
 
 
-#: The paper's baseline. Its prime has 41 bits and its circuit clamps the ReLU, so the fair baseline for a 31-bit field is
-#: circuit (a) here, not this. The wires follow from the bytes: two blocks per output, one label per input.
+#: The paper's baseline. Its prime has 41 bits and its circuit clamps the ReLU, so the fair baseline for a
+#: 31-bit field is circuit (a) here, not this. The wires follow from the bytes: two blocks per output, one
+#: label per input.
 DELPHI = Reference(
-    source="Delphi (Mishra, Lehmkuhl, Srinivasan, Zheng, Popa; USENIX Security 2020), its code as measured by others",
+    source="Delphi (Mishra, Lehmkuhl, Srinivasan, Zheng, Popa; USENIX Security 2020), "
+    "its code as measured by others",
     prime_bits=41,
     and_gates=288,
     output_wires=42,
@@ -96,11 +100,13 @@ def relu_bytes(circuit: ReluCircuit, accounting: str) -> int:
 
 
 def delphi_bytes(circuit: ReluCircuit) -> int:
-    """Bytes of one ReLU as Delphi would have stored it, had its circuit been this one: an estimate, not a measurement.
+    """Bytes of one ReLU as Delphi would have stored it, had its circuit been this one: an estimate, not a
+    measurement.
 
-    Assumed: half gates; two blocks for each output wire and one label for each input wire of either party; outputs that are
-    shares formed inside the circuit, so that the sign circuits (b) to (d) get the paper's multiplexer, n more AND gates;
-    and the serialisation overhead in the proportion measured for Delphi, 17,072 / 12,576.
+    Assumed: half gates; two blocks for each output wire and one label for each input wire of either party;
+    outputs that are shares formed inside the circuit, so that the sign circuits (b) to (d) get the paper's
+    multiplexer, n more AND gates; and the serialisation overhead in the proportion measured for Delphi,
+    17,072 / 12,576.
     """
     if circuit.shares_bit and not circuit.multiplexer:
         circuit = ReluCircuit(circuit.kind, circuit.prime, circuit.k, circuit.mode, multiplexer=True)
@@ -109,5 +115,7 @@ def delphi_bytes(circuit: ReluCircuit) -> int:
 
 
 def serialised_by_delphi(and_gates: int, output_wires: int, input_wires: int) -> int:
-    """The formula of :func:`delphi_bytes`; for Delphi's own gates and wires it gives the 17,072 bytes measured."""
+    """The formula of :func:`delphi_bytes`; for Delphi's own gates and wires it gives the 17,072 bytes
+    measured.
+    """
     return round(DELPHI.overhead * (AND_BYTES * and_gates + BLOCK_BYTES * (2 * output_wires + input_wires)))

@@ -1,4 +1,6 @@
-"""The ReLUs of a whole network: AND gates, bytes and seconds per image, from their numbers and their sign tests."""
+"""The ReLUs of a whole network: AND gates, bytes and seconds per image, from their numbers and their sign
+tests.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from functools import lru_cache
 from circa_train.cost.accounting import relu_bytes, relu_cost
 from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.circuits.relu import ReluCircuit
 
 Sites = Sequence[tuple[str, int]]
 Specs = FaultSpec | Mapping[str, FaultSpec]
@@ -61,10 +63,12 @@ def network_cost(
 
     Args:
         sites: (name, ReLUs per image), as ``relu_sites`` gives them.
-        specs: the sign test of all sites, or one for each. k may differ by channel; every channel has equally many ReLUs.
+        specs: the sign test of all sites, or one for each. k may differ by channel; every channel has equally
+            many ReLUs.
         accounting: what to count, one of :data:`~circa_train.cost.accounting.ACCOUNTINGS`.
         exact: the circuit of sites with ``NoFault``.
-        timings: from :func:`~circa_train.cost.timing.measure_seconds`, for every circuit of :func:`circuits_of`.
+        timings: from :func:`~circa_train.cost.timing.measure_seconds`, for every circuit of
+            :func:`circuits_of`.
 
     Raises:
         ValueError: if a site has no spec or one without a circuit, or for an unknown accounting.
@@ -84,18 +88,25 @@ def network_cost(
         except ValueError as error:
             raise ValueError(f"site {name}: {error}") from error
         if relus % channels:
-            raise ValueError(f"site {name}: {relus} ReLUs do not divide into the {channels} channels that k is given for")
+            raise ValueError(
+                f"site {name}: {relus} ReLUs do not divide into the {channels} channels that k is given for"
+            )
         plane = relus // channels
         seconds = None
         if timings is not None:
-            seconds = sum_of(timings[circuit] * count for circuit, count in circuits_of(spec, exact).items()) * plane
+            seconds = (
+                sum_of(timings[circuit] * count for circuit, count in circuits_of(spec, exact).items())
+                * plane
+            )
         costs.append(SiteCost(name, relus, plane * gates, plane * size, seconds))
     return NetworkCost(
         accounting=accounting,
         relus=sum(cost.relus for cost in costs),
         and_gates=sum(cost.and_gates for cost in costs),
         bytes=sum(cost.bytes for cost in costs),
-        seconds=None if timings is None else sum_of(cost.seconds for cost in costs if cost.seconds is not None),
+        seconds=None
+        if timings is None
+        else sum_of(cost.seconds for cost in costs if cost.seconds is not None),
         sites=tuple(costs),
     )
 
@@ -107,7 +118,8 @@ def gates_saved(sites: Sites, specs: Specs, versus: Specs) -> int:
 
 
 def circuits_of(spec: FaultSpec, exact: ReluCircuit = EXACT) -> Counter[ReluCircuit]:
-    """The circuits that realise a sign test, each with the number of channels that use it (1 in all, if k is one int).
+    """The circuits that realise a sign test, each with the number of channels that use it (1 in all, if k is
+    one int).
 
     Raises:
         ValueError: if no circuit of Z_p computes it.

@@ -10,7 +10,7 @@ from circa_train.cost.accounting import ACCOUNTINGS, relu_bytes, relu_cost
 from circa_train.cost.network import Sites, Specs, circuits_of, network_cost
 from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault.spec import NoFault, TruncatedSign
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.circuits.relu import ReluCircuit
 
 Timings = Mapping[ReluCircuit, Seconds]
 
@@ -68,12 +68,15 @@ def compare_circuits(spec: TruncatedSign, timings: Timings | None = None) -> lis
     return rows
 
 
-def network_rows(networks: Mapping[str, Sites], specs: Specs, timings: Timings | None = None) -> list[dict[str, Any]]:
+def network_rows(
+    networks: Mapping[str, Sites], specs: Specs, timings: Timings | None = None
+) -> list[dict[str, Any]]:
     """A tidy table: one row per network and circuit, bytes under every accounting, per image.
 
     Args:
         networks: sites by name of the network.
-        specs: what (d) stands for, its sites without faults taken as (b); (a) to (c) put one circuit at every site.
+        specs: what (d) stands for, its sites without faults taken as (b); (a) to (c) put one circuit at every
+            site.
         timings: for every circuit; without, there are no seconds.
 
     Returns:
@@ -87,7 +90,9 @@ def network_rows(networks: Mapping[str, Sites], specs: Specs, timings: Timings |
     for network, sites in networks.items():
         for kind, letter in LETTERS.items():
             chosen, exact = (specs, uniform["b"][0]) if letter == "d" else (NoFault(), uniform[letter][0])
-            costs = [network_cost(sites, chosen, accounting=a, exact=exact, timings=timings) for a in ACCOUNTINGS]
+            costs = [
+                network_cost(sites, chosen, accounting=a, exact=exact, timings=timings) for a in ACCOUNTINGS
+            ]
             rows.append({
                 "network": network,
                 "circuit": f"({letter}) {kind}",
@@ -106,7 +111,16 @@ def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         sizes = [f"{row[f'{name}_bytes'] / 2**20:.1f}" for name in ACCOUNTINGS]
         seconds = ["-" if (s := row[f"{part}_seconds"]) is None else f"{s:.2f}" for part in PARTS]
-        lines.append([row["network"], row["circuit"], f"{row['relus']:,}", f"{row['and_gates'] / 1e6:.2f}", *sizes, *seconds])
+        lines.append(
+            [
+                row["network"],
+                row["circuit"],
+                f"{row['relus']:,}",
+                f"{row['and_gates'] / 1e6:.2f}",
+                *sizes,
+                *seconds,
+            ]
+        )
     return align(lines)
 
 
@@ -114,7 +128,10 @@ def align(lines: Sequence[Sequence[str]]) -> str:
     """Rows of cells as text: the first two columns to the left, the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     )
 

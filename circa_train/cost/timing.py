@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.garbling import Garbler
-from circa_train.gc.local import run_locally
-from circa_train.gc.ot import EvaluatorTransfer, GarblerTransfer
-from circa_train.gc.protocol import DEFAULT_CHUNK
-from circa_train.gc.randomness import Randomness
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.aes.randomness import Randomness
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.garbling import Garbler
+from circa_train.gc.protocol.local import run_locally
+from circa_train.gc.protocol.ot import EvaluatorTransfer, GarblerTransfer
+from circa_train.gc.protocol.parties import DEFAULT_CHUNK
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Seconds:
     Attributes:
         garble: inside the garbler, its labels and the projection of the result included.
         evaluate: inside the evaluator.
-        transfer: oblivious transfer of the evaluator's input bits, both sides added up, without the base transfers.
+        transfer: oblivious transfer of the evaluator's input bits, both sides added up, without the base
+            transfers.
     """
 
     garble: float
@@ -37,7 +38,9 @@ class Seconds:
         return self.garble + self.evaluate + self.transfer
 
     def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(self.garble + other.garble, self.evaluate + other.evaluate, self.transfer + other.transfer)
+        return Seconds(
+            self.garble + other.garble, self.evaluate + other.evaluate, self.transfer + other.transfer
+        )
 
     def __mul__(self, relus: float) -> Seconds:
         """Of so many ReLUs, one after the other."""
@@ -52,7 +55,9 @@ def sum_of(parts: Iterable[Seconds]) -> Seconds:
 def measure_seconds(
     circuits: Iterable[ReluCircuit], *, instances: int = 4096, repeats: int = 3, kernel: str = "auto"
 ) -> dict[ReluCircuit, Seconds]:
-    """Garble, transfer and evaluate ``instances`` of each circuit: the median of ``repeats`` runs, after one to warm up."""
+    """Garble, transfer and evaluate ``instances`` of each circuit: the median of ``repeats`` runs, after one
+    to warm up.
+    """
     generator = np.random.default_rng(0)
     random = Randomness(None, "cost", kernel)
     sender = GarblerTransfer(Garbler(kernel=kernel).offset, random.child("server"))
@@ -64,13 +69,21 @@ def measure_seconds(
         rows = []
         for _ in range(repeats + 1):
             run = run_locally(circuit, server_share, mask, kernel=kernel)
-            rows.append((run.garble_seconds, run.evaluate_seconds, _transfer(circuit, mask, sender, receiver)))
-        measured[circuit] = Seconds(*(statistics.median(column) / instances for column in zip(*rows[1:], strict=True)))
+            rows.append(
+                (run.garble_seconds, run.evaluate_seconds, _transfer(circuit, mask, sender, receiver))
+            )
+        measured[circuit] = Seconds(
+            *(statistics.median(column) / instances for column in zip(*rows[1:], strict=True))
+        )
     return measured
 
 
-def _transfer(circuit: ReluCircuit, mask: NDArray[np.int64], sender: GarblerTransfer, receiver: EvaluatorTransfer) -> float:
-    """Seconds that both sides take for the labels of all evaluator inputs, in chunks as the protocol has them."""
+def _transfer(
+    circuit: ReluCircuit, mask: NDArray[np.int64], sender: GarblerTransfer, receiver: EvaluatorTransfer
+) -> float:
+    """Seconds that both sides take for the labels of all evaluator inputs, in chunks as the protocol has
+    them.
+    """
     started = time.thread_time()
     for start in range(0, len(mask), DEFAULT_CHUNK):
         bits = circuit.evaluator_bits(mask[start : start + DEFAULT_CHUNK]).reshape(-1)

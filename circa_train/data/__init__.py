@@ -1,10 +1,10 @@
 """Data sets as one uint8 tensor each, split three ways, and batches drawn from them.
 
-``load_data`` gives a ``DataSplits`` whose test set nothing but the final evaluation may look at: the best checkpoint is
-chosen on the validation split, which is always cut from the training images. ``Batches`` walks one split, augments and
-normalises whole batches at once. Everything random is a function of its arguments alone: the splits of the seed, the
-order of (seed, epoch), the augmentation of (seed, epoch, image). So a resumed, a distributed and a rebatched run see
-the same images.
+``load_data`` gives a ``DataSplits`` whose test set nothing but the final evaluation may look at: the best
+checkpoint is chosen on the validation split, which is always cut from the training images. ``Batches`` walks
+one split, augments and normalises whole batches at once. Everything random is a function of its arguments
+alone: the splits of the seed, the order of (seed, epoch), the augmentation of (seed, epoch, image). So a
+resumed, a distributed and a rebatched run see the same images.
 """
 
 from __future__ import annotations

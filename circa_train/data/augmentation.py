@@ -1,7 +1,8 @@
 """Random crop, horizontal flip and cutout of whole uint8 batches.
 
-What happens to an image is a function of (seed, epoch, index of the image in its set): a counter-based generator, so
-the batch size, the rank and a resumption make no difference. Crop and flip are one gather over the padded batch.
+What happens to an image is a function of (seed, epoch, index of the image in its set): a counter-based
+generator, so the batch size, the rank and a resumption make no difference. Crop and flip are one gather over
+the padded batch.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ _STREAMS = {"row": 1, "column": 2, "flip": 3, "cutout row": 4, "cutout column": 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """``crop``: pixels of black padding on each side before a crop to the old size; ``flip``: mirror every other image
-    left to right; ``cutout``: side of a square, centred anywhere in the image, that is filled with the mean colour
-    (DeVries and Taylor 2017). 0 and False are off.
+    """``crop``: pixels of black padding on each side before a crop to the old size; ``flip``: mirror every
+    other image left to right; ``cutout``: side of a square, centred anywhere in the image, that is filled
+    with the mean colour (DeVries and Taylor 2017). 0 and False are off.
     """
 
     crop: int = 0
@@ -81,8 +82,8 @@ def augment(
 def uniform_below(below: int, index: Tensor, *, seed: int, epoch: int, stream: int) -> Tensor:
     """int64 in [0, below), one per element of ``index``: the hash of (seed, epoch, stream, index).
 
-    The upper 32 bits times ``below``, shifted: the residues differ in probability by less than 2**-32, which no
-    augmentation notices (masks of the protocol come from ``fault/masks.py``, which is exactly uniform).
+    The upper 32 bits times ``below``, shifted: the residues differ in probability by less than 2**-32, which
+    no augmentation notices (masks of the protocol come from ``fault/masks.py``, which is exactly uniform).
     """
     key = torch.zeros((), dtype=torch.int64)
     for word in (seed, epoch, stream):
@@ -101,8 +102,9 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64-bit words, every output bit
-    depending on every input bit. int64 products wrap as unsigned ones do; the masks make the shifts logical.
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64-bit words, every
+    output bit depending on every input bit. int64 products wrap as unsigned ones do; the masks make the
+    shifts logical.
     """
     z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ ((z >> 27) & (2**37 - 1))) * _signed(0x94D049BB133111EB)

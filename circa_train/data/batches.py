@@ -13,16 +13,18 @@ from circa_train.data.images import ImageSet
 
 
 class Batches:
-    """One epoch of ``image_set``, an iterable of (images, labels, first); iterating again gives the same again.
+    """One epoch of ``image_set``, an iterable of (images, labels, first); iterating again gives the same
+    again.
 
-    ``images`` is float32 (n, C, H, W), (pixel / 255 - mean) / std; ``labels`` int64 (n,); both on the set's device.
-    ``first`` is the place of the batch's first image in the epoch's order, over all ranks: 0 for the first batch of
-    rank 0. Fault masks are addressed by it, so it distinguishes the images of an epoch.
+    ``images`` is float32 (n, C, H, W), (pixel / 255 - mean) / std; ``labels`` int64 (n,); both on the set's
+    device. ``first`` is the place of the batch's first image in the epoch's order, over all ranks: 0 for the
+    first batch of rank 0. Fault masks are addressed by it, so it distinguishes the images of an epoch.
 
     Args:
         image_set: the images.
-        batch_size: images per batch of all ranks together; rank r of w takes images n·r//w to n·(r+1)//w of a batch of
-            n. Two ranks thus see exactly the joined batch. All ranks have the same number of batches.
+        batch_size: images per batch of all ranks together; rank r of w takes images n·r//w to n·(r+1)//w of a
+            batch of n. Two ranks thus see exactly the joined batch. All ranks have the same number of
+            batches.
         mean, std: per channel, for pixels in [0, 1].
         shuffle: a permutation that (seed, epoch) determines; otherwise the order of the set.
         augment: what happens to each image, determined by (seed, epoch, its index in the set).
@@ -48,8 +50,10 @@ class Batches:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, {world_size}), the number of processes, not {rank}")
         if batch_size < world_size:
-            raise ValueError(f"batch_size {batch_size} is too small: it counts the images of all {world_size} "
-                             "processes together")
+            raise ValueError(
+                f"batch_size {batch_size} is too small: it counts the images of all {world_size} "
+                "processes together"
+            )
         if not len(mean) == len(std) == channels:
             raise ValueError(f"mean and std need one value for each of the {channels} channels, "
                              f"not {tuple(mean)} and {tuple(std)}")
@@ -60,8 +64,10 @@ class Batches:
             raise ValueError(f"{self.augmentation} does not fit images of side {size}")
         last = len(image_set) % batch_size
         if world_size > 1 and not drop_last and 0 < last < world_size:
-            raise ValueError(f"the last batch has {last} images for {world_size} processes, and a process without "
-                             "images would hang the others; set drop_last=True or change batch_size")
+            raise ValueError(
+                f"the last batch has {last} images for {world_size} processes, and a process without "
+                "images would hang the others; set drop_last=True or change batch_size"
+            )
         self.image_set = image_set
         self.batch_size = batch_size
         self.mean, self.std = tuple(mean), tuple(std)
@@ -95,5 +101,7 @@ class Batches:
             index = order[first : start + count * (self.rank + 1) // self.world_size]
             images = self.image_set.images[index]
             if self.augmentation:
-                images = augment(images, index, self.augmentation, seed=self.seed, epoch=self.epoch, fill=fill)
+                images = augment(
+                    images, index, self.augmentation, seed=self.seed, epoch=self.epoch, fill=fill
+                )
             yield images.to(torch.float32).sub_(centre).mul_(scale), self.image_set.labels[index], first

@@ -1,9 +1,10 @@
 """Decoded data sets, kept as memory-mapped files: decoding happens once per source.
 
-Below ``<root>/.circa_cache/<name>-<fingerprint>/`` lie ``train.npy``, ``train_labels.npy``, the same for the other
-sets, and ``index.json``: format, class names, and CRC-32 of every array. The fingerprint is of the source's file list
-with sizes and modification times and of the decoding options, so a changed source is decoded again. The folder appears
-by one rename, and checksums are compared at each load, so a half-written or damaged cache is never used but rebuilt.
+Below ``<root>/.circa_cache/<name>-<fingerprint>/`` lie ``train.npy``, ``train_labels.npy``, the same for the
+other sets, and ``index.json``: format, class names, and CRC-32 of every array. The fingerprint is of the
+source's file list with sizes and modification times and of the decoding options, so a changed source is
+decoded again. The folder appears by one rename, and checksums are compared at each load, so a half-written or
+damaged cache is never used but rebuilt.
 
 Arrays are mapped copy-on-write: several processes share the pages, and nobody's writing reaches the file.
 """
@@ -34,7 +35,9 @@ _INDEX = "index.json"
 def cached(
     root: Path, name: str, files: Iterable[Path], options: Mapping[str, Any], decode: Callable[[], Decoded]
 ) -> Decoded:
-    """``decode()``, or what it gave when it was last run on the same files with the same (JSON-readable) options."""
+    """``decode()``, or what it gave when it was last run on the same files with the same (JSON-readable)
+    options.
+    """
     folder = root / FOLDER / f"{name}-{fingerprint(files, options)}"
     if folder.is_dir():
         found = _read(folder)
@@ -46,14 +49,18 @@ def cached(
     try:
         _write(folder, decoded)
     except OSError as error:
-        warnings.warn(f"cannot keep the decoded data set in {folder} ({error}); it will be decoded again next time",
-                      stacklevel=2)
+        warnings.warn(
+            f"cannot keep the decoded data set in {folder} ({error}); it will be decoded again next time",
+            stacklevel=2,
+        )
         return decoded
     return _read(folder) or decoded
 
 
 def fingerprint(files: Iterable[Path], options: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that change when a file's path, size or modification time or an option changes."""
+    """16 hexadecimal digits that change when a file's path, size or modification time or an option
+    changes.
+    """
     digest = hashlib.sha256(json.dumps([FORMAT, dict(options)], sort_keys=True).encode())
     for file in sorted(files):
         status = file.stat()
@@ -72,7 +79,8 @@ def _write(folder: Path, decoded: Decoded) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        partial.chmod(0o777 & ~_umask())  # mkdtemp's folder is for its owner alone; data folders are often shared
+        # mkdtemp's folder is for its owner alone; data folders are often shared
+        partial.chmod(0o777 & ~_umask())
         for name, array in arrays.items():
             np.save(partial / name, np.ascontiguousarray(array), allow_pickle=False)
         index = {

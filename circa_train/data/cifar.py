@@ -16,20 +16,27 @@ STD = {"cifar10": (0.2470, 0.2435, 0.2616), "cifar100": (0.2673, 0.2564, 0.2762)
 
 
 def torchvision_datasets(name: str) -> Any:
-    """The module ``torchvision.datasets``, imported here because it costs seconds and does not import everywhere."""
+    """The module ``torchvision.datasets``, imported here because it costs seconds and does not import
+    everywhere.
+    """
     try:
         from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # a torchvision built for another torch fails with RuntimeError
+    # a torchvision built for another torch fails with RuntimeError
+    except (ImportError, RuntimeError) as error:
         raise DataError(f"data set {name!r} is read by torchvision, which does not import here ({error}); "
                         "install the torchvision that matches your torch") from error
     return datasets
 
 
 def files(name: str, root: Path, *, download: bool) -> list[Path]:
-    """The official files, fetched first if asked for. DataError says which are missing and how to get them."""
+    """The official files, fetched first if asked for. DataError says which are missing and how to get
+    them.
+    """
     source = _source(name)
     folder = root / source.base_folder
-    needed = [folder / file for file, _ in source.train_list + source.test_list] + [folder / source.meta["filename"]]
+    needed = [folder / file for file, _ in source.train_list + source.test_list] + [
+        folder / source.meta["filename"]
+    ]
     missing = [file.name for file in needed if not file.is_file()]
     if missing and download:
         try:
@@ -47,7 +54,9 @@ def files(name: str, root: Path, *, download: bool) -> list[Path]:
 
 
 def decode(name: str, root: Path) -> Decoded:
-    """The official training and test images as (N, 3, 32, 32). A file that is not the official one is named."""
+    """The official training and test images as (N, 3, 32, 32). A file that is not the official one is
+    named.
+    """
     from torchvision.datasets.utils import check_integrity
 
     source = _source(name)
@@ -55,7 +64,9 @@ def decode(name: str, root: Path) -> Decoded:
     # The files are pickles, which may run code when loaded: only the official bytes are opened.
     for file, md5 in [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]:
         if not check_integrity(str(folder / file), md5):
-            raise DataError(f"{folder / file} is damaged: its MD5 is not {md5}; delete it and fetch {name!r} again")
+            raise DataError(
+                f"{folder / file} is damaged: its MD5 is not {md5}; delete it and fetch {name!r} again"
+            )
     train, test = source(str(root), train=True), source(str(root), train=False)
     return Decoded(_image_set(train), _image_set(test), tuple(train.classes))
 

@@ -21,8 +21,9 @@ _CHUNK = 128  # images per task: handing out 32x32 images one at a time costs mo
 def decode_files(paths: Sequence[Path], image_size: int | None, *, label: str) -> Tensor:
     """uint8 (N, 3, S, S), in the order of ``paths``; greyscale and palette images become RGB.
 
-    With ``image_size`` None the first image fixes S, and every image must be S x S. Otherwise the shorter side is
-    scaled to ``image_size`` and the middle is cut out. DataError names a file that is damaged or has another size.
+    With ``image_size`` None the first image fixes S, and every image must be S x S. Otherwise the shorter
+    side is scaled to ``image_size`` and the middle is cut out. DataError names a file that is damaged or has
+    another size.
     """
     side = image_size or _first_side(paths[0])
     images = np.empty((len(paths), 3, side, side), dtype=np.uint8)
@@ -52,13 +53,17 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot decode the image {path}: {error}; fetch or unpack the data set again") from error
+        raise DataError(
+            f"cannot decode the image {path}: {error}; fetch or unpack the data set again"
+        ) from error
 
 
 def _first_side(path: Path) -> int:
     width, height = _open(path).size
     if width != height:
-        raise DataError(f"{path} is {width}x{height}; images must be square: set image_size to scale and cut them")
+        raise DataError(
+            f"{path} is {width}x{height}; images must be square: set image_size to scale and cut them"
+        )
     return width
 
 

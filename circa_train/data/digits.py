@@ -1,7 +1,8 @@
 """scikit-learn's handwritten digits, which need no download: 1,797 images of 8x8 pixels and 17 grey levels.
 
-They are a copy of the test part of the UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998),
-enlarged here to 32x32 so that networks for CIFAR run on them. A fifth of the images, always the same, is the test set.
+They are a copy of the test part of the UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
+1998), enlarged here to 32x32 so that networks for CIFAR run on them. A fifth of the images, always the same,
+is the test set.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def decode() -> Decoded:
         raise DataError(f"data set 'digits' ships with scikit-learn, which does not import here ({error}); "
                         "pip install scikit-learn") from error
     bunch = load_digits()
-    everything = ImageSet(torch.from_numpy(enlarge(bunch.images)), torch.from_numpy(bunch.target.astype(np.int64)))
+    everything = ImageSet(
+        torch.from_numpy(enlarge(bunch.images)), torch.from_numpy(bunch.target.astype(np.int64))
+    )
     train, test = split(everything, TEST_FRACTION, TEST_SEED)
     return Decoded(train, test, tuple(str(digit) for digit in range(10)))
 

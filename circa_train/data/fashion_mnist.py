@@ -1,7 +1,7 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): greyscale, 28x28, padded here with black to 32x32.
 
-The padding gives the image size for which the papers count ReLUs. Files are the official ``idx`` ones, plain or
-gzipped, where torchvision puts them or in a folder of their own; torchvision fetches them.
+The padding gives the image size for which the papers count ReLUs. Files are the official ``idx`` ones, plain
+or gzipped, where torchvision puts them or in a folder of their own; torchvision fetches them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,34 @@ from circa_train.data.cifar import torchvision_datasets
 from circa_train.data.images import DataError, Decoded, ImageSet, fetch_command
 
 NAME = "fashion_mnist"
-CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 # Over the 60,000 padded training images.
 MEAN, STD = (0.2190,), (0.3318,)
 PADDING = 2
 _PLACES = ("FashionMNIST/raw", "fashion-mnist", ".")
-_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 def files(root: Path, *, download: bool) -> list[Path]:
-    """Images and labels, train and test: four files, fetched first if asked for. DataError says what is missing."""
+    """Images and labels, train and test: four files, fetched first if asked for. DataError says what is
+    missing.
+    """
     found = _find(root)
     if found is None and download:
         source = torchvision_datasets(NAME).FashionMNIST

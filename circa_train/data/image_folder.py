@@ -1,7 +1,7 @@
 """Any data set as folders of images: ``<root>/train/<class>/*`` and ``<root>/test/<class>/*`` (or ``val``).
 
-With both ``test`` and ``val``, ``val`` is the validation split; with one of them it is the test set, and the validation
-split is cut from the training images. All images become RGB.
+With both ``test`` and ``val``, ``val`` is the validation split; with one of them it is the test set, and the
+validation split is cut from the training images. All images become RGB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Listing = dict[str, dict[str, list[Path]]]  # part -> class -> images
 
 
 def listing(root: Path) -> Listing:
-    """{"train" | "validation" | "test": {class: sorted image paths}}; DataError says what the folder lacks."""
+    """{"train" | "validation" | "test": {class: sorted image paths}}; DataError says what the folder
+    lacks.
+    """
     if not (root / "train").is_dir():
         raise DataError(f"there is no folder {root / 'train'}; {root} should contain {LAYOUT}")
     has_test, has_val = (root / "test").is_dir(), (root / "val").is_dir()
@@ -33,15 +35,19 @@ def listing(root: Path) -> Listing:
     found = {part: _classes(root / place) for part, place in places.items()}
     for part, classes in found.items():
         if differing := sorted(set(classes) ^ set(found["train"])):
-            raise DataError(f"{root / places[part]} and {root / 'train'} differ in the classes {', '.join(differing)}; "
-                            "every class needs a folder with images in each")
+            raise DataError(
+                f"{root / places[part]} and {root / 'train'} differ in the classes {', '.join(differing)}; "
+                "every class needs a folder with images in each"
+            )
     return found
 
 
 def _classes(place: Path) -> dict[str, list[Path]]:
     classes = {}
     for folder in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        images = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
         if not images:
             raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)}); remove it or fill it")
         classes[folder.name] = images

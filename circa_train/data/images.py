@@ -1,4 +1,6 @@
-"""What a data set is once it is in memory: images, labels, splits, and the error that says what is wrong with one."""
+"""What a data set is once it is in memory: images, labels, splits, and the error that says what is wrong with
+one.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,15 @@ from torch import Tensor
 
 
 class DataError(ValueError):
-    """A data set that is missing, damaged or not laid out as expected; the message says which and what to do."""
+    """A data set that is missing, damaged or not laid out as expected; the message says which and what to
+    do.
+    """
 
 
 def fetch_command(name: str, root: object) -> str:
     """The line that fetches a public data set, for messages."""
-    return f"""python -c "from circa_train.data import load_data; load_data('{name}', root='{root}', download=True)\""""
+    call = f"load_data('{name}', root='{root}', download=True)"
+    return f'python -c "from circa_train.data import load_data; {call}"'
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,11 @@ class ImageSet:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[2] != self.images.shape[3]:
+        if (
+            self.images.dtype != torch.uint8
+            or self.images.ndim != 4
+            or self.images.shape[2] != self.images.shape[3]
+        ):
             raise ValueError(f"images must be uint8 of shape (N, C, H, H), not {self.images.dtype} "
                              f"of shape {tuple(self.images.shape)}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
@@ -47,7 +56,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A source as it lies on the disk: its training and test images, and its own validation images if it has any."""
+    """A source as it lies on the disk: its training and test images, and its own validation images if it has
+    any.
+    """
 
     train: ImageSet
     test: ImageSet
@@ -89,8 +100,9 @@ class DataSplits:
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Exact mean and standard deviation per channel of uint8 (N, C, H, W), in units of 255.
 
-    From the 256-bin histogram of each channel, so that neither float images nor rounding of long sums come in.
-    A channel that never varies gets standard deviation 1: dividing by it must leave zeros, not infinities.
+    From the 256-bin histogram of each channel, so that neither float images nor rounding of long sums come
+    in. A channel that never varies gets standard deviation 1: dividing by it must leave zeros, not
+    infinities.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []

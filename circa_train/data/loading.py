@@ -19,7 +19,15 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 def data_names() -> tuple[str, ...]:
     """The names ``load_data`` knows."""
-    return ("digits", "synthetic", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", f"{FOLDER_PREFIX}<path>")
+    return (
+        "digits",
+        "synthetic",
+        "cifar10",
+        "cifar100",
+        "fashion_mnist",
+        "tiny_imagenet",
+        f"{FOLDER_PREFIX}<path>",
+    )
 
 
 def load_data(
@@ -39,25 +47,31 @@ def load_data(
 
     Args:
         name: one of ``data_names()``; also ``synthetic:classes=4,size=16,channels=1,images=500``.
-        root: folder of the public data sets and of the cache of decoded images. ``imagefolder:<path>`` reads from its
-            own path, and only its cache lies here.
+        root: folder of the public data sets and of the cache of decoded images. ``imagefolder:<path>`` reads
+            from its own path, and only its cache lies here.
         download: fetch a public set that is missing; nothing is ever fetched otherwise.
         device: where the tensors lie.
-        validation_fraction: share of the training images that becomes the validation split, stratified by class.
+        validation_fraction: share of the training images that becomes the validation split, stratified by
+            class.
         seed: which images those are. The test set never depends on it.
         limit: at most so many images in each split, stratified, for trying things out.
-        image_size: imagefolder only: scale and cut all images to this side; None demands that they all have one size.
-        mean, std: per channel, for pixels in [0, 1], instead of the set's own. By default the documented constants of
-            a public set, and for an imagefolder the statistics of the training split (before ``limit``).
+        image_size: imagefolder only: scale and cut all images to this side; None demands that they all have
+            one size.
+        mean, std: per channel, for pixels in [0, 1], instead of the set's own. By default the documented
+            constants of a public set, and for an imagefolder the statistics of the training split (before
+            ``limit``).
 
     Raises:
-        DataError: an unknown name, a missing set (with the command that fetches it and the layout), a damaged file.
+        DataError: an unknown name, a missing set (with the command that fetches it and the layout), a damaged
+            file.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of images, at least 1, not {limit!r}")
     if image_size is not None and (not name.startswith(FOLDER_PREFIX) or image_size < 1):
-        raise ValueError(f"image_size={image_size!r} scales the images of an imagefolder and must be positive; "
-                         f"{name!r} has its own size")
+        raise ValueError(
+            f"image_size={image_size!r} scales the images of an imagefolder and must be positive; "
+            f"{name!r} has its own size"
+        )
     decoded, statistics = _decode(name, Path(root).expanduser(), download, image_size)
     if decoded.validation is None:
         train, validation = split(decoded.train, validation_fraction, seed)
@@ -75,10 +89,14 @@ def load_data(
         statistics = channel_statistics(train.images)
     parts = (limited(part, limit, seed).to(device) for part in (train, validation, decoded.test))
     train, validation, test = parts
-    return DataSplits(name, train, validation, test, decoded.class_names, mean=statistics[0], std=statistics[1])
+    return DataSplits(
+        name, train, validation, test, decoded.class_names, mean=statistics[0], std=statistics[1]
+    )
 
 
-def _decode(name: str, root: Path, download: bool, image_size: int | None) -> tuple[Decoded, Statistics | None]:
+def _decode(
+    name: str, root: Path, download: bool, image_size: int | None
+) -> tuple[Decoded, Statistics | None]:
     """The decoded source and its documented normalisation, None where that is to be computed."""
     base, _, detail = name.partition(":")
     if name == "digits":

@@ -12,8 +12,8 @@ from circa_train.data.images import ImageSet
 def stratified_choice(labels: Tensor, count: int, seed: int) -> Tensor:
     """Indices (int64, ascending) of ``count`` images; each class has its share of them, up to one image.
 
-    Every class is shuffled and its j-th of n images is given the position (j + 1/2) / n; the lowest positions win, ties
-    in a shuffled order of the classes. A larger ``count`` with the same seed extends the choice.
+    Every class is shuffled and its j-th of n images is given the position (j + 1/2) / n; the lowest positions
+    win, ties in a shuffled order of the classes. A larger ``count`` with the same seed extends the choice.
     """
     classes = labels.cpu().numpy()
     positions = np.empty(len(classes))
@@ -32,8 +32,10 @@ def stratified_choice(labels: Tensor, count: int, seed: int) -> Tensor:
 def split(image_set: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """(the rest, a stratified ``fraction`` of the set); both have at least one image."""
     if not 0 < fraction < 1:
-        raise ValueError(f"validation_fraction must lie between 0 and 1, not {fraction!r}: checkpoints are chosen on "
-                         "the validation split, so there must be one, and something to train on")
+        raise ValueError(
+            f"validation_fraction must lie between 0 and 1, not {fraction!r}: checkpoints are chosen on "
+            "the validation split, so there must be one, and something to train on"
+        )
     count = min(max(1, round(fraction * len(image_set))), len(image_set) - 1)
     chosen = stratified_choice(image_set.labels, count, seed)
     rest = torch.ones(len(image_set), dtype=torch.bool)

@@ -28,10 +28,14 @@ class Synthetic:
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) < 1:
-                raise DataError(f"synthetic data: {field.name} must be at least 1, not {getattr(self, field.name)}")
+                raise DataError(
+                    f"synthetic data: {field.name} must be at least 1, not {getattr(self, field.name)}"
+                )
         if self.classes < 2 or self.images < 2 * self.classes or self.size < CELLS:
-            raise DataError("synthetic data needs at least 2 classes, 2 training images per class and a size of "
-                            f"{CELLS}, not {self}")
+            raise DataError(
+                "synthetic data needs at least 2 classes, 2 training images per class and a size of "
+                f"{CELLS}, not {self}"
+            )
 
     @staticmethod
     def parse(text: str) -> Synthetic:
@@ -41,14 +45,18 @@ class Synthetic:
         for item in filter(None, text.split(",")):
             key, _, value = item.partition("=")
             if key not in known or not value.isdecimal():
-                raise DataError(f"synthetic data: cannot read {item!r}; write 'synthetic:classes=10,size=32', "
-                                f"with any of {', '.join(known)}")
+                raise DataError(
+                    f"synthetic data: cannot read {item!r}; write 'synthetic:classes=10,size=32', "
+                    f"with any of {', '.join(known)}"
+                )
             numbers[key] = int(value)
         return Synthetic(**numbers)
 
 
 def decode(spec: Synthetic) -> Decoded:
-    """Each class is a smooth random pattern; each image is its class's, with its own shift, contrast and noise."""
+    """Each class is a smooth random pattern; each image is its class's, with its own shift, contrast and
+    noise.
+    """
     generator = np.random.default_rng(2021)
     centres = (np.arange(spec.size) + 0.5) * CELLS / spec.size - 0.5
     low = np.floor(centres).astype(int)

@@ -1,7 +1,8 @@
 """TinyImageNet (Stanford CS231n): 200 classes, 64x64, 500 training and 50 labelled validation images of each.
 
-The official test images have no labels, so, as in the literature, the official *validation* images are the test set
-here, and the validation split is cut from the training images. A few hundred files are greyscale; they become RGB.
+The official test images have no labels, so, as in the literature, the official *validation* images are the
+test set here, and the validation split is cut from the training images. A few hundred files are greyscale;
+they become RGB.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def fetch(url: str, target: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
             size = int(response.headers.get("Content-Length", 0)) or None
-            with tqdm(total=size, desc=f"fetching {target.name}", unit="B", unit_scale=True, disable=None) as progress:
+            with tqdm(
+                total=size, desc=f"fetching {target.name}", unit="B", unit_scale=True, disable=None
+            ) as progress:
                 while part := response.read(1 << 20):
                     file.write(part)
                     progress.update(len(part))
@@ -71,7 +74,9 @@ def unpack(archive: Path, place: Path, md5: str) -> None:
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != md5:
-        raise DataError(f"{archive} is damaged: its MD5 is {found}, not {md5}; delete it and fetch {NAME!r} again")
+        raise DataError(
+            f"{archive} is damaged: its MD5 is {found}, not {md5}; delete it and fetch {NAME!r} again"
+        )
     partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         with zipfile.ZipFile(archive) as members:
@@ -79,7 +84,9 @@ def unpack(archive: Path, place: Path, md5: str) -> None:
                 target = (partial / member.filename).resolve()
                 if not target.is_relative_to(partial.resolve()):
                     raise DataError(f"{archive} would write outside its folder: {member.filename!r}")
-            for member in tqdm(members.infolist(), desc=f"unpacking {archive.name}", unit="file", disable=None):
+            for member in tqdm(
+                members.infolist(), desc=f"unpacking {archive.name}", unit="file", disable=None
+            ):
                 members.extract(member, partial)
         if not (partial / place.name).is_dir():
             raise DataError(f"{archive} has no folder {place.name}")
@@ -117,7 +124,9 @@ def _listing(place: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]
     for wnid, label in labels.items():
         images = sorted((place / "train" / wnid / "images").glob("*.JPEG"))
         if not images:
-            raise DataError(f"{place / 'train' / wnid / 'images'} has no images; {place} should contain {LAYOUT}")
+            raise DataError(
+                f"{place / 'train' / wnid / 'images'} has no images; {place} should contain {LAYOUT}"
+            )
         train += [(path, label) for path in images]
     test: list[tuple[Path, int]] = []
     annotations = place / "val" / "val_annotations.txt"

@@ -1,4 +1,6 @@
-"""Networks as a protocol runs them: BatchNorm folded, integers over Z_p, executed exactly, and written to a folder."""
+"""Networks as a protocol runs them: BatchNorm folded, integers over Z_p, executed exactly, and written to a
+folder.
+"""
 
 from __future__ import annotations
 

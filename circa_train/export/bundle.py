@@ -1,12 +1,16 @@
 """The export folder: everything that a private inference runtime needs, and the means to check it.
 
-    manifest.json         what is computed: field, scales, layers, k and mode of every site, normalisation, classes,
-    accuracy weights.safetensors   int32 weights, biases and indices vectors.safetensors   images, inputs, masks and the
-    logits that they give, for both ways to rescale network.onnx          the real network README.md, reader.py  the
-    format in words, and in 40 lines of numpy SHA256SUMS            digest of every file, as ``sha256sum -c`` reads it
+    manifest.json          what is computed: field, scales, layers, k and mode of every site, normalisation,
+                           classes, accuracy
+    weights.safetensors    int32 weights, biases and indices
+    vectors.safetensors    images, inputs, masks, and the logits that they give for both ways to rescale
+    network.onnx           the real network
+    README.md, reader.py   the format in words, and in 40 lines of numpy
+    SHA256SUMS             digest of every file, as ``sha256sum -c`` reads it
 
-The folder appears whole or not at all. Reading it checks every digest, refuses anything that is missing, changed or
-extra, and executes nothing: tensors come from safetensors, the rest is JSON whose fields are checked.
+The folder appears whole or not at all. Reading it checks every digest, refuses anything that is missing,
+changed or extra, and executes nothing: tensors come from safetensors, the rest is JSON whose fields are
+checked.
 """
 
 from __future__ import annotations
@@ -33,7 +37,14 @@ from circa_train.export.real import RealNetwork
 from circa_train.export.vectors import check_vectors, make_vectors
 
 SUMS = "SHA256SUMS"
-FILES = ("manifest.json", "weights.safetensors", "vectors.safetensors", "network.onnx", "README.md", "reader.py")
+FILES = (
+    "manifest.json",
+    "weights.safetensors",
+    "vectors.safetensors",
+    "network.onnx",
+    "README.md",
+    "reader.py",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,9 @@ class Export:
         """The real network with the same sign tests: the float simulator of this export."""
         frac_bits = self.network.plan.format.accumulator_frac_bits
         graph = _parse("network.onnx", self.folder, lambda: real_graph(self.onnx, self.network.plan))
-        return RealNetwork(graph, self.network.specs, frac_bits=frac_bits, seed=seed, overflow=overflow).eval()
+        return RealNetwork(
+            graph, self.network.specs, frac_bits=frac_bits, seed=seed, overflow=overflow
+        ).eval()
 
 
 def save_export(
@@ -78,7 +91,8 @@ def save_export(
     Args:
         folder: to be made.
         conversion: from :func:`~circa_train.export.convert.to_integers`.
-        images: uint8 (n, C, H, W) for the test vectors; two are plenty. ``labels`` int64 (n,) are recorded with them.
+        images: uint8 (n, C, H, W) for the test vectors; two are plenty. ``labels`` int64 (n,) are recorded
+            with them.
         data: ``name``, ``mean``, ``std`` and ``class_names`` of the data set.
         accuracy: of the integer network, as JSON values.
         provenance: where the network comes from, as JSON values.
@@ -95,16 +109,22 @@ def save_export(
     network = conversion.network
     require_int64(network.plan)
     vectors, sums = make_vectors(network, images, labels, mean=data["mean"], std=data["std"])
-    manifest = describe(conversion, data, accuracy, provenance) | {"vectors": {"images": len(images), "layer_sums": sums}}
+    manifest = describe(conversion, data, accuracy, provenance) | {
+        "vectors": {"images": len(images), "layer_sums": sums}
+    }
     files = {
         "manifest.json": (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode(),
-        "weights.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in network.plan.tensors.items()}),
+        "weights.safetensors": safetensors.torch.save(
+            {k: v.contiguous() for k, v in network.plan.tensors.items()}
+        ),
         "vectors.safetensors": safetensors.torch.save(vectors),
         "network.onnx": onnx_bytes(conversion.graph),
         "README.md": README.encode(),
         "reader.py": reader_text().encode(),
     }
-    listing = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
+    listing = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
+    ).encode()
     _write_folder(folder, files | {SUMS: listing})
     return hashlib.sha256(listing).hexdigest()
 
@@ -122,8 +142,8 @@ def open_export(
     Args:
         folder: written by :func:`save_export`.
         seed, rescaling, overflow: of the :class:`IntegerNetwork`; rescaling as the manifest says by default.
-        digest: what :func:`save_export` returned, if it was kept: then not even a folder whose checksums were rewritten
-            with it passes.
+        digest: what :func:`save_export` returned, if it was kept: then not even a folder whose checksums were
+            rewritten with it passes.
 
     Raises:
         ExportError: naming the file that is missing, damaged, extra, or not understood.
@@ -133,10 +153,17 @@ def open_export(
     if digest is not None and digest != found:
         raise ExportError(f"{folder} has the digest {found}, expected {digest}; it is another export")
     manifest = _parse("manifest.json", folder, lambda: json.loads(contents["manifest.json"]))
-    weights = _parse("weights.safetensors", folder, lambda: safetensors.torch.load(contents["weights.safetensors"]))
-    vectors = _parse("vectors.safetensors", folder, lambda: safetensors.torch.load(contents["vectors.safetensors"]))
+    weights = _parse(
+        "weights.safetensors", folder, lambda: safetensors.torch.load(contents["weights.safetensors"])
+    )
+    vectors = _parse(
+        "vectors.safetensors", folder, lambda: safetensors.torch.load(contents["vectors.safetensors"])
+    )
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ExportError(f"{folder}/manifest.json is not of format {FORMAT}, the one this version reads; update circa_train")
+        raise ExportError(
+            f"{folder}/manifest.json is not of format {FORMAT}, the one this version reads; update "
+            "circa_train"
+        )
     plan, specs = _parse("manifest.json", folder, lambda: restore(manifest, weights))
     rescaling = manifest.get("rescaling", "floor") if rescaling is None else rescaling
     network = IntegerNetwork(plan, specs, seed=seed, rescaling=rescaling, overflow=overflow)
@@ -154,7 +181,9 @@ def is_export(path: str | os.PathLike[str]) -> bool:
 
 
 def check_export(export: Export) -> None:
-    """Recompute the test vectors from the weights: ExportError naming the first layer or logit that differs."""
+    """Recompute the test vectors from the weights: ExportError naming the first layer or logit that
+    differs.
+    """
     check_vectors(export.network, export.vectors, export.manifest["vectors"]["layer_sums"])
 
 
@@ -190,13 +219,16 @@ def _read_folder(folder: Path) -> tuple[dict[str, bytes], str]:
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != recorded[name]:
             raise ExportError(
-                f"{folder}/{name} is damaged: it does not have the SHA-256 recorded in {SUMS}; restore it from a copy"
+                f"{folder}/{name} is damaged: it does not have the SHA-256 recorded in {SUMS}; restore it "
+                "from a copy"
             )
     return contents, hashlib.sha256(listing).hexdigest()
 
 
 def _parse(name: str, folder: Path, read: Any) -> Any:
-    """Whatever a file that is not what it should be makes its parser raise, as one error that names the file."""
+    """Whatever a file that is not what it should be makes its parser raise, as one error that names the
+    file.
+    """
     try:
         return read()
     except (

@@ -1,4 +1,6 @@
-"""One converter for each kind of module or function that has a layer type; everything else is refused by name."""
+"""One converter for each kind of module or function that has a layer type; everything else is refused by
+name.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Call:
     Attributes:
         name: of the layer it becomes.
         what: class of the module, or name of the function.
-        inputs: names of the layers it reads, ``in_shapes`` their shapes; ``shape`` its own; all for one image.
+        inputs: names of the layers it reads, ``in_shapes`` their shapes; ``shape`` its own; all for one
+            image.
         args, kwargs: of the node; computed tensors are nodes, everything else is a value.
         module: the module that it calls, if it does.
         images: batch size that the sizes in ``args`` were found with.
@@ -69,7 +72,8 @@ def convert(call: Call) -> Layer | None:
     converter = _CONVERTERS.get(call.what)
     if converter is None:
         raise call.refuse(
-            "the integer network has convolutions, linear layers, ReLU, BatchNorm, sums, concatenation, average and maximum "
+            "the integer network has convolutions, linear layers, ReLU, BatchNorm, sums, concatenation, "
+            "average and maximum "
             "pooling, slices, zero padding, reshapes and ReLU masks; write the layer with these"
         )
     return converter(call)
@@ -121,19 +125,25 @@ def _concat(call: Call) -> Layer:
     axis = call.argument(1, "dim", call.kwargs.get("axis", 0)) % (len(call.shape) + 1)
     parts = call.argument(0, "tensors", ())
     if axis == 0 or len(parts) != len(call.inputs):
-        raise call.refuse("only different computed tensors of one image can be joined, along an axis other than the batch")
+        raise call.refuse(
+            "only different computed tensors of one image can be joined, along an axis other than the batch"
+        )
     return Concat(*call.base(), axis=axis - 1)
 
 
 def _avg_pool(call: Call) -> Layer:
     pool = call.module
-    option = _options(call, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"))
+    option = _options(
+        call, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    )
     kernel = _pair(option["kernel_size"])
     stride, padding = _pair(option["stride"] or kernel), _pair(option["padding"] or 0)
     if option["divisor_override"] not in (None, kernel[0] * kernel[1]):
         raise call.refuse("divisor_override is not the size of the window")
     if padding != (0, 0) and option["count_include_pad"] is False:
-        raise call.refuse("count_include_pad=False divides border windows by less; use count_include_pad=True")
+        raise call.refuse(
+            "count_include_pad=False divides border windows by less; use count_include_pad=True"
+        )
     _check_windows(call, kernel, stride, padding, pool)
     return SumPool(*call.base(), kernel, stride, padding)
 
@@ -157,15 +167,21 @@ def _options(call: Call, names: Sequence[str]) -> dict[str, Any]:
 
 def _check_windows(call: Call, kernel: Pair, stride: Pair, padding: Pair, pool: nn.Module | None) -> None:
     height, width = call.in_shapes[0][-2:]
-    floor = tuple((s + 2 * p - k) // d + 1 for s, k, d, p in zip((height, width), kernel, stride, padding, strict=True))
+    floor = tuple(
+        (s + 2 * p - k) // d + 1 for s, k, d, p in zip((height, width), kernel, stride, padding, strict=True)
+    )
     if call.shape[-2:] != floor:
-        raise call.refuse("ceil_mode=True adds windows that hang over the border; use ceil_mode=False or pad explicitly")
+        raise call.refuse(
+            "ceil_mode=True adds windows that hang over the border; use ceil_mode=False or pad explicitly"
+        )
 
 
 def _adaptive_avg_pool(call: Call) -> Layer | None:
     size, wanted = call.in_shapes[0][-2:], call.shape[-2:]
     if any(s % w for s, w in zip(size, wanted, strict=True)):
-        raise call.refuse(f"{size} is not a multiple of {wanted}, so its windows differ in size; use another image size")
+        raise call.refuse(
+            f"{size} is not a multiple of {wanted}, so its windows differ in size; use another image size"
+        )
     kernel = (size[0] // wanted[0], size[1] // wanted[1])
     return None if kernel == (1, 1) else SumPool(*call.base(), kernel, kernel, (0, 0))
 
@@ -173,7 +189,11 @@ def _adaptive_avg_pool(call: Call) -> Layer | None:
 def _mean(call: Call) -> Layer:
     axes = call.argument(1, "dim", None)
     rank = len(call.in_shapes[0]) + 1
-    if axes is None or sorted(axis % rank for axis in ([axes] if isinstance(axes, int) else axes)) != [2, 3] or rank != 4:
+    if (
+        axes is None
+        or sorted(axis % rank for axis in ([axes] if isinstance(axes, int) else axes)) != [2, 3]
+        or rank != 4
+    ):
         raise call.refuse("only the mean over height and width of a map is supported")
     size = call.in_shapes[0][-2:]
     return SumPool(*call.base(), (size[0], size[1]), (size[0], size[1]), (0, 0))
@@ -195,9 +215,16 @@ def _slice(call: Call) -> Layer:
 
 
 def _pad(call: Call) -> Layer:
-    widths, mode, value = call.argument(1, "pad", None), call.argument(2, "mode", "constant"), call.argument(3, "value", 0)
+    widths, mode, value = (
+        call.argument(1, "pad", None),
+        call.argument(2, "mode", "constant"),
+        call.argument(3, "value", 0),
+    )
     if mode != "constant" or value not in (None, 0) or any(width < 0 for width in widths):
-        raise call.refuse(f"mode={mode!r}, value={value!r}, pad={tuple(widths)}; only zeros can be padded, and nothing cut off")
+        raise call.refuse(
+            f"mode={mode!r}, value={value!r}, pad={tuple(widths)}; only zeros can be padded, and nothing cut "
+            "off"
+        )
     pairs = [(widths[place], widths[place + 1]) for place in range(0, len(widths), 2)][::-1]
     axes = len(call.shape)
     if len(pairs) > axes:
@@ -221,7 +248,12 @@ def _index_select(call: Call) -> Layer:
 
 def _index_copy(call: Call) -> Layer:
     axis, index = call.argument(1, "dim", None), call.argument(2, "index", None)
-    if axis != 1 or not isinstance(index, Tensor) or len(call.inputs) != 2 or not bool((index.diff() > 0).all()):
+    if (
+        axis != 1
+        or not isinstance(index, Tensor)
+        or len(call.inputs) != 2
+        or not bool((index.diff() > 0).all())
+    ):
         raise call.refuse("only a fixed, ascending index along axis 1 is supported")
     call.tensors["index"] = index
     return Scatter(*call.base())
@@ -244,7 +276,9 @@ _CONVERTERS: dict[str, Callable[[Call], Layer | None]] = {
     "mean": _mean,
     "getitem": _slice,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
-    **dict.fromkeys(("flatten", "Flatten", "unflatten", "Unflatten", "view", "reshape", "squeeze", "unsqueeze"), _reshape),
+    **dict.fromkeys(
+        ("flatten", "Flatten", "unflatten", "Unflatten", "view", "reshape", "squeeze", "unsqueeze"), _reshape
+    ),
     "index_select": _index_select,
     "index_copy": _index_copy,
 }

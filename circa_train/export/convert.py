@@ -53,16 +53,19 @@ def to_integers(
     """Fold, calibrate, quantise, check the ranges.
 
     Args:
-        model: a plain or converted network; left as it was. Its own sign tests, if any, do not matter: ``spec`` does.
-        spec: the sign test of all sites, or ``{site name: spec}``; :class:`TruncatedSign` of one field, or ``NoFault``.
+        model: a plain or converted network; left as it was. Its own sign tests, if any, do not matter:
+            ``spec`` does.
+        spec: the sign test of all sites, or ``{site name: spec}``; :class:`TruncatedSign` of one field, or
+            ``NoFault``.
         batches: calibration images as the network takes them, or tuples that start with them.
-        frac_bits: what the sign tests see. Sign tests that a network was tuned for belong to the frac_bits it was tuned
-            at; None chooses, see :func:`~circa_train.export.quantize.choose_format`, as do the next three.
+        frac_bits: what the sign tests see. Sign tests that a network was tuned for belong to the frac_bits it
+            was tuned at; None chooses, see :func:`~circa_train.export.quantize.choose_format`, as do the next
+            three.
         seed, rescaling, overflow: of the :class:`IntegerNetwork`.
 
     Raises:
-        ConversionError, ExportError: naming the layer that is not supported; or, with the whole range report, if the
-            network does not fit into the field.
+        ConversionError, ExportError: naming the layer that is not supported; or, with the whole range report,
+            if the network does not fit into the field.
         FixedPointOverflow: if no number of fraction bits would.
     """
     images = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches]
@@ -86,9 +89,12 @@ def _field(spec: FaultSpec | Mapping[str, FaultSpec]) -> int:
     for item in specs:
         if not isinstance(item, (TruncatedSign, NoFault)):
             raise ExportError(
-                f"{item} is a fault model without a protocol over Z_p; export with TruncatedSign, or NoFault for exact ReLUs"
+                f"{item} is a fault model without a protocol over Z_p; export with TruncatedSign, or NoFault "
+                "for exact ReLUs"
             )
     primes = {item.prime for item in specs if isinstance(item, TruncatedSign)}
     if len(primes) > 1:
-        raise ExportError(f"the sign tests are of different fields: {sorted(primes)}; use one prime for the whole network")
+        raise ExportError(
+            f"the sign tests are of different fields: {sorted(primes)}; use one prime for the whole network"
+        )
     return primes.pop() if primes else DEFAULT_PRIME

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 
 class ExportError(ValueError):
-    """A network that cannot be exported, or an export folder that is damaged; the message names the layer or the file."""
+    """A network that cannot be exported, or an export folder that is damaged; the message names the layer or
+    the file.
+    """

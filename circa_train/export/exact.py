@@ -1,9 +1,9 @@
 """Convolutions and matrix products of integers in float64, exact or refused.
 
-A float64 holds every integer up to 2^53 in magnitude. If no partial sum of a product can be larger, each multiplication
-and each addition is exact, in whatever order, so CPU and GPU agree bit for bit. The bound is max |x| times the largest
-sum of |weights| of one output. Where that is too large, x is cut into a low and a high half and each is multiplied on
-its own.
+A float64 holds every integer up to 2^53 in magnitude. If no partial sum of a product can be larger, each
+multiplication and each addition is exact, in whatever order, so CPU and GPU agree bit for bit. The bound is
+max |x| times the largest sum of |weights| of one output. Where that is too large, x is cut into a low and a
+high half and each is multiplied on its own.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, layer: Conv2d, prime: int) -
     kernel = weight.double()
 
     def convolve(part: Tensor) -> Tensor:
-        # cuDNN may transform (FFT), which rounds; without it torch unfolds and multiplies matrices, as it does on the
-        # CPU.
+        # cuDNN may transform (FFT), which rounds; without it torch unfolds and multiplies matrices, as it
+        # does on the CPU.
         with torch.backends.cudnn.flags(enabled=False):
             return F.conv2d(part, kernel, None, layer.stride, layer.padding, layer.dilation, layer.groups)
 
@@ -64,9 +64,13 @@ def _accumulate(
         return Accumulator(multiply(x.double()).add_(bias), None)
     high, low = x >> LOW_BITS, x & ((1 << LOW_BITS) - 1)
     if max(float(high.abs().max()), 2.0**LOW_BITS) * heaviest + offset >= EXACT:
-        raise ValueError(f"layer {name}: weights that sum to {heaviest:.3g} and inputs to {largest:.3g} leave exact arithmetic")
+        raise ValueError(
+            f"layer {name}: weights that sum to {heaviest:.3g} and inputs to {largest:.3g} leave exact "
+            "arithmetic"
+        )
     from_low, from_high = multiply(low.double()).add_(bias), multiply(high.double())
-    # Both parts are exact and so is the scaling; the one rounding, in the sum, leaves what is below 2^53 exact.
+    # Both parts are exact and so is the scaling; the one rounding, in the sum, leaves what is below 2^53
+    # exact.
     total = from_low + from_high * 2.0**LOW_BITS
     residue = (from_low.long() % prime) + (from_high.long() % prime) * (1 << LOW_BITS)
     return Accumulator(total, to_centred(residue, prime))

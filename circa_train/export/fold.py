@@ -1,12 +1,12 @@
 """Fold every BatchNorm of a traced network into the layer before it, and report which went where.
 
-In evaluation mode a BatchNorm is y = g * (x - mean) / sqrt(var + eps) + b per channel, so behind a convolution or
-linear layer with weights W and bias c it is the same layer with
+In evaluation mode a BatchNorm is y = g * (x - mean) / sqrt(var + eps) + b per channel, so behind a
+convolution or linear layer with weights W and bias c it is the same layer with
 
     W' = W * r,    c' = (c - mean) * r + b,    r = g / sqrt(var + eps)   per output channel.
 
-Where there is no such layer (it stands before the convolution, say, or its input is also read elsewhere) it stays what
-it is, a scaling per channel, written as a 1x1 convolution of its own.
+Where there is no such layer (it stands before the convolution, say, or its input is also read elsewhere) it
+stays what it is, a scaling per channel, written as a 1x1 convolution of its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Fold:
 
 _DROPPED_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
 _DROPPED_CALLS = {
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous", "detach",
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous",
+    "detach",
 }  # fmt: skip
 
 
@@ -44,12 +45,15 @@ def fold_batch_norms(model: nn.Module) -> tuple[fx.GraphModule, tuple[Fold, ...]
         model: a plain or converted network; left as it was.
 
     Returns:
-        (folded, folds): a float32 network on the CPU whose ReLU calls carry ``node.meta["site"] = (name, index)``,
-        named and numbered as :func:`~circa_train.nn.convert.with_stochastic_relus` does; and which BatchNorm went
+        (folded, folds): a float32 network on the CPU whose ReLU calls carry ``node.meta["site"] = (name,
+            index)``,
+        named and numbered as :func:`~circa_train.nn.convert.with_stochastic_relus` does; and which BatchNorm
+            went
         where.
 
     Raises:
-        ConversionError: if the network cannot be traced, holds an activation that is not a ReLU, or has no ReLU.
+        ConversionError: if the network cannot be traced, holds an activation that is not a ReLU, or has no
+            ReLU.
         ExportError: for a BatchNorm that can neither be folded nor written as a scaling.
     """
     model = copy.deepcopy(with_exact_relus(model)).cpu().float().eval()
@@ -84,7 +88,9 @@ def _drop_no_operations(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
 
 
 def _erase_unused(graph: fx.Graph) -> None:
-    """Remove what does not reach the output: training flags whose dropout is gone, assertions about fixed options."""
+    """Remove what does not reach the output: training flags whose dropout is gone, assertions about fixed
+    options.
+    """
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op not in ("output", "placeholder"):
             graph.erase_node(node)
@@ -95,11 +101,14 @@ def _erase_unused(graph: fx.Graph) -> None:
 
 
 def _fold(node: fx.Node, norm: _BatchNorm, graph: fx.Graph, model: nn.Module) -> Fold:
-    """Fold one call of ``norm``; a norm that is called twice is folded, or written as a scaling, call by call."""
+    """Fold one call of ``norm``; a norm that is called twice is folded, or written as a scaling, call by
+    call.
+    """
     name = str(node.target)
     if norm.running_mean is None or norm.running_var is None:
         raise ExportError(
-            f"{name} (BatchNorm without running statistics) depends on the batch; train with track_running_stats=True"
+            f"{name} (BatchNorm without running statistics) depends on the batch; train with "
+            "track_running_stats=True"
         )
     ratio = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -110,7 +119,9 @@ def _fold(node: fx.Node, norm: _BatchNorm, graph: fx.Graph, model: nn.Module) ->
     source = node.args[0]
     assert isinstance(source, fx.Node)
     layer = model.get_submodule(str(source.target)) if source.op == "call_module" else None
-    called_once = sum(other.op == "call_module" and other.target == source.target for other in graph.nodes) == 1
+    called_once = (
+        sum(other.op == "call_module" and other.target == source.target for other in graph.nodes) == 1
+    )
     if isinstance(layer, (nn.Conv2d, nn.Linear)) and called_once and len(source.users) == 1:
         with torch.no_grad():
             weight = layer.weight.double() * ratio.reshape(-1, *[1] * (layer.weight.dim() - 1))
@@ -121,7 +132,8 @@ def _fold(node: fx.Node, norm: _BatchNorm, graph: fx.Graph, model: nn.Module) ->
         return Fold(name, str(source.target))
     if not isinstance(norm, nn.BatchNorm2d):
         raise ExportError(
-            f"{name} ({type(norm).__name__}) does not directly follow a linear layer that is called once and read by nothing "
+            f"{name} ({type(norm).__name__}) does not directly follow a linear layer that is called once and "
+            "read by nothing "
             "else, so it cannot be folded; only a BatchNorm2d can stay as a scaling of its own"
         )
     scaling = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features)

@@ -1,4 +1,6 @@
-"""From the folded, traced network to its list of typed layers; whatever has no layer type is refused by name."""
+"""From the folded, traced network to its list of typed layers; whatever has no layer type is refused by
+name.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +66,16 @@ def layer_graph(folded: fx.GraphModule, input_shape: Sequence[int]) -> LayerGrap
         if node.op == "output":
             result = node.args[0]
             if not isinstance(result, fx.Node) or result not in names:
-                raise ExportError(f"the network returns {type(value).__name__}, not one tensor; export a network of one output")
+                raise ExportError(
+                    f"the network returns {type(value).__name__}, not one tensor; export a network of one "
+                    "output"
+                )
             output = names[result]
         elif node.op == "placeholder":
             if layers:
-                raise ExportError(f"the network takes a second input {node.target!r}; export a network of one input")
+                raise ExportError(
+                    f"the network takes a second input {node.target!r}; export a network of one input"
+                )
             names[node] = INPUT
             taken.add(INPUT)
             layers.append(Input(INPUT, (), tuple(input_shape)))
@@ -94,7 +101,9 @@ class _Shape(tuple):
 
 
 class _Probe(fx.Interpreter):
-    """Runs the network once and keeps, of every node, the shape if it is a computed tensor, and else the value."""
+    """Runs the network once and keeps, of every node, the shape if it is a computed tensor, and else the
+    value.
+    """
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -108,7 +117,12 @@ class _Probe(fx.Interpreter):
 
 
 def _resolve(
-    node: fx.Node, shape: _Shape, names: dict[fx.Node, str], probe: _Probe, folded: fx.GraphModule, taken: set[str]
+    node: fx.Node,
+    shape: _Shape,
+    names: dict[fx.Node, str],
+    probe: _Probe,
+    folded: fx.GraphModule,
+    taken: set[str],
 ) -> Call:
     module = folded.get_submodule(str(node.target)) if node.op == "call_module" else None
     function = getattr(node.target, "__name__", str(node.target)).strip("_")
@@ -125,7 +139,11 @@ def _resolve(
     taken.add(name)
     sources = [source for source in node.all_input_nodes if source in names]
     # Of x + x, all_input_nodes names x once; the arguments themselves say twice.
-    if what in ("add", "iadd") and len(sources) == 1 and sum(argument is sources[0] for argument in node.args) == 2:
+    if (
+        what in ("add", "iadd")
+        and len(sources) == 1
+        and sum(argument is sources[0] for argument in node.args) == 2
+    ):
         sources *= 2
 
     def value(argument: fx.Node) -> Any:
@@ -154,6 +172,12 @@ def _resolve(
 
 def _changes_operand_read_later(node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", str(node.target))
-    in_place = node.op != "call_module" and (name in ("iadd", "add_") or (name.endswith("_") and not name.endswith("__")))
+    in_place = node.op != "call_module" and (
+        name in ("iadd", "add_") or (name.endswith("_") and not name.endswith("__"))
+    )
     operand = node.args[0] if node.args else None
-    return in_place and isinstance(operand, fx.Node) and any(node < user for user in operand.users if user is not node)
+    return (
+        in_place
+        and isinstance(operand, fx.Node)
+        and any(node < user for user in operand.users if user is not node)
+    )

@@ -1,14 +1,14 @@
 """The integer network: exactly what the two parties compute modulo p, on one machine and in the clear.
 
-Every value is the centred integer that both shares add up to; a linear layer is a sum of integers, reduced modulo p
-only where it leaves the field (an *overflow*, counted per layer); a ReLU is the sign test of
-:mod:`circa_train.fault.sign` under addressed masks, and the product with its answer; rescaling drops low bits, see
-:mod:`circa_train.export.rescale`. There is no rounding and no order of summation to depend on, so CPU and GPU give the
-same integers.
+Every value is the centred integer that both shares add up to; a linear layer is a sum of integers, reduced
+modulo p only where it leaves the field (an *overflow*, counted per layer); a ReLU is the sign test of
+:mod:`circa_train.fault.sign` under addressed masks, and the product with its answer; rescaling drops low
+bits, see :mod:`circa_train.export.rescale`. There is no rounding and no order of summation to depend on, so
+CPU and GPU give the same integers.
 
-The sites are stochastic ReLUs under the names of the real network's, so ``evaluate``, ``set_draw``, ``set_specs`` and
-every other switch of :mod:`circa_train.nn.control` work on this network as on a converted one, and the same address
-draws the same masks in both.
+The sites are stochastic ReLUs under the names of the real network's, so ``evaluate``, ``set_draw``,
+``set_specs`` and every other switch of :mod:`circa_train.nn.control` work on this network as on a converted
+one, and the same address draws the same masks in both.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class SignTest:
 
 
 class IntegerReLU(StochasticReLU):
-    """A site on integers, int64 in and out; each is exact as a float64, so the simulator's kernels do the work."""
+    """A site on integers, int64 in and out; each is exact as a float64, so the simulator's kernels do the
+    work.
+    """
 
     def set_spec(self, spec: FaultSpec) -> None:
         check_prime_of(spec, self.plan.prime, self.name)
@@ -110,8 +112,8 @@ class IntegerNetwork(nn.Module):
         plan: layers, integers and scales, from :func:`~circa_train.export.quantize.quantize`.
         specs: the sign test of all sites, or one per site name.
         seed: of the masks.
-        rescaling: ``floor``, or ``local``: truncation of both shares, each under the masks of the rescaling's own
-            address.
+        rescaling: ``floor``, or ``local``: truncation of both shares, each under the masks of the rescaling's
+            own address.
         overflow: ``raise``, or ``wrap`` (which is what the protocol does) and count in :attr:`overflows`.
 
     Attributes:
@@ -132,7 +134,9 @@ class IntegerNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if overflow not in OVERFLOWS:
-            raise ValueError(f"overflow = {overflow!r} is not one of {', '.join(OVERFLOWS)}; a protocol cannot saturate")
+            raise ValueError(
+                f"overflow = {overflow!r} is not one of {', '.join(OVERFLOWS)}; a protocol cannot saturate"
+            )
         self.plan = plan
         self.rescaling = check_rescaling(rescaling)
         self.overflow = overflow
@@ -150,12 +154,16 @@ class IntegerNetwork(nn.Module):
         self._last_reader = {source: layer.name for layer in plan.layers for source in layer.inputs}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (N, *input shape) -> real logits, float64 (N, classes); the sites' draws are counted up."""
+        """Normalised images (N, *input shape) -> real logits, float64 (N, classes); the sites' draws are
+        counted up.
+        """
         return self.to_real(self.run(self.quantize(images)), self.plan.output)
 
     def quantize(self, images: Tensor) -> Tensor:
         """What the client shares: images as int64 at the activations' fraction bits."""
-        x, count = to_fixed(images, self.plan.format.activation_frac_bits, self.plan.format.prime, self.overflow)
+        x, count = to_fixed(
+            images, self.plan.format.activation_frac_bits, self.plan.format.prime, self.overflow
+        )
         if count:
             self.overflows[self.plan.layers[0].name] += count
         return x
@@ -177,17 +185,21 @@ class IntegerNetwork(nn.Module):
 
         Args:
             x: int64 (N, *input shape), centred.
-            in_field: False computes over the integers instead, with exact ReLUs and the floor: nothing wraps, and
-                ranges show how large a field would have to be.
+            in_field: False computes over the integers instead, with exact ReLUs and the floor: nothing wraps,
+                and ranges show how large a field would have to be.
 
         Raises:
             TypeError, ValueError: if ``x`` is not int64 or has the wrong shape.
             FixedPointOverflow: if a value leaves the field and the policy is ``raise``.
         """
         if x.dtype != torch.int64:
-            raise TypeError(f"x must be an int64 tensor, got {x.dtype}; IntegerNetwork.quantize makes one of real images")
+            raise TypeError(
+                f"x must be an int64 tensor, got {x.dtype}; IntegerNetwork.quantize makes one of real images"
+            )
         if tuple(x.shape[1:]) != self.plan.input_shape:
-            raise ValueError(f"x has shape {tuple(x.shape)}, expected (N, {', '.join(map(str, self.plan.input_shape))})")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, expected (N, {', '.join(map(str, self.plan.input_shape))})"
+            )
         draw, first_image = self._address()
         values: dict[str, Tensor] = {}
         for layer in self.plan.layers:
@@ -197,7 +209,9 @@ class IntegerNetwork(nn.Module):
             elif isinstance(layer, ReLU):
                 result = self._relu(layer)(sources[0]) if in_field else sources[0].clamp(min=0)
             elif isinstance(layer, Rescale) and self.rescaling == "local" and in_field:
-                result = local_rescale(sources[0], self._rescale_mask(layer, len(x), draw, first_image), layer.bits, self.prime)
+                result = local_rescale(
+                    sources[0], self._rescale_mask(layer, len(x), draw, first_image), layer.bits, self.prime
+                )
             else:
                 result = self._compute(layer, sources)
             step = self._settle(layer, tuple(sources), result, in_field)
@@ -214,7 +228,9 @@ class IntegerNetwork(nn.Module):
             if isinstance(step.layer, ReLU):
                 relu, source = self._relu(step.layer), step.inputs[0]
                 first = first_image * math.prod(step.layer.shape)
-                gate, mask = draw_sign(source, relu.spec, seed=relu.seed, site=relu.site, draw=draw, first_element=first)
+                gate, mask = draw_sign(
+                    source, relu.spec, seed=relu.seed, site=relu.site, draw=draw, first_element=first
+                )
                 yield SignTest(step.layer.name, relu.site, relu.spec, source, mask, gate, step.value)
 
     def rescale_masks(self, images: int) -> dict[str, Tensor]:
@@ -238,7 +254,9 @@ class IntegerNetwork(nn.Module):
         return relu
 
     def _address(self) -> tuple[int, int]:
-        """(draw, first image) of the next pass: all sites are set together, so the first one's serve for rescaling, too."""
+        """(draw, first image) of the next pass: all sites are set together, so the first one's serve for
+        rescaling, too.
+        """
         draw, first_image = self._relu(self.plan.sites[0]).address.tolist()
         return draw, first_image
 
@@ -268,22 +286,28 @@ class IntegerNetwork(nn.Module):
                 return x << bits
         return rearrange(layer, sources, tensors)
 
-    def _settle(self, layer: Layer, inputs: tuple[Tensor, ...], result: Tensor | Accumulator, in_field: bool) -> Step:
+    def _settle(
+        self, layer: Layer, inputs: tuple[Tensor, ...], result: Tensor | Accumulator, in_field: bool
+    ) -> Step:
         """Reduce modulo p where a value left the field, and count."""
         total = result.total if isinstance(result, Accumulator) else result
         low, high = (float(v) for v in torch.aminmax(total)) if total.numel() else (0.0, 0.0)
         largest, limit = max(-low, high), largest_centred(self.prime)
         if not in_field:
             if largest >= EXACT:
-                raise ValueError(f"layer {layer.name} reaches {largest:.3g}, beyond 2^53; use fewer fraction bits")
+                raise ValueError(
+                    f"layer {layer.name} reaches {largest:.3g}, beyond 2^53; use fewer fraction bits"
+                )
             return Step(layer, inputs, total.long(), low, high, int((total.abs() > limit).sum()))
         if largest <= limit:
             return Step(layer, inputs, total.long(), low, high, 0)
         count = int((total.abs() > limit).sum())
         if self.overflow == "raise":
             raise FixedPointOverflow(
-                f"layer {layer.name}: {count} of {total.numel()} values overflow the field, up to {largest:.6g} where "
-                f"(p-1)/2 = {limit}; export with fewer fraction bits, or accept it knowingly with overflow='wrap' (which "
+                f"layer {layer.name}: {count} of {total.numel()} values overflow the field, up to "
+                f"{largest:.6g} where "
+                f"(p-1)/2 = {limit}; export with fewer fraction bits, or accept it knowingly with "
+                "overflow='wrap' (which "
                 "local rescaling needs: a wrapped share fills the field)"
             )
         self.overflows[layer.name] += count
@@ -295,4 +319,6 @@ class IntegerNetwork(nn.Module):
 def check_prime_of(spec: FaultSpec, prime: int, site: str) -> None:
     """ValueError unless ``spec`` is of the field ``prime``, or of none."""
     if isinstance(spec, TruncatedSign) and spec.prime != prime:
-        raise ValueError(f"site {site}: the sign test is of the field of p = {spec.prime}, the network of p = {prime}")
+        raise ValueError(
+            f"site {site}: the sign test is of the field of p = {spec.prime}, the network of p = {prime}"
+        )

@@ -1,8 +1,10 @@
-"""The layers of a network for private inference: few, typed, explicit, so that a reader in any language can follow them.
+"""The layers of a network for private inference: few, typed, explicit, so that a reader in any language can
+follow them.
 
-A network is a list of layers in the order of execution; each names the layers whose values it reads. Axes and shapes
-are those of *one image*: the batch is no part of the format. The same list describes the real network (floating point
-tensors) and the integer one (integer tensors, with :class:`Rescale` and :class:`Shift` between the scales).
+A network is a list of layers in the order of execution; each names the layers whose values it reads. Axes and
+shapes are those of *one image*: the batch is no part of the format. The same list describes the real network
+(floating point tensors) and the integer one (integer tensors, with :class:`Rescale` and :class:`Shift`
+between the scales).
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Input(Layer):
 
 @dataclass(frozen=True)
 class Conv2d(Layer):
-    """Cross-correlation with ``weight`` (out, in / groups, height, width), zero padding, plus ``bias`` (out,)."""
+    """Cross-correlation with ``weight`` (out, in / groups, height, width), zero padding, plus ``bias``
+    (out,).
+    """
 
     stride: Pair
     padding: Pair
@@ -91,7 +95,9 @@ class Concat(Layer):
 
 @dataclass(frozen=True)
 class SumPool(Layer):
-    """The *sum* over windows of the zero-padded map: average pooling whose division by the window went into the scale."""
+    """The *sum* over windows of the zero-padded map: average pooling whose division by the window went into
+    the scale.
+    """
 
     kernel: Pair
     stride: Pair
@@ -106,7 +112,9 @@ class SumPool(Layer):
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """The largest value of each window; padding never wins. Not linear: a protocol needs comparisons of its own for it."""
+    """The largest value of each window; padding never wins. Not linear: a protocol needs comparisons of its
+    own for it.
+    """
 
     kernel: Pair
     stride: Pair
@@ -158,7 +166,8 @@ class Scatter(Layer):
 
 @dataclass(frozen=True)
 class Rescale(Layer):
-    """Drops ``bits`` fraction bits: floor(x / 2^bits), or the local truncation of both shares under the masks of ``site``.
+    """Drops ``bits`` fraction bits: floor(x / 2^bits), or the local truncation of both shares under the masks
+    of ``site``.
 
     ``site`` is a mask address like that of a sign test, and shared with none.
     """
@@ -181,7 +190,8 @@ class Shift(Layer):
 KINDS: dict[str, type[Layer]] = {
     cls.kind: cls
     for cls in (
-        Input, Conv2d, Linear, ReLU, Add, Concat, SumPool, MaxPool, Slice, Pad, Reshape, Gather, Scatter, Rescale, Shift,
+        Input, Conv2d, Linear, ReLU, Add, Concat, SumPool, MaxPool, Slice, Pad, Reshape, Gather, Scatter,
+        Rescale, Shift,
     )
 }  # fmt: skip
 
@@ -195,19 +205,25 @@ def layer_from_dict(description: Mapping[str, Any]) -> Layer:
     """Rebuild a layer from :func:`layer_to_dict`'s form.
 
     Raises:
-        ValueError: for an unknown kind, a missing or unknown field, or a field that holds anything but names and
-            integers.
+        ValueError: for an unknown kind, a missing or unknown field, or a field that holds anything but names
+            and integers.
     """
     values = dict(description)
     kind = values.pop("kind", None)
     if kind not in KINDS:
-        raise ValueError(f"layer {values.get('name')!r} has the unknown kind {kind!r}; known are {', '.join(KINDS)}")
+        raise ValueError(
+            f"layer {values.get('name')!r} has the unknown kind {kind!r}; known are {', '.join(KINDS)}"
+        )
     cls = KINDS[kind]
     expected = {item.name for item in fields(cls)}
     if set(values) != expected:
-        raise ValueError(f"layer {values.get('name')!r} ({kind}) needs the fields {sorted(expected)}, got {sorted(values)}")
+        raise ValueError(
+            f"layer {values.get('name')!r} ({kind}) needs the fields {sorted(expected)}, got {sorted(values)}"
+        )
     for name, value in values.items():
-        _check_plain(f"layer {values['name']!r}, field {name}", value, str if name in ("name", "inputs") else int)
+        _check_plain(
+            f"layer {values['name']!r}, field {name}", value, str if name in ("name", "inputs") else int
+        )
     return cls(**{name: _frozen(value) for name, value in values.items()})
 
 

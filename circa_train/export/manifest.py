@@ -20,7 +20,10 @@ FORMAT = 1
 
 
 def describe(
-    conversion: Conversion, data: Mapping[str, Any], accuracy: Mapping[str, Any] | None, provenance: Mapping[str, Any] | None
+    conversion: Conversion,
+    data: Mapping[str, Any],
+    accuracy: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The manifest of a network: JSON values. Inverse, as far as the network goes, of :func:`restore`."""
     network, plan = conversion.network, conversion.network.plan
@@ -47,7 +50,9 @@ def describe(
         "accuracy": None if accuracy is None else dict(accuracy),
         "provenance": dict(provenance or {}),
         "layers": [
-            layer_to_dict(layer) | _scale_to_dict(plan.scales[layer.name]) | _test_to_dict(layer, network.specs)
+            layer_to_dict(layer)
+            | _scale_to_dict(plan.scales[layer.name])
+            | _test_to_dict(layer, network.specs)
             for layer in plan.layers
         ],
         "folding": [{"batch_norm": fold.batch_norm, "into": fold.into} for fold in conversion.folds],
@@ -71,7 +76,9 @@ def _test_to_dict(layer: Layer, specs: Mapping[str, FaultSpec]) -> dict[str, Any
 
 
 def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[IntegerPlan, dict[str, FaultSpec]]:
-    """The network and its sign tests. Any error that it raises says that this is no manifest, or not that of ``weights``."""
+    """The network and its sign tests. Any error that it raises says that this is no manifest, or not that of
+    ``weights``.
+    """
     bits, prime = manifest["frac_bits"], manifest["prime"]
     fixed = Format(bits["activation"], bits["weight"], prime)
     layers: list[Layer] = []
@@ -98,11 +105,14 @@ def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[Integ
 
 
 def require_int64(plan: IntegerPlan) -> None:
-    """Whatever the inputs in the field, no sum of a linear layer may leave int64: readers need no wider integers."""
+    """Whatever the inputs in the field, no sum of a linear layer may leave int64: readers need no wider
+    integers.
+    """
     for layer in plan.layers:
         if "weight" in layer.tensors:
             heaviest = int(plan.tensors[f"{layer.name}.weight"].long().abs().flatten(1).sum(1).max())
             if heaviest * (plan.format.prime // 2) >= 2**62:
                 raise ExportError(
-                    f"layer {layer.name}: its weights sum to {heaviest}, too much for int64; use fewer weight bits"
+                    f"layer {layer.name}: its weights sum to {heaviest}, too much for int64; use fewer "
+                    "weight bits"
                 )

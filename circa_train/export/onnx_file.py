@@ -1,7 +1,7 @@
 """The real network, BatchNorm folded, as an ONNX model whose nodes have the names of the manifest's layers.
 
-Written from the layer list itself, so it needs the ``onnx`` package and no exporter, and can be compared with the integer
-network layer by layer. Opset 17 and IR version 8 are old enough for the runtimes in use.
+Written from the layer list itself, so it needs the ``onnx`` package and no exporter, and can be compared with
+the integer network layer by layer. Opset 17 and IR version 8 are old enough for the runtimes in use.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def _translate(layer: Layer, graph: LayerGraph, node: Any, constant: Any) -> Non
         case Reshape(shape=shape):
             node("Reshape", [*sources, constant(f"{name}.shape", [-1, *shape])], name)
         case Gather():
-            node("Gather", [*sources, constant(f"{name}.index", graph.tensors[f"{name}.index"])], name, axis=1)
+            node(
+                "Gather", [*sources, constant(f"{name}.index", graph.tensors[f"{name}.index"])], name, axis=1
+            )
         case Scatter():
             # The entries that stay, then the new ones, then into their places.
             index = graph.tensors[f"{name}.index"].numpy()
@@ -124,7 +126,8 @@ def _translate(layer: Layer, graph: LayerGraph, node: Any, constant: Any) -> Non
 
 
 def real_graph(content: bytes, plan: IntegerPlan) -> LayerGraph:
-    """The real network of an export folder: the layers of ``plan`` without its scales, the weights of ``network.onnx``.
+    """The real network of an export folder: the layers of ``plan`` without its scales, the weights of
+    ``network.onnx``.
 
     Inverse of :func:`onnx_bytes` for a network that was quantised.
 
@@ -136,7 +139,9 @@ def real_graph(content: bytes, plan: IntegerPlan) -> LayerGraph:
     from onnx import numpy_helper
 
     model = onnx.load_model_from_string(content)
-    stored = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer}
+    stored = {
+        entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer
+    }
     origin: dict[str, str] = {}  # of values that only change scale
     layers = []
     for layer in plan.layers:

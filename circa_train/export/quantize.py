@@ -1,20 +1,20 @@
 """Integers and scales: from the real network to the integer one.
 
-A value v of the real network is the integer x with ``v = x * factor / 2^frac_bits`` (:class:`Scale`). Three numbers of
-fraction bits say it all:
+A value v of the real network is the integer x with ``v = x * factor / 2^frac_bits`` (:class:`Scale`). Three
+numbers of fraction bits say it all:
 
     a        activations that a convolution or linear layer reads
     w        weights, rounded to round_half_even(W * 2^w)
     a + w    accumulators: what a layer returns, what its bias is rounded at, and what every sign test sees
 
 - A ReLU works on the accumulator: x is multiplied by its sign and keeps a + w fraction bits.
-- Where a convolution or linear layer reads an accumulator, a :class:`Rescale` by w bits stands in between, one per
-  value however many read it. A residual sum reads accumulators on both sides, so a shortcut loses no precision; where
-  scales differ, the coarser side is shifted left, which is exact.
-- Average pooling sums its window of n values and divides nothing: with c = ceil(log2 n) the sum has c more fraction
-  bits, and the factor 2^c / n in [1, 2) where n is no power of two; the next layer's weights are multiplied by it
-  before they are rounded. So that the sum stays within the range of its input, the input is first rescaled to a + w - c
-  fraction bits.
+- Where a convolution or linear layer reads an accumulator, a :class:`Rescale` by w bits stands in between,
+  one per value however many read it. A residual sum reads accumulators on both sides, so a shortcut loses no
+  precision; where scales differ, the coarser side is shifted left, which is exact.
+- Average pooling sums its window of n values and divides nothing: with c = ceil(log2 n) the sum has c more
+  fraction bits, and the factor 2^c / n in [1, 2) where n is no power of two; the next layer's weights are
+  multiplied by it before they are rounded. So that the sum stays within the range of its input, the input is
+  first rescaled to a + w - c fraction bits.
 """
 
 from __future__ import annotations
@@ -30,11 +30,24 @@ from torch import Tensor, fx
 
 from circa_train.export.errors import ExportError
 from circa_train.export.graph import LayerGraph
-from circa_train.export.layers import Add, Concat, Conv2d, Input, Layer, Linear, ReLU, Rescale, Scatter, Shift, SumPool
+from circa_train.export.layers import (
+    Add,
+    Concat,
+    Conv2d,
+    Input,
+    Layer,
+    Linear,
+    ReLU,
+    Rescale,
+    Scatter,
+    Shift,
+    SumPool,
+)
 from circa_train.field import DEFAULT_PRIME, check_prime, largest_centred
 from circa_train.fixed_point import check_finite, check_frac_bits, largest_frac_bits
 
-#: Signed values of 15 bits: a product has 29 bits and a sign, so that it fits into the 31 bits of the default field.
+#: Signed values of 15 bits: a product has 29 bits and a sign, so that it fits into the 31 bits of the default
+#: field.
 VALUE_BITS = 15
 
 
@@ -146,16 +159,16 @@ def choose_format(
 ) -> Format:
     """The fraction bits of activations and weights.
 
-    Both start at the most that ``value_bits`` (sign included) can hold: the largest weight, the largest activation. If
-    their sum exceeds ``frac_bits``, both give way by half; if it falls short of a *given* ``frac_bits``, both gain and
-    need more than ``value_bits``.
+    Both start at the most that ``value_bits`` (sign included) can hold: the largest weight, the largest
+    activation. If their sum exceeds ``frac_bits``, both give way by half; if it falls short of a *given*
+    ``frac_bits``, both gain and need more than ``value_bits``.
 
     Args:
         graph: the real network.
         ranges: of its layers, from :func:`calibrate`.
         prime: the field.
-        frac_bits: of the accumulators, which is what sign tests see. None: at most what fits all values in ``ranges``,
-            less the headroom.
+        frac_bits: of the accumulators, which is what sign tests see. None: at most what fits all values in
+            ``ranges``, less the headroom.
         weight_frac_bits: fixes w; activations get the rest.
         value_bits: of activations and weights.
         headroom_bits: each leaves twice the range seen to unseen data, and halves the wrap faults.
@@ -166,10 +179,17 @@ def choose_format(
     """
     fits = largest_frac_bits(max(max(-low, high) for low, high in ranges.values()), prime) - headroom_bits
     if fits < 0:
-        raise ValueError(f"headroom_bits = {headroom_bits} exceeds the {fits + headroom_bits} fraction bits that fit")
-    # Weights behind an average pooling may still grow by a factor below 2, which is one bit beyond value_bits at worst.
-    heaviest = max(float(tensor.abs().max()) for name, tensor in graph.tensors.items() if name.endswith(".weight"))
-    read = {source for layer in graph.layers if isinstance(layer, (Conv2d, Linear)) for source in layer.inputs}
+        raise ValueError(
+            f"headroom_bits = {headroom_bits} exceeds the {fits + headroom_bits} fraction bits that fit"
+        )
+    # Weights behind an average pooling may still grow by a factor below 2, which is one bit beyond value_bits
+    # at worst.
+    heaviest = max(
+        float(tensor.abs().max()) for name, tensor in graph.tensors.items() if name.endswith(".weight")
+    )
+    read = {
+        source for layer in graph.layers if isinstance(layer, (Conv2d, Linear)) for source in layer.inputs
+    }
     loudest = max(max(-low, high) for name, (low, high) in ranges.items() if name in read)
     weights, activations = _frac_bits_within(heaviest, value_bits), _frac_bits_within(loudest, value_bits)
     target = min(fits, weights + activations) if frac_bits is None else check_frac_bits(frac_bits)
@@ -177,12 +197,16 @@ def choose_format(
         excess = weights + activations - target
         weight_frac_bits = min(max(weights - excess // 2, 0), target)
     if not 0 <= weight_frac_bits <= target:
-        raise ValueError(f"weight_frac_bits = {weight_frac_bits} is outside [0, {target}], the accumulators' fraction bits")
+        raise ValueError(
+            f"weight_frac_bits = {weight_frac_bits} is outside [0, {target}], the accumulators' fraction bits"
+        )
     return Format(target - weight_frac_bits, weight_frac_bits, prime)
 
 
 def _frac_bits_within(magnitude: float, value_bits: int) -> int:
-    """The most fraction bits at which ``magnitude`` fits into signed integers of ``value_bits``; at least 0."""
+    """The most fraction bits at which ``magnitude`` fits into signed integers of ``value_bits``; at least
+    0.
+    """
     limit = 2 ** (value_bits - 1) - 1
     return max(0, math.floor(math.log2(limit / magnitude))) if magnitude > 0 else value_bits - 1
 
@@ -227,7 +251,9 @@ class _Quantizer:
             name = f"{source}.at{frac_bits}"
             shape = next(layer.shape for layer in self.layers if layer.name == source)
             if bits > 0:
-                self._put(Rescale(name, (source,), shape, bits, self.rescales), replace(scale, frac_bits=frac_bits))
+                self._put(
+                    Rescale(name, (source,), shape, bits, self.rescales), replace(scale, frac_bits=frac_bits)
+                )
                 self.rescales += 1
             else:
                 self._put(Shift(name, (source,), shape, -bits), replace(scale, frac_bits=frac_bits))
@@ -241,8 +267,12 @@ class _Quantizer:
         source = self._at(layer.inputs[0], self.fixed.activation_frac_bits)
         weight, bias = (self.graph.tensors[name].double() for name in layer.tensor_names())
         weight = weight * float(self.scales[source].factor)
-        self.tensors[f"{layer.name}.weight"] = self._integers(layer, "weight", weight, self.fixed.weight_frac_bits)
-        self.tensors[f"{layer.name}.bias"] = self._integers(layer, "bias", bias, self.fixed.accumulator_frac_bits)
+        self.tensors[f"{layer.name}.weight"] = self._integers(
+            layer, "weight", weight, self.fixed.weight_frac_bits
+        )
+        self.tensors[f"{layer.name}.bias"] = self._integers(
+            layer, "bias", bias, self.fixed.accumulator_frac_bits
+        )
         self._put(replace(layer, inputs=(source,)), Scale(self.fixed.accumulator_frac_bits))
 
     def _integers(self, layer: Layer, tensor: str, value: Tensor, frac_bits: int) -> Tensor:
@@ -250,7 +280,8 @@ class _Quantizer:
         limit = largest_centred(self.fixed.prime)
         if not float(rounded.abs().max()) <= limit:  # so written, NaN is refused, too
             raise ExportError(
-                f"layer {layer.name}: {tensor} reaches {float(value.abs().max()):.6g}, which at {frac_bits} fraction bits "
+                f"layer {layer.name}: {tensor} reaches {float(value.abs().max()):.6g}, which at {frac_bits} "
+                "fraction bits "
                 f"exceeds (p-1)/2 = {limit} of p = {self.fixed.prime}; use fewer fraction bits"
             )
         return rounded.to(torch.int32)
@@ -264,7 +295,9 @@ class _Quantizer:
         grown = (layer.window - 1).bit_length()
         room = self.fixed.accumulator_frac_bits - grown
         if room < 0:
-            raise ExportError(f"layer {layer.name} sums {layer.window} values, {grown} bits more than accumulators have")
+            raise ExportError(
+                f"layer {layer.name} sums {layer.window} values, {grown} bits more than accumulators have"
+            )
         source = self._at(layer.inputs[0], min(self.scales[layer.inputs[0]].frac_bits, room))
         scale = self.scales[source]
         factor = scale.factor * Fraction(2**grown, layer.window)
@@ -274,8 +307,10 @@ class _Quantizer:
         scales = [self.scales[source] for source in layer.inputs]
         if len({scale.factor for scale in scales}) > 1:
             raise ExportError(
-                f"layer {layer.name} joins values of different factors ({', '.join(str(scale.factor) for scale in scales)}), "
-                "from average pooling over windows that are no power of two; let a convolution follow the pooling first"
+                f"layer {layer.name} joins values of different factors "
+                f"({', '.join(str(scale.factor) for scale in scales)}), "
+                "from average pooling over windows that are no power of two; let a convolution follow the "
+                "pooling first"
             )
         finest = max(scale.frac_bits for scale in scales)
         sources = tuple(self._at(source, finest) for source in layer.inputs)

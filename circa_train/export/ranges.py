@@ -1,8 +1,9 @@
-"""Does it fit? The range of every layer over the integers, against the field, with the wrap faults that the range costs.
+"""Does it fit? The range of every layer over the integers, against the field, with the wrap faults that the
+range costs.
 
-A shared value x wraps with probability |x| / p, whatever is done to it: under a sign test that is a fault, under local
-rescaling a ruined value. So room above the range is not only safety for unseen inputs; every bit of it halves the
-faults.
+A shared value x wraps with probability |x| / p, whatever is done to it: under a sign test that is a fault,
+under local rescaling a ruined value. So room above the range is not only safety for unseen inputs; every bit
+of it halves the faults.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class LayerRange:
         layer: its name.
         frac_bits: of its values.
         low, high: the range seen.
-        headroom_bits: log2 of how much more the field holds; negative if it holds less. None if all values were 0.
-        safe_frac_bits: the most fraction bits at which the range seen fits, all else equal. None if all values were 0.
+        headroom_bits: log2 of how much more the field holds; negative if it holds less. None if all values
+            were 0.
+        safe_frac_bits: the most fraction bits at which the range seen fits, all else equal. None if all
+            values were 0.
         overflows: values per image outside the field.
-        wrap_faults: of a sign test: expected wrap faults per image. Of a rescaling: expected wraps per image if it is
-            done on local shares. Else 0. Values outside the field count as the largest inside.
+        wrap_faults: of a sign test: expected wrap faults per image. Of a rescaling: expected wraps per image
+            if it is done on local shares. Else 0. Values outside the field count as the largest inside.
         truncation_faults: of a sign test: expected truncation faults per image.
     """
 
@@ -68,7 +71,9 @@ class RangeReport:
 
     @property
     def needed_bits(self) -> int:
-        """The smallest prime size that would do: bits of the least odd p whose centred values hold every range seen."""
+        """The smallest prime size that would do: bits of the least odd p whose centred values hold every
+        range seen.
+        """
         largest = max(max(-row.low, row.high) for row in self.layers)
         return (2 * largest + 1).bit_length()
 
@@ -85,10 +90,13 @@ class RangeReport:
         header = ("layer", "frac bits", "low", "high", "headroom", "safe", "outside", "wraps", "truncations")
         lines = [header, *(_cells(row) for row in self.layers)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        text = [
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+        ]
         verdict = "fits" if self.fits else "does not fit"
         text.append(
-            f"{verdict} into p = {self.prime} ({self.prime.bit_length()} bits); a prime of {self.needed_bits} bits would do. "
+            f"{verdict} into p = {self.prime} ({self.prime.bit_length()} bits); a prime of "
+            f"{self.needed_bits} bits would do. "
             f"Per image, over {self.images} images: values outside, expected wrap and truncation faults"
         )
         return "\n".join(text)
@@ -126,12 +134,16 @@ def require_fit(report: RangeReport) -> None:
     if not report.fits:
         worst = max(report.layers, key=lambda row: max(-row.low, row.high))
         raise ExportError(
-            f"the network does not fit into the field: layer {worst.layer} spans [{worst.low}, {worst.high}], (p-1)/2 = "
-            f"{largest_centred(report.prime)}; use at most {worst.safe_frac_bits} fraction bits there\n{report}"
+            f"the network does not fit into the field: layer {worst.layer} spans [{worst.low}, "
+            f"{worst.high}], (p-1)/2 = "
+            f"{largest_centred(report.prime)}; use at most {worst.safe_frac_bits} fraction bits "
+            f"there\n{report}"
         )
 
 
-def _row(network: IntegerNetwork, layer: Any, inputs: tuple[Tensor, ...], value: Tensor, prime: int) -> LayerRange:
+def _row(
+    network: IntegerNetwork, layer: Any, inputs: tuple[Tensor, ...], value: Tensor, prime: int
+) -> LayerRange:
     """Totals of one batch; headroom and shares per image come last."""
     limit = largest_centred(prime)
     wraps = truncations = 0.0
@@ -139,7 +151,10 @@ def _row(network: IntegerNetwork, layer: Any, inputs: tuple[Tensor, ...], value:
         x = inputs[0].clamp(-limit, limit)
         if isinstance(layer, ReLU):
             kinds = expected_faults(x, network.specs[layer.name])
-            wraps, truncations = kinds.wrap_zeroed + kinds.wrap_passed, kinds.truncation_zeroed + kinds.truncation_passed
+            wraps, truncations = (
+                kinds.wrap_zeroed + kinds.wrap_passed,
+                kinds.truncation_zeroed + kinds.truncation_passed,
+            )
         else:
             wraps = float(x.abs().sum()) / prime
     outside = float((value.abs() > limit).sum())
@@ -149,7 +164,11 @@ def _row(network: IntegerNetwork, layer: Any, inputs: tuple[Tensor, ...], value:
 
 
 def _merge(a: LayerRange, b: LayerRange) -> LayerRange:
-    sums = (a.overflows + b.overflows, a.wrap_faults + b.wrap_faults, a.truncation_faults + b.truncation_faults)
+    sums = (
+        a.overflows + b.overflows,
+        a.wrap_faults + b.wrap_faults,
+        a.truncation_faults + b.truncation_faults,
+    )
     return LayerRange(a.layer, a.frac_bits, min(a.low, b.low), max(a.high, b.high), None, None, *sums)
 
 

@@ -1,7 +1,9 @@
-"""The real network of an export folder, executed: floating point, BatchNorm folded, with the simulator's sign tests.
+"""The real network of an export folder, executed: floating point, BatchNorm folded, with the simulator's sign
+tests.
 
-It is what the integer network is to be compared with when the checkpoint is no longer at hand: the same layers, the weights of
-``network.onnx``, and at every site a :class:`StochasticReLU` that draws the same masks.
+It is what the integer network is to be compared with when the checkpoint is no longer at hand: the same
+layers, the weights of ``network.onnx``, and at every site a :class:`StochasticReLU` that draws the same
+masks.
 """
 
 from __future__ import annotations
@@ -48,7 +50,12 @@ class RealNetwork(nn.Module):
         by_site = specs_by_site(specs, [layer.name for layer in graph.sites])
         for layer in graph.sites:
             relu = StochasticReLU(
-                by_site[layer.name], frac_bits=frac_bits, seed=seed, site=layer.site, overflow=overflow, name=layer.name
+                by_site[layer.name],
+                frac_bits=frac_bits,
+                seed=seed,
+                site=layer.site,
+                overflow=overflow,
+                name=layer.name,
             )
             parent, _, leaf = layer.name.rpartition(".")
             module_at(self, parent)._modules[leaf] = relu

@@ -1,16 +1,17 @@
-"""Dropping fraction bits: the exact floor, and the local truncation of both parties' shares with its true error.
+"""Dropping fraction bits: the exact floor, and the local truncation of both parties' shares with its true
+error.
 
-Under a mask r, uniform on [0, p), the server holds (x + r) mod p and the client p - r. Local truncation (Mohassel and
-Zhang, IEEE S&P 2017, section 4.1) needs no message: the server shifts its share right by ``bits``, the client the
-negation of its own, and what they hold then is
+Under a mask r, uniform on [0, p), the server holds (x + r) mod p and the client p - r. Local truncation
+(Mohassel and Zhang, IEEE S&P 2017, section 4.1) needs no message: the server shifts its share right by
+``bits``, the client the negation of its own, and what they hold then is
 
     ((x + r) mod p >> bits) - (r >> bits).
 
 With m = |x| >> bits, this is one of three things:
 
 - sgn(x) m, or sgn(x) (m + 1) if the low bits of |x| and of the smaller of both shares carry;
-- if x + r left [0, p), which |x| of the p masks do: off by p / 2^bits, about as far as the field reaches at the new
-  scale.
+- if x + r left [0, p), which |x| of the p masks do: off by p / 2^bits, about as far as the field reaches at
+  the new scale.
 
 The last is rare for small |x| / p and ruins the value where it happens, which is why headroom matters.
 :func:`rescale_law` counts the masks of each.
@@ -29,7 +30,9 @@ RESCALINGS = ("floor", "local")
 
 @dataclass(frozen=True)
 class RescaleLaw:
-    """How many of the p masks give sgn(x) (|x| >> bits) (``near``), one more in magnitude (``far``), or a wrapped share."""
+    """How many of the p masks give sgn(x) (|x| >> bits) (``near``), one more in magnitude (``far``), or a
+    wrapped share.
+    """
 
     near: int
     far: int
@@ -64,8 +67,8 @@ def local_rescale(x: Tensor, mask: Tensor, bits: int, prime: int) -> Tensor:
 def rescale_law(x: int, bits: int, prime: int) -> RescaleLaw:
     """The exact law of :func:`local_rescale` for one centred ``x``, in closed form.
 
-    By symmetry consider |x| = m 2^bits + low. Of the n = p - |x| masks that do not wrap, those carry whose low bits are
-    at least 2^bits - low.
+    By symmetry consider |x| = m 2^bits + low. Of the n = p - |x| masks that do not wrap, those carry whose
+    low bits are at least 2^bits - low.
 
     Example:
         ``rescale_law(5, 3, 251) == RescaleLaw(near=94, far=152, wrapped=5)``.

@@ -4,21 +4,22 @@ A fault is s != [x > 0] at x != 0. *Which* masks are faulty is decided by one co
 
     T(v) = #{ t in [0, p - v) : (t mod 2^k) + v < 2^k },
 
-the masks that v is added to without crossing p and without leaving t's block of 2^k values: the ties. In closed form,
-with n = p - v and m = max(2^k - v, 0),
+the masks that v is added to without crossing p and without leaving t's block of 2^k values: the ties. In
+closed form, with n = p - v and m = max(2^k - v, 0),
 
     T(v) = (n >> k) * m + min(n mod 2^k, m).
 
-PosZero at x > 0 errs for each of the x masks that wrap (x_s falls below t), and, among the others, for the ties:
-N = x + T(x). At x < 0 it errs for the |x| wrapping masks, except that a wrap which lands in t's own block ties and gives
-the right 0: N = |x| - T(p - |x|). The second term is zero unless 2^k > p - |x|, so only for k near the bit length of p.
-Both cases are |x| + sgn(x) T(x mod p).
+PosZero at x > 0 errs for each of the x masks that wrap (x_s falls below t), and, among the others, for the
+ties: N = x + T(x). At x < 0 it errs for the |x| wrapping masks, except that a wrap which lands in t's own
+block ties and gives the right 0: N = |x| - T(p - |x|). The second term is zero unless 2^k > p - |x|, so only
+for k near the bit length of p. Both cases are |x| + sgn(x) T(x mod p).
 
-NegPass needs no law of its own: x_s >= t in blocks is the negation of t > x_s, and t is x_s plus -x under the mask x_s,
-so N_negpass(x) = N_poszero(-x), with the directions exchanged.
+NegPass needs no law of its own: x_s >= t in blocks is the negation of t > x_s, and t is x_s plus -x under the
+mask x_s, so N_negpass(x) = N_poszero(-x), with the directions exchanged.
 
-Kinds: a fault is a *wrap* if x + t crossed p (or 0), a *truncation* otherwise, and then it is a tie. Directions: *zeroed* if
-x > 0 was lost, *passed* if x < 0 was kept. The paper's |x|/p and (2^k - |x|)/2^k (section 3) are approximations of N/p.
+Kinds: a fault is a *wrap* if x + t crossed p (or 0), a *truncation* otherwise, and then it is a tie.
+Directions: *zeroed* if x > 0 was lost, *passed* if x < 0 was kept. The paper's |x|/p and (2^k - |x|)/2^k
+(section 3) are approximations of N/p.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from circa_train.fault.sign import truncation
 from circa_train.fault.spec import WORD_BITS, BitWindow, FaultSpec, NoFault, TruncatedSign, UniformFault
 from circa_train.field import largest_centred
 
-#: Elements at a time, when a tensor is gone through in parts: few enough for the caches, and enough for all of torch's threads.
+#: Elements at a time, when a tensor is gone through in parts: few enough for the caches, and enough for all
+#: of torch's threads.
 _PART = 2**17
 
 
@@ -41,8 +43,8 @@ _PART = 2**17
 class FaultKinds:
     """Numbers of faults by kind and direction, counted or expected, among ``values`` tested.
 
-    ``wrap`` and ``truncation`` split the faults of sign tests on shares (for a bit window: a value outside the window,
-    and a carry lost below it); ``flip`` are those of :class:`UniformFault`.
+    ``wrap`` and ``truncation`` split the faults of sign tests on shares (for a bit window: a value outside
+    the window, and a carry lost below it); ``flip`` are those of :class:`UniformFault`.
     """
 
     values: float = 0.0
@@ -98,7 +100,8 @@ def mask_count(spec: FaultSpec) -> int:
 
 
 def fault_probability(x: Tensor, spec: FaultSpec) -> Tensor:
-    """``fault_count(x, spec) / mask_count(spec)`` for every element: int64 tensor -> float64 tensor of the same shape.
+    """``fault_count(x, spec) / mask_count(spec)`` for every element: int64 tensor -> float64 tensor of the
+    same shape.
 
     The count is exact; the quotient is the float64 nearest to it for prime fields.
 
@@ -112,10 +115,13 @@ def fault_probability(x: Tensor, spec: FaultSpec) -> Tensor:
     by_channel = isinstance(spec, TruncatedSign) and isinstance(spec.k, tuple)
     flat = x if by_channel and x.dim() else x.reshape(-1)
     probability = torch.empty(flat.shape, dtype=torch.float64, device=x.device)
-    # Divided by a tensor: by a number, torch multiplies with the rounded reciprocal, which is not the nearest float64.
+    # Divided by a tensor: by a number, torch multiplies with the rounded reciprocal, which is not the nearest
+    # float64.
     masks = torch.tensor([mask_count(spec)], dtype=torch.float64, device=x.device)
     # On a CPU part by part, so that the fifteen intermediate tensors stay in the cache.
-    length = max(1, _PART * len(flat) // max(flat.numel(), 1)) if x.device.type == "cpu" else max(len(flat), 1)
+    length = (
+        max(1, _PART * len(flat) // max(flat.numel(), 1)) if x.device.type == "cpu" else max(len(flat), 1)
+    )
     for part, result in zip(flat.split(length), probability.split(length), strict=True):
         torch.div(_total(part, spec), masks, out=result)
     return probability.reshape(x.shape)
@@ -130,13 +136,17 @@ def _total(x: Tensor, spec: FaultSpec) -> Tensor:
 
 
 def expected_faults(x: Tensor, spec: FaultSpec) -> FaultKinds:
-    """The expected number of faults when every element of the int64 tensor ``x`` is tested once, by kind and direction."""
+    """The expected number of faults when every element of the int64 tensor ``x`` is tested once, by kind and
+    direction.
+    """
     _require_int64(x)
     wrap, other = _counts(x, spec)
     positive, negative = x > 0, x < 0
     # Sums of counts below 2^31 stay exact in int64 for any tensor that fits in memory.
     wrap_zeroed, wrap_passed, zeroed, passed = (
-        float((count * sign).sum()) / mask_count(spec) for count in (wrap, other) for sign in (positive, negative)
+        float((count * sign).sum()) / mask_count(spec)
+        for count in (wrap, other)
+        for sign in (positive, negative)
     )
     if isinstance(spec, UniformFault):
         return FaultKinds(values=x.numel(), flip_zeroed=zeroed, flip_passed=passed)
@@ -161,7 +171,9 @@ def observed_faults(x: Tensor, mask: Tensor | None, s: Tensor, spec: FaultSpec) 
 
 def _require_int64(x: Tensor) -> None:
     if x.dtype != torch.int64:
-        raise TypeError(f"x must be an int64 tensor of centred values, got {x.dtype}; quantise reals with to_fixed first")
+        raise TypeError(
+            f"x must be an int64 tensor of centred values, got {x.dtype}; quantise reals with to_fixed first"
+        )
 
 
 def _require_centred(x: Any, p: int) -> None:
@@ -171,7 +183,10 @@ def _require_centred(x: Any, p: int) -> None:
     else:
         smallest, largest = x, x
     if smallest < -limit or largest > limit:
-        raise ValueError(f"x spans [{smallest}, {largest}], outside [-{limit}, {limit}] of p = {p}; reduce it with to_centred")
+        raise ValueError(
+            f"x spans [{smallest}, {largest}], outside [-{limit}, {limit}] of p = {p}; reduce it with "
+            "to_centred"
+        )
 
 
 def _counts(x: Any, spec: FaultSpec) -> tuple[Any, Any]:
@@ -218,9 +233,11 @@ def _maximum(value: Any, floor: int) -> Any:
 
 
 def _window_counts(x: Any, spec: BitWindow) -> tuple[Any, Any]:
-    """HummingBird: (x >> low) - c is tested in the window, c = 1 for 2^low - 1 - (x mod 2^low) of the 2^low low parts of r.
+    """HummingBird: (x >> low) - c is tested in the window, c = 1 for 2^low - 1 - (x mod 2^low) of the 2^low
+    low parts of r.
 
-    A fault that happens without the lost carry (c = 0) is counted as wrap, one that only the carry makes as truncation.
+    A fault that happens without the lost carry (c = 0) is counted as wrap, one that only the carry makes as
+    truncation.
     """
     repeat = 2 ** (64 - spec.low)  # masks that share their low part
     carries = (1 << spec.low) - 1 - (x & ((1 << spec.low) - 1))
@@ -228,7 +245,9 @@ def _window_counts(x: Any, spec: BitWindow) -> tuple[Any, Any]:
     if isinstance(x, Tensor):  # up to 2^64 masks: float64 (the counts of an int x stay exact)
         carries, repeat = carries.double(), float(repeat)
     both = without * ((1 << spec.low) - carries + carries * with_carry) * repeat
-    return both, (with_carry & ~without if isinstance(x, Tensor) else with_carry and not without) * carries * repeat
+    return both, (
+        with_carry & ~without if isinstance(x, Tensor) else with_carry and not without
+    ) * carries * repeat
 
 
 def _window_fault(x: Any, carry: int, spec: BitWindow) -> Any:

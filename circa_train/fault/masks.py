@@ -1,8 +1,9 @@
 """Random words and uniform masks, addressed by (seed, site, draw, element): the readable reference.
 
-The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): a keyed bijection of 128-bit counters, so a mask is a
-pure function of its address. Nothing is consumed, no order matters, and any thread, rank or device that names the same
-address gets the same bits. The address is packed without hashing, so distinct addresses never share a counter::
+The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): a keyed bijection of 128-bit counters,
+so a mask is a pure function of its address. Nothing is consumed, no order matters, and any thread, rank or
+device that names the same address gets the same bits. The address is packed without hashing, so distinct
+addresses never share a counter::
 
     key      k0, k1 = seed (64 bits)
     counter  c0 = block, low 32 bits
@@ -10,13 +11,13 @@ address gets the same bits. The address is packed without hashing, so distinct a
              c2, c3 = draw (63 bits)
 
 Each block yields four words. Element e reads, within its run of 256 elements, word (e >> 6) & 3 of block
-((e >> 8) << 6) | (e & 63): so 64 consecutive elements take the same word of 64 consecutive blocks, and a vector unit or a
-GPU block writes its words to consecutive places.
+((e >> 8) << 6) | (e & 63): so 64 consecutive elements take the same word of 64 consecutive blocks, and a
+vector unit or a GPU block writes its words to consecutive places.
 
-A mask is exactly uniform on [0, p), by rejection: the word w is accepted if (w * p) mod 2^32 >= 2^32 mod p, and then
-t = (w * p) >> 32 (Lemire, ACM TOMACS 2019); if not (0.4% at the default prime), the element takes the word of the next
-attempt. Reducing a 32-bit word modulo p, or scaling it without rejection, would make some residues half as likely again as
-others.
+A mask is exactly uniform on [0, p), by rejection: the word w is accepted if (w * p) mod 2^32 >= 2^32 mod p,
+and then t = (w * p) >> 32 (Lemire, ACM TOMACS 2019); if not (0.4% at the default prime), the element takes
+the word of the next attempt. Reducing a 32-bit word modulo p, or scaling it without rejection, would make
+some residues half as likely again as others.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def uniform_masks(
         draw: number of the draw, in [0, 2^63); an int or a 0-dimensional int64 tensor.
         prime: the field.
         device: where the result lies; the bits are the same everywhere.
-        first_element: number of the first element, so that a part of a batch gets the very masks it has in the whole.
+        first_element: number of the first element, so that a part of a batch gets the very masks it has in
+            the whole.
 
     Returns:
         int64 tensor of ``shape``.
@@ -74,8 +76,12 @@ def uniform_masks(
     return masks_at(elements, seed=seed, site=site, draw=draw, prime=prime).reshape(tuple(shape))
 
 
-def masks_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor, prime: int = DEFAULT_PRIME) -> Tensor:
-    """The masks of :func:`uniform_masks` for any choice of elements, given by number: int64 (n,), as ``elements`` is."""
+def masks_at(
+    elements: Tensor, *, seed: int, site: int, draw: int | Tensor, prime: int = DEFAULT_PRIME
+) -> Tensor:
+    """The masks of :func:`uniform_masks` for any choice of elements, given by number: int64 (n,), as
+    ``elements`` is.
+    """
     check_prime(prime)
     threshold = 2**32 % prime
     product = words_at(elements, seed=seed, site=site, draw=draw) * prime
@@ -140,11 +146,14 @@ def words_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor, atte
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = PHILOX_ROUNDS) -> list[Tensor]:
-    """Philox4x32: four int64 tensors holding 32-bit counter words -> four of random words. ``key`` is two 32-bit ints."""
+    """Philox4x32: four int64 tensors holding 32-bit counter words -> four of random words. ``key`` is two
+    32-bit ints.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(rounds):
-        # The int64 product wraps modulo 2^64, which leaves the 64 bits of the unsigned product as they should be.
+        # The int64 product wraps modulo 2^64, which leaves the 64 bits of the unsigned product as they should
+        # be.
         low_product, high_product = c0 * PHILOX_MULTIPLIERS[0], c2 * PHILOX_MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             ((high_product >> 32) & MASK32) ^ c1 ^ k0,
@@ -157,9 +166,13 @@ def philox(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = PHILOX
 
 
 def check_address(seed: int, site: int, draw: int | Tensor) -> None:
-    """ValueError if a part of the address is outside the bits it has in the counter (a tensor draw is trusted)."""
+    """ValueError if a part of the address is outside the bits it has in the counter (a tensor draw is
+    trusted).
+    """
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed = {seed} is outside [0, 2^64); masks are addressed by an unsigned 64-bit seed")
+        raise ValueError(
+            f"seed = {seed} is outside [0, 2^64); masks are addressed by an unsigned 64-bit seed"
+        )
     if not 0 <= site < MAX_SITES:
         raise ValueError(f"site = {site} is outside [0, {MAX_SITES}); number the sites of a network from 0")
     if not isinstance(draw, Tensor) and not 0 <= draw < MAX_DRAWS:
@@ -170,5 +183,7 @@ def _elements(shape: Sequence[int], first_element: int | Tensor, device: torch.d
     """Flat int64 tensor of the addresses of a tensor of ``shape``, in row-major order."""
     count = math.prod(shape)
     if not isinstance(first_element, Tensor) and not 0 <= first_element <= MAX_ELEMENTS - count:
-        raise ValueError(f"elements {first_element} to {first_element + count} leave [0, 2^42), the range of addresses")
+        raise ValueError(
+            f"elements {first_element} to {first_element + count} leave [0, 2^42), the range of addresses"
+        )
     return torch.arange(count, dtype=torch.int64, device=device) + first_element

@@ -1,6 +1,8 @@
-"""Sign tests, pure in (value, mask): every function here is the law applied to given randomness, with no state.
+"""Sign tests, pure in (value, mask): every function here is the law applied to given randomness, with no
+state.
 
-The gate s decides y = x if s else 0. All take and return tensors of any one shape: values and masks int64, gates bool.
+The gate s decides y = x if s else 0. All take and return tensors of any one shape: values and masks int64,
+gates bool.
 """
 
 from __future__ import annotations
@@ -34,14 +36,19 @@ def truncated_sign(x: Tensor, t: Tensor, spec: TruncatedSign) -> Tensor:
 
     Raises:
         TypeError: if either tensor is not int64.
-        ValueError: if a value or mask is out of range, the devices differ, or the channels are not as many as k's.
+        ValueError: if a value or mask is out of range, the devices differ, or the channels are not as many as
+            k's.
     """
     for name, tensor in (("x", x), ("t", t)):
         if tensor.dtype != torch.int64:
-            raise TypeError(f"{name} must be an int64 tensor, got {tensor.dtype}; quantise reals with to_fixed first")
+            raise TypeError(
+                f"{name} must be an int64 tensor, got {tensor.dtype}; quantise reals with to_fixed first"
+            )
     if x.device != t.device:
         raise ValueError(f"x is on {x.device} and the masks t are on {t.device}; move one of them")
-    _check_range("x", x, -largest_centred(spec.prime), largest_centred(spec.prime), "reduce it with to_centred")
+    _check_range(
+        "x", x, -largest_centred(spec.prime), largest_centred(spec.prime), "reduce it with to_centred"
+    )
     _check_range("t", t, 0, spec.prime - 1, "draw masks with uniform_masks")
     x_s = x + t
     x_s = torch.where(x_s >= spec.prime, x_s - spec.prime, x_s)
@@ -53,7 +60,8 @@ def truncated_sign(x: Tensor, t: Tensor, spec: TruncatedSign) -> Tensor:
 
 
 def flipped_sign(x: Tensor, word: Tensor, spec: UniformFault) -> Tensor:
-    """[x > 0], flipped where the word (uniform on [0, 2^32)) is below the rate's threshold and the direction is meant.
+    """[x > 0], flipped where the word (uniform on [0, 2^32)) is below the rate's threshold and the direction
+    is meant.
 
     x = 0 is never flipped: either gate outputs 0.
     """
@@ -71,8 +79,8 @@ def flipped_sign(x: Tensor, word: Tensor, spec: UniformFault) -> Tensor:
 def window_sign(x: Tensor, r: Tensor, spec: BitWindow) -> Tensor:
     """HummingBird's sign of ``x`` from the bits [low, high) of the shares (x + r) and -r in Z_2^64.
 
-    ``r`` is an int64 bit pattern; int64 arithmetic wraps modulo 2^64 as the ring does, and the shift's copies of the top bit
-    fall outside the window.
+    ``r`` is an int64 bit pattern; int64 arithmetic wraps modulo 2^64 as the ring does, and the shift's copies
+    of the top bit fall outside the window.
     """
     width = spec.high - spec.low
     window = (1 << width) - 1
@@ -106,7 +114,9 @@ def draw_sign(
 
 
 def truncation(spec: TruncatedSign, shape: torch.Size, device: torch.device) -> int | Tensor:
-    """k in the form that shifts a tensor of ``shape``: the int itself, or an int64 tensor (C, 1, ..., 1) of k per channel."""
+    """k in the form that shifts a tensor of ``shape``: the int itself, or an int64 tensor (C, 1, ..., 1) of k
+    per channel.
+    """
     if isinstance(spec.k, int):
         return spec.k
     if len(shape) < 2 or shape[1] != len(spec.k):

@@ -1,4 +1,6 @@
-"""Descriptions of sign tests: frozen values, checked when they are made, that say which test stands in for [x > 0]."""
+"""Descriptions of sign tests: frozen values, checked when they are made, that say which test stands in for [x
+> 0].
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ WORD_BITS = 32
 
 @dataclass(frozen=True)
 class TruncatedSign:
-    """Circa's sign test on shares, without the modular addition and without the k low bits (sections 3.1 and 3.2).
+    """Circa's sign test on shares, without the modular addition and without the k low bits (sections 3.1 and
+    3.2).
 
     With x_s = (x + t) mod p for a mask t uniform on [0, p)::
 
@@ -26,8 +29,8 @@ class TruncatedSign:
         negpass:  s = 1  iff  (x_s >> k) >= (t >> k)     a tie gives 1: small negative x pass
 
     Attributes:
-        k: low bits dropped, 0 <= k < bit length of ``prime``; k = 0 is the plain stochastic sign. A tuple gives one k
-            per channel (dimension 1 of the activation).
+        k: low bits dropped, 0 <= k < bit length of ``prime``; k = 0 is the plain stochastic sign. A tuple
+            gives one k per channel (dimension 1 of the activation).
         mode: ``poszero`` or ``negpass``.
         prime: the field, an odd prime below 2^31.
     """
@@ -47,7 +50,9 @@ class TruncatedSign:
             raise ValueError("k = () names no channel; give one k per channel, or one int for all")
         for k in self.k if isinstance(self.k, tuple) else (self.k,):
             if isinstance(k, bool) or not isinstance(k, int):
-                raise TypeError(f"k must be an int (or a tuple of ints, one per channel), got {k!r} ({type(k).__name__})")
+                raise TypeError(
+                    f"k must be an int (or a tuple of ints, one per channel), got {k!r} ({type(k).__name__})"
+                )
             if not 0 <= k < bit_length(self.prime):
                 raise ValueError(
                     f"k = {k} is outside [0, {bit_length(self.prime) - 1}]: "
@@ -57,7 +62,8 @@ class TruncatedSign:
 
 @dataclass(frozen=True)
 class UniformFault:
-    """An exact sign test whose answer is flipped at a given rate, whatever the value: the baseline of fault-rate sweeps.
+    """An exact sign test whose answer is flipped at a given rate, whatever the value: the baseline of
+    fault-rate sweeps.
 
     Attributes:
         rate: probability of a flip in [0, 1], realised to the nearest multiple of 2^-32.
@@ -84,11 +90,12 @@ class UniformFault:
 
 @dataclass(frozen=True)
 class BitWindow:
-    """HummingBird's sign test (Maeng and Suh, arXiv 2309.04875): only the bits [low, high) of each share are looked at.
+    """HummingBird's sign test (Maeng and Suh, arXiv 2309.04875): only the bits [low, high) of each share are
+    looked at.
 
-    Shares live in Z_2^64: (x + r) mod 2^64 and -r mod 2^64 for r uniform on [0, 2^64). Each is shifted right by ``low`` and
-    reduced modulo 2^(high - low); s = 1 iff the top bit of their sum is 0. Dropped low bits lose a carry (small positive
-    x become 0), dropped high bits err for values outside the window, always.
+    Shares live in Z_2^64: (x + r) mod 2^64 and -r mod 2^64 for r uniform on [0, 2^64). Each is shifted right
+    by ``low`` and reduced modulo 2^(high - low); s = 1 iff the top bit of their sum is 0. Dropped low bits
+    lose a carry (small positive x become 0), dropped high bits err for values outside the window, always.
 
     Attributes:
         low: first bit kept.
@@ -104,7 +111,9 @@ class BitWindow:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
         if not 0 <= self.low < self.high <= 63:
-            raise ValueError(f"bit window [{self.low}, {self.high}) is empty or leaves [0, 63); need 0 <= low < high <= 63")
+            raise ValueError(
+                f"bit window [{self.low}, {self.high}) is empty or leaves [0, 63); need 0 <= low < high <= 63"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,24 +123,31 @@ class NoFault:
     kind: ClassVar[str] = "none"
 
 
-FaultSpec = Union[TruncatedSign, UniformFault, BitWindow, NoFault]  # noqa: UP007 - used by isinstance and by annotations
+# used by isinstance and by annotations
+FaultSpec = Union[TruncatedSign, UniformFault, BitWindow, NoFault]  # noqa: UP007
 
 _KINDS: dict[str, type] = {cls.kind: cls for cls in (TruncatedSign, UniformFault, BitWindow, NoFault)}
 
 
 def field_prime(spec: FaultSpec) -> int:
-    """The field whose range bounds fixed-point values under ``spec``; the default one where the test itself has none."""
+    """The field whose range bounds fixed-point values under ``spec``; the default one where the test itself
+    has none.
+    """
     return spec.prime if isinstance(spec, TruncatedSign) else DEFAULT_PRIME
 
 
 def spec_to_dict(spec: FaultSpec) -> dict[str, Any]:
     """A JSON-ready description, ``{"kind": ..., <fields>}``. Inverse of :func:`spec_from_dict`."""
-    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(spec).items()}
+    fields = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(spec).items()
+    }
     return {"kind": spec.kind, **fields}
 
 
 def spec_from_dict(description: Mapping[str, Any]) -> FaultSpec:
-    """Rebuild a spec from :func:`spec_to_dict`'s form; ValueError or TypeError names what is wrong with it."""
+    """Rebuild a spec from :func:`spec_to_dict`'s form; ValueError or TypeError names what is wrong with
+    it.
+    """
     fields = dict(description)
     kind = fields.pop("kind", None)
     if kind not in _KINDS:

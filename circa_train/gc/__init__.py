@@ -12,5 +12,6 @@
     accounting                      gates and bytes of one ReLU
     speed                           rates beside the AES ceiling of the same run
 
-Both parties are assumed honest but curious: they follow the protocol and must learn nothing but their shares from it.
+Both parties are assumed honest but curious: they follow the protocol and must learn nothing but their shares
+from it.
 """

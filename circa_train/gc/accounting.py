@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from circa_train.gc.aes import BLOCK_BYTES
-from circa_train.gc.beaver import OPENING_BYTES
-from circa_train.gc.circuit import count
-from circa_train.gc.garbling import AND_BYTES, OUTPUT_BYTES
-from circa_train.gc.ot import TRANSFER_BYTES
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.aes.key_schedule import BLOCK_BYTES
+from circa_train.gc.circuits.circuit import count
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.beaver import OPENING_BYTES
+from circa_train.gc.protocol.garbling import AND_BYTES, OUTPUT_BYTES
+from circa_train.gc.protocol.ot import TRANSFER_BYTES
 
 #: Three shares of four bytes for either party.
 _TRIPLE_BYTES = 24
@@ -56,7 +56,7 @@ class ReluCost:
 
     @property
     def sent_bytes(self) -> int:
-        """Everything the two parties of :mod:`circa_train.gc.protocol` send each other."""
+        """Everything the two parties of :mod:`circa_train.gc.protocol.parties` send each other."""
         return self.garbled_bytes + self.garbler_label_bytes + self.transfer_bytes + self.opening_bytes
 
 

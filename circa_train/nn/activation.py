@@ -1,8 +1,8 @@
 """The stochastic ReLU as a module: y = z where the drawn sign test says so, else 0.
 
-The law (arXiv 2106.08475, section 3): with x = round_half_even(z * 2^frac_bits) and a fresh mask t uniform on [0, p) per
-element, s is the truncated sign test of x under t, and y = z if s else 0. Nothing else ever comes out, whatever the fault.
-The gradient is the gate that was drawn: dy/dz = s.
+The law (arXiv 2106.08475, section 3): with x = round_half_even(z * 2^frac_bits) and a fresh mask t uniform on
+[0, p) per element, s is the truncated sign test of x under t, and y = z if s else 0. Nothing else ever comes
+out, whatever the fault. The gradient is the gate that was drawn: dy/dz = s.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from circa_train import kernels
 from circa_train.fault.masks import MAX_DRAWS
 from circa_train.fault.spec import FaultSpec, NoFault
 from circa_train.field import largest_centred
 from circa_train.fixed_point import FixedPointOverflow
-from circa_train.nn import kernels
-from circa_train.nn.kernels.ops import plan_to_text, stochastic_relu, stochastic_relu_without_gradient
-from circa_train.nn.kernels.plan import COUNTS, SitePlan
+from circa_train.kernels.ops import plan_to_text, stochastic_relu, stochastic_relu_without_gradient
+from circa_train.kernels.plan import COUNTS, SitePlan
 
 
 class StochasticReLU(nn.Module):
     """A ReLU whose sign test errs exactly as the protocol's does.
 
-    Faults are a mode of their own, not ``training``: they exist at inference. Masks are addressed by (seed, site, draw,
-    element); every forward is a new draw, counted in the buffer ``address``, and a draw can be replayed by setting it
-    (:func:`circa_train.nn.convert.set_draw`). An element's number is its row-major index in the whole batch, so a batch, its
-    halves, and its parts on several ranks draw the same masks once the number of the first image is said.
+    Faults are a mode of their own, not ``training``: they exist at inference. Masks are addressed by (seed,
+    site, draw, element); every forward is a new draw, counted in the buffer ``address``, and a draw can be
+    replayed by setting it (:func:`circa_train.nn.convert.set_draw`). An element's number is its row-major
+    index in the whole batch, so a batch, its halves, and its parts on several ranks draw the same masks once
+    the number of the first image is said.
 
     Args:
         spec: the sign test. ``NoFault()`` is bitwise ``nn.ReLU``, forward and backward.
@@ -38,15 +39,18 @@ class StochasticReLU(nn.Module):
         seed: seed of the masks, in [0, 2^64).
         site: index of this site in its network, in [0, 2^16): sites with the same seed draw different masks.
         overflow: ``raise``, ``wrap`` or ``saturate``, see :mod:`circa_train.fixed_point`.
-        backend: ``auto``, ``reference``, ``cpu`` or ``triton``, see :mod:`circa_train.nn.kernels`; all give the same bits.
+        backend: ``auto``, ``reference``, ``cpu`` or ``triton``, see :mod:`circa_train.kernels`; all give the
+            same bits.
         name: how errors call this site; the qualified name in a converted network.
 
     Attributes:
         faults_enabled: False makes this module a plain ReLU that draws nothing.
-        address: int64 buffer (2,), not in the state_dict: the next draw, and the number of the batch's first image.
-        overflows: int64 buffer (), not in the state_dict: values that overflowed so far under ``wrap`` or ``saturate``.
-        pending: int64 buffer (2,), not in the state_dict: on CUDA, values that overflowed, and that were not finite, and that
-            no error has told of yet (:func:`raise_pending`).
+        address: int64 buffer (2,), not in the state_dict: the next draw, and the number of the batch's first
+            image.
+        overflows: int64 buffer (), not in the state_dict: values that overflowed so far under ``wrap`` or
+            ``saturate``.
+        pending: int64 buffer (2,), not in the state_dict: on CUDA, values that overflowed, and that were not
+            finite, and that no error has told of yet (:func:`raise_pending`).
 
     Raises (in forward; by the kernel for CUDA, which lets the host run ahead, in :func:`raise_pending`):
         ValueError: if the activation holds NaN or an infinity, or is on another device than the module.
@@ -116,15 +120,18 @@ class StochasticReLU(nn.Module):
     def set_draw(self, draw: int, first_image: int = 0) -> None:
         """Choose the next draw, and which image of the whole batch comes first in the next input."""
         if not 0 <= draw < MAX_DRAWS or first_image < 0:
-            raise ValueError(f"draw = {draw}, first_image = {first_image}: need 0 <= draw < 2^63 and first_image >= 0")
+            raise ValueError(
+                f"draw = {draw}, first_image = {first_image}: need 0 <= draw < 2^63 and first_image >= 0"
+            )
         self.address[0] = draw
         self.address[1] = first_image
 
     def overwrite_input(self, producer: nn.Module | None) -> None:
         """Allow y to be written over z, which is promised to be new memory that nobody else reads.
 
-        It is done on a CPU where no gradient is wanted, and saves the memory system half its work. Hooks are somebody else:
-        while this module or ``producer``, which made z (None: a function), has one, z stays as it is.
+        It is done on a CPU where no gradient is wanted, and saves the memory system half its work. Hooks are
+        somebody else: while this module or ``producer``, which made z (None: a function), has one, z stays as
+        it is.
         """
         self._overwrites, self._producer = True, () if producer is None else (producer,)
 
@@ -142,12 +149,15 @@ class StochasticReLU(nn.Module):
                 return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name, in_place)
         if z.device != self.address.device:
             raise ValueError(
-                f"site {self.name or '(unnamed)'}: the activation is on {z.device} and the module on {self.address.device}; "
+                f"site {self.name or '(unnamed)'}: the activation is on {z.device} and the module on "
+                f"{self.address.device}; "
                 "move the module with .to(device)"
             )
         needs_gradient = z.requires_grad and torch.is_grad_enabled()
         operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
-        y, counts = operator(z, self.address, self._plan_text, self.backend, self.observer is not None, self.name)
+        y, counts = operator(
+            z, self.address, self._plan_text, self.backend, self.observer is not None, self.name
+        )
         if self.plan.overflow != "raise":
             self.overflows += counts[0]
         if z.is_cuda:
@@ -158,7 +168,9 @@ class StochasticReLU(nn.Module):
         return y
 
     def raise_pending(self) -> None:
-        """Raise what earlier forwards on CUDA would have raised, had the host waited for them; it waits now."""
+        """Raise what earlier forwards on CUDA would have raised, had the host waited for them; it waits
+        now.
+        """
         if not self.pending.is_cuda:
             return
         overflows, not_finite = self.pending.tolist()
@@ -166,26 +178,32 @@ class StochasticReLU(nn.Module):
         site = f"site {self.name or '(unnamed)'}"
         if not_finite:
             raise ValueError(
-                f"{site}: {not_finite} activations since the last check are NaN or infinite; they have no fixed-point value. "
+                f"{site}: {not_finite} activations since the last check are NaN or infinite; they have no "
+                "fixed-point value. "
                 "Look for a diverged training run (lower the learning rate, clip gradients) or a bad input"
             )
         if overflows and self.plan.overflow == "raise":
             raise FixedPointOverflow(
-                f"{site}: {overflows} activations since the last check overflow the field: frac_bits = {self.frac_bits} holds "
-                f"|z| <= {largest_centred(self.plan.prime) / 2.0**self.frac_bits:.6g} for p = {self.plan.prime}; "
+                f"{site}: {overflows} activations since the last check overflow the field: frac_bits = "
+                f"{self.frac_bits} holds "
+                f"|z| <= {largest_centred(self.plan.prime) / 2.0**self.frac_bits:.6g} for p = "
+                f"{self.plan.prime}; "
                 "fit_frac_bits finds the largest that fits; overflow='wrap' or 'saturate' accept it knowingly"
             )
 
     def extra_repr(self) -> str:
         plan = self.plan
-        return f"{plan.spec}, frac_bits={plan.frac_bits}, seed={plan.seed}, site={plan.site}, overflow={plan.overflow!r}"
+        address = f"frac_bits={plan.frac_bits}, seed={plan.seed}, site={plan.site}"
+        return f"{plan.spec}, {address}, overflow={plan.overflow!r}"
 
 
 @functools.cache
 def _eager() -> Any:
-    """The module of the short way, imported at the first forward, as numba takes a second; None where numba is missing."""
+    """The module of the short way, imported at the first forward, as numba takes a second; None where numba
+    is missing.
+    """
     try:
-        from circa_train.nn.kernels import eager
+        from circa_train.kernels import eager
     except ImportError:
         return None
     return eager
@@ -198,10 +216,12 @@ def _global_hooks() -> int:
 
 
 def raise_pending(model: nn.Module) -> None:
-    """Raise what the stochastic sites of ``model`` found wrong on CUDA since the last check; on a CPU there is nothing.
+    """Raise what the stochastic sites of ``model`` found wrong on CUDA since the last check; on a CPU there
+    is nothing.
 
-    A loop calls it where it waits for the device anyway, and before it stores anything: with the loss of a step, say, or
-    after the last batch of an evaluation. Then no overflow or NaN goes unseen, and no forward waits.
+    A loop calls it where it waits for the device anyway, and before it stores anything: with the loss of a
+    step, say, or after the last batch of an evaluation. Then no overflow or NaN goes unseen, and no forward
+    waits.
 
     Raises:
         ValueError, FixedPointOverflow: as :class:`StochasticReLU` says.

@@ -19,7 +19,8 @@ class FracBitsFit:
     """What calibration found.
 
     Attributes:
-        frac_bits: the largest number of fraction bits at which every activation seen fits into the field, less the headroom.
+        frac_bits: the largest number of fraction bits at which every activation seen fits into the field,
+            less the headroom.
         ranges: (lowest, highest) pre-activation seen, by site, in the order of execution.
     """
 
@@ -33,13 +34,15 @@ def fit_frac_bits(
     prime: int = DEFAULT_PRIME,
     headroom_bits: int = 0,
 ) -> FracBitsFit:
-    """The largest safe frac_bits for the ReLU inputs of ``model``, from exact forward passes in evaluation mode.
+    """The largest safe frac_bits for the ReLU inputs of ``model``, from exact forward passes in evaluation
+    mode.
 
     Args:
         model: a plain or converted network (left as it was).
         batches: inputs as the network takes them, or tuples that start with them.
         prime: the field they must fit into.
-        headroom_bits: fraction bits to stay below the largest: each doubles the range that unseen data may take.
+        headroom_bits: fraction bits to stay below the largest: each doubles the range that unseen data may
+            take.
 
     Raises:
         ValueError: if there is no batch, an activation is not finite, or the headroom leaves nothing.
@@ -66,5 +69,7 @@ def fit_frac_bits(
     magnitude = max(max(abs(low), abs(high)) for low, high in ranges.values())
     largest = largest_frac_bits(magnitude, prime)
     if not 0 <= headroom_bits <= largest:
-        raise ValueError(f"headroom_bits = {headroom_bits} is outside [0, {largest}], the fraction bits that fit")
+        raise ValueError(
+            f"headroom_bits = {headroom_bits} is outside [0, {largest}], the fraction bits that fit"
+        )
     return FracBitsFit(largest - headroom_bits, {name: ranges[name] for name in stochastic_relus(network)})

@@ -13,13 +13,17 @@ from circa_train.nn.activation import StochasticReLU
 
 
 def stochastic_relus(model: nn.Module) -> dict[str, StochasticReLU]:
-    """The stochastic sites of a converted network by qualified name, in the order of execution; empty for a plain one."""
+    """The stochastic sites of a converted network by qualified name, in the order of execution; empty for a
+    plain one.
+    """
     found = {name: module for name, module in model.named_modules() if isinstance(module, StochasticReLU)}
     return dict(sorted(found.items(), key=lambda item: item[1].site))
 
 
 def specs_by_site(spec: FaultSpec | Mapping[str, FaultSpec], sites: Iterable[str]) -> dict[str, FaultSpec]:
-    """One spec per site: the same for all, or a mapping that names every site and nothing else (ValueError otherwise)."""
+    """One spec per site: the same for all, or a mapping that names every site and nothing else (ValueError
+    otherwise).
+    """
     sites = list(sites)
     if not isinstance(spec, Mapping):
         return dict.fromkeys(sites, spec)
@@ -27,7 +31,10 @@ def specs_by_site(spec: FaultSpec | Mapping[str, FaultSpec], sites: Iterable[str
     if unknown:
         raise ValueError(f"no ReLU site is called {', '.join(unknown)}; the sites are {', '.join(sites)}")
     if missing:
-        raise ValueError(f"no spec for the sites {', '.join(missing)}; a site that is to stay exact is named with NoFault()")
+        raise ValueError(
+            f"no spec for the sites {', '.join(missing)}; a site that is to stay exact is named with "
+            "NoFault()"
+        )
     return {name: spec[name] for name in sites}
 
 
@@ -44,10 +51,11 @@ def set_specs(model: nn.Module, spec: FaultSpec | Mapping[str, FaultSpec]) -> No
 
 
 def set_draw(model: nn.Module, draw: int, first_image: int = 0) -> None:
-    """Choose the next draw of every site, and the number that the next input's first image has in its whole batch.
+    """Choose the next draw of every site, and the number that the next input's first image has in its whole
+    batch.
 
-    The same draw gives the same masks again. Parts of a batch that say where they start get the masks that they would have
-    in the whole, whatever the batch size or the number of ranks.
+    The same draw gives the same masks again. Parts of a batch that say where they start get the masks that
+    they would have in the whole, whatever the batch size or the number of ranks.
     """
     for relu in stochastic_relus(model).values():
         relu.set_draw(draw, first_image)
@@ -60,7 +68,9 @@ def set_faults(model: nn.Module, enabled: bool) -> None:
 
 
 def draw_state(model: nn.Module) -> dict[str, list[int]]:
-    """Each site's (next draw, first image), to be stored with a checkpoint. Inverse of :func:`load_draw_state`."""
+    """Each site's (next draw, first image), to be stored with a checkpoint. Inverse of
+    :func:`load_draw_state`.
+    """
     return {name: relu.address.tolist() for name, relu in stochastic_relus(model).items()}
 
 
@@ -72,7 +82,9 @@ def load_draw_state(model: nn.Module, state: Mapping[str, Sequence[int]]) -> Non
 
 
 def fault_buffer_names(model: nn.Module) -> list[str]:
-    """Qualified names of the buffers that number draws and count overflows: each rank's own, never to be broadcast."""
+    """Qualified names of the buffers that number draws and count overflows: each rank's own, never to be
+    broadcast.
+    """
     relus = stochastic_relus(model)
     return [f"{name}.{buffer}" for name, relu in relus.items() for buffer, _ in relu.named_buffers()]
 

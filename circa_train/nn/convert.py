@@ -1,8 +1,8 @@
 """Networks meet faults: every ReLU call becomes a stochastic one, and back.
 
-The network is traced, its graph rewritten, and the result returned as a module of its own that shares the parameters and
-the submodules of the given one under the same ``state_dict`` keys. Models know nothing of faults; this is the one place
-where the two meet.
+The network is traced, its graph rewritten, and the result returned as a module of its own that shares the
+parameters and the submodules of the given one under the same ``state_dict`` keys. Models know nothing of
+faults; this is the one place where the two meet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from torch import fx, nn
 from circa_train.fault.spec import FaultSpec
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import check_sites, specs_by_site
-from circa_train.nn.tracing import ConversionError, TrainingFlag, makes_new_memory, redirect_in_place, relu_calls, trace
+from circa_train.nn.tracing import (
+    ConversionError,
+    TrainingFlag,
+    makes_new_memory,
+    redirect_in_place,
+    relu_calls,
+    trace,
+)
 
 __all__ = ["ConversionError", "StochasticNetwork", "with_exact_relus", "with_stochastic_relus"]
 
@@ -24,13 +31,14 @@ __all__ = ["ConversionError", "StochasticNetwork", "with_exact_relus", "with_sto
 class StochasticNetwork(fx.GraphModule):
     """A network whose ReLUs are :class:`StochasticReLU` modules, each at the qualified name of its site.
 
-    Made by :func:`with_stochastic_relus`. It can be trained, moved, compiled, deep-copied, and its ``state_dict`` is that
-    of the network it was made from.
+    Made by :func:`with_stochastic_relus`. It can be trained, moved, compiled, deep-copied, and its
+    ``state_dict`` is that of the network it was made from.
     """
 
     def __init__(self, tree: nn.Module, graph: fx.Graph, original: nn.Module) -> None:
         super().__init__(tree, graph, type(original).__name__)
-        # fx copies only what the graph mentions, in the graph's order; the tree has everything, in the network's own.
+        # fx copies only what the graph mentions, in the graph's order; the tree has everything, in the
+        # network's own.
         self._parameters, self._buffers, self._modules = tree._parameters, tree._buffers, tree._modules
         self._non_persistent_buffers_set = tree._non_persistent_buffers_set
         self.training = tree.training
@@ -63,16 +71,20 @@ def with_stochastic_relus(
 ) -> StochasticNetwork:
     """A network that computes as ``model`` does, with a stochastic sign test in every ReLU call.
 
-    The returned network shares its parameters and submodules with ``model`` (train one and the other learns; ``deepcopy``
-    first to keep them apart) and has the same ``state_dict`` keys. A network that is stochastic already is converted anew.
+    The returned network shares its parameters and submodules with ``model`` (train one and the other learns;
+    ``deepcopy`` first to keep them apart) and has the same ``state_dict`` keys. A network that is stochastic
+    already is converted anew.
 
-    Inference on a CPU (no gradients) writes a site's result over its input where the graph says that nobody else reads it,
-    and no hook of the site or of the module before it does; ``overwrite_input`` of the site tells more.
+    Inference on a CPU (no gradients) writes a site's result over its input where the graph says that nobody
+    else reads it, and no hook of the site or of the module before it does; ``overwrite_input`` of the site
+    tells more.
 
     Args:
         model: any network that torch.fx can trace.
-        spec: the sign test of all sites, or ``{site name: spec}`` that names every site (:func:`relu_sites` lists them).
-        frac_bits: fraction bits of the values that the sign tests see; :func:`fit_frac_bits` finds the largest safe one.
+        spec: the sign test of all sites, or ``{site name: spec}`` that names every site (:func:`relu_sites`
+            lists them).
+        frac_bits: fraction bits of the values that the sign tests see; :func:`fit_frac_bits` finds the
+            largest safe one.
         seed: of the masks. Sites are numbered in the order of execution, so each draws masks of its own.
         overflow: ``raise``, ``wrap`` or ``saturate``.
         backend: ``auto``, ``reference``, ``cpu`` or ``triton``; all give the same bits.
@@ -101,7 +113,13 @@ def with_stochastic_relus(
             tree.register_buffer(node.target, node.meta["constant"], persistent=False)
     for index, (name, node) in enumerate(calls):
         relu = StochasticReLU(
-            specs[name], frac_bits=frac_bits, seed=seed, site=index, overflow=overflow, backend=backend, name=name
+            specs[name],
+            frac_bits=frac_bits,
+            seed=seed,
+            site=index,
+            overflow=overflow,
+            backend=backend,
+            name=name,
         )
         _attach(tree, name, _like(relu, model))
         redirect_in_place(node, modules)
@@ -120,10 +138,11 @@ def with_stochastic_relus(
 
 
 def with_exact_relus(model: nn.Module) -> nn.Module:
-    """The inverse of :func:`with_stochastic_relus`: the plain network again, with the parameters as they are now.
+    """The inverse of :func:`with_stochastic_relus`: the plain network again, with the parameters as they are
+    now.
 
-    A converted network gives back the very object it was made from. In any other module, stochastic parts are replaced by
-    their plain counterparts in place. A network without any is returned as it is.
+    A converted network gives back the very object it was made from. In any other module, stochastic parts are
+    replaced by their plain counterparts in place. A network without any is returned as it is.
     """
     if isinstance(model, StochasticNetwork):
         original = model._original[0]
@@ -139,7 +158,9 @@ def with_exact_relus(model: nn.Module) -> nn.Module:
 
 
 def _reconvert(model: nn.Module, sites: dict[str, StochasticReLU], training: bool) -> StochasticNetwork:
-    network = with_stochastic_relus(model, {name: relu.spec for name, relu in sites.items()}, other_activations="keep")
+    network = with_stochastic_relus(
+        model, {name: relu.spec for name, relu in sites.items()}, other_activations="keep"
+    )
     for name, relu in sites.items():
         _attach(network, name, relu)
     check_sites(network, sites)
@@ -147,14 +168,18 @@ def _reconvert(model: nn.Module, sites: dict[str, StochasticReLU], training: boo
 
 
 def _mirror(module: nn.Module, leaves: set[str], path: str = "") -> nn.Module:
-    """A tree of bare modules with the same names, order, parameters and buffers; what the graph calls is shared as it is."""
+    """A tree of bare modules with the same names, order, parameters and buffers; what the graph calls is
+    shared as it is.
+    """
     mirror = nn.Module()
     mirror._parameters = dict(module._parameters)
     mirror._buffers = dict(module._buffers)
     mirror._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
     for name, child in module._modules.items():
         full = f"{path}.{name}" if path else name
-        inside = child is not None and full not in leaves and any(leaf.startswith(f"{full}.") for leaf in leaves)
+        inside = (
+            child is not None and full not in leaves and any(leaf.startswith(f"{full}.") for leaf in leaves)
+        )
         mirror._modules[name] = _mirror(child, leaves, full) if inside and child is not None else child
     return mirror
 
@@ -176,7 +201,9 @@ def _like(relu: StochasticReLU, model: nn.Module) -> StochasticReLU:
 
 
 def _adopt_state(original: nn.Module, network: nn.Module) -> None:
-    """Give ``original`` the tensors and modes of ``network``, which may have been moved or cast since they were shared."""
+    """Give ``original`` the tensors and modes of ``network``, which may have been moved or cast since they
+    were shared.
+    """
     for name, module in network.named_modules():
         try:
             counterpart = original.get_submodule(name)

@@ -13,11 +13,13 @@ from circa_train.nn.convert import with_stochastic_relus
 
 
 def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, int]]:
-    """The ReLU sites of a network in the order of execution, with the number of ReLUs that each evaluates per image.
+    """The ReLU sites of a network in the order of execution, with the number of ReLUs that each evaluates per
+    image.
 
     Args:
         model: a plain or converted network. It is run once on zeros, in evaluation mode, and left as it was.
-        input_shape: one image (C, H, W) or (F,), or a batch of them (N, C, H, W) or (N, F), which counts per image.
+        input_shape: one image (C, H, W) or (F,), or a batch of them (N, C, H, W) or (N, F), which counts per
+            image.
 
     Raises:
         ConversionError: if the network cannot be traced.
@@ -25,7 +27,9 @@ def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, 
     """
     shape = tuple(input_shape)
     if len(shape) not in (1, 2, 3, 4) or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"input_shape = {shape} is neither an image (C, H, W) or (F,) nor a batch (N, C, H, W) or (N, F)")
+        raise ValueError(
+            f"input_shape = {shape} is neither an image (C, H, W) or (F,) nor a batch (N, C, H, W) or (N, F)"
+        )
     batch = shape if len(shape) in (2, 4) else (1, *shape)
     network = as_stochastic(model)
     counts: dict[str, int] = {}
@@ -41,5 +45,11 @@ def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, 
 
 
 def as_stochastic(model: nn.Module) -> nn.Module:
-    """``model`` itself if it has stochastic sites, else a converted view of it without faults: to look at its sites."""
-    return model if stochastic_relus(model) else with_stochastic_relus(model, NoFault(), other_activations="keep")
+    """``model`` itself if it has stochastic sites, else a converted view of it without faults: to look at its
+    sites.
+    """
+    return (
+        model
+        if stochastic_relus(model)
+        else with_stochastic_relus(model, NoFault(), other_activations="keep")
+    )

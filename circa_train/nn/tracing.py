@@ -1,12 +1,14 @@
-"""Find every ReLU call of a network, by tracing its graph (torch.fx); refuse what cannot be told apart or is no ReLU.
+"""Find every ReLU call of a network, by tracing its graph (torch.fx); refuse what cannot be told apart or is
+no ReLU.
 
-Calls are found in the traced graph and never counted at run time, so one ``nn.ReLU`` object called at several places and
-functional ReLUs are as many sites as there are calls. The rule for everything else:
+Calls are found in the traced graph and never counted at run time, so one ``nn.ReLU`` object called at several
+places and functional ReLUs are as many sites as there are calls. The rule for everything else:
 
 - ``nn.ReLU``, ``F.relu``, ``torch.relu``, ``Tensor.relu`` and their in-place forms are sites.
-- Any other element-wise activation (ReLU6, LeakyReLU, GELU, a clamp at 0, ...) is refused by name, or left exact if the
-  caller says ``other_activations="keep"``.
-- What may hide a ReLU from the trace (a wrapped opaque function, a fused transformer or recurrent layer) is refused.
+- Any other element-wise activation (ReLU6, LeakyReLU, GELU, a clamp at 0, ...) is refused by name, or left
+  exact if the caller says ``other_activations="keep"``.
+- What may hide a ReLU from the trace (a wrapped opaque function, a fused transformer or recurrent layer) is
+  refused.
 - Max pooling, softmax and arithmetic are no activations and stay as they are.
 """
 
@@ -31,35 +33,53 @@ class ConversionError(ValueError):
 
 
 class TrainingFlag(nn.Module):
-    """Stands in a traced graph for ``self.training``, so that ``train()`` and ``eval()`` still reach functional dropout."""
+    """Stands in a traced graph for ``self.training``, so that ``train()`` and ``eval()`` still reach
+    functional dropout.
+    """
 
     def forward(self) -> bool:
         return self.training
 
 
-_RELU_FUNCTIONS = {F.relu, F.relu_, torch.relu, torch.relu_, torch.ops.aten.relu.default, torch.ops.aten.relu_.default}
+_RELU_FUNCTIONS = {
+    F.relu,
+    F.relu_,
+    torch.relu,
+    torch.relu_,
+    torch.ops.aten.relu.default,
+    torch.ops.aten.relu_.default,
+}
 _IN_PLACE_FUNCTIONS = {F.relu_, torch.relu_, torch.ops.aten.relu_.default}
 
 _ACTIVATION_MODULES = (
-    nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Threshold, nn.Hardshrink,
+    nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish,
+    nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Threshold,
+    nn.Hardshrink,
     nn.Softshrink, nn.Tanhshrink, nn.GLU,
 )  # fmt: skip
 _ACTIVATION_NAMES = {
-    "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "elu", "elu_", "selu", "selu_", "celu", "celu_",
-    "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "hardtanh_", "softplus", "softsign", "tanh", "tanh_",
-    "sigmoid", "sigmoid_", "logsigmoid", "threshold", "threshold_", "hardshrink", "softshrink", "tanhshrink", "glu",
+    "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "elu", "elu_", "selu", "selu_", "celu",
+    "celu_",
+    "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "hardtanh_", "softplus", "softsign",
+    "tanh", "tanh_",
+    "sigmoid", "sigmoid_", "logsigmoid", "threshold", "threshold_", "hardshrink", "softshrink", "tanhshrink",
+    "glu",
     "clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_", "maximum", "heaviside",
 }  # fmt: skip
 _FUSED_LAYERS = (
-    nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
+    nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
     nn.RNNBase, nn.RNNCellBase,
 )  # fmt: skip
 
-#: Operations whose result shares memory with their input: an in-place ReLU behind one changes more than its own tensor.
+#: Operations whose result shares memory with their input: an in-place ReLU behind one changes more than its
+#: own tensor.
 _ALIAS_NAMES = {
-    "view", "reshape", "flatten", "unflatten", "transpose", "permute", "squeeze", "unsqueeze", "t", "narrow", "select",
-    "expand", "expand_as", "view_as", "chunk", "split", "unbind", "detach", "contiguous", "getitem", "movedim", "swapaxes",
+    "view", "reshape", "flatten", "unflatten", "transpose", "permute", "squeeze", "unsqueeze", "t", "narrow",
+    "select",
+    "expand", "expand_as", "view_as", "chunk", "split", "unbind", "detach", "contiguous", "getitem",
+    "movedim", "swapaxes",
     "Identity", "Flatten", "Unflatten", "Dropout", "Dropout2d",
 }  # fmt: skip
 
@@ -81,7 +101,9 @@ class _Tracer(fx.Tracer):
         self.deepest: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (StochasticReLU, TrainingFlag)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (StochasticReLU, TrainingFlag)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self.owners.append(self.path_of_module(m))
@@ -103,7 +125,8 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """The graph of ``model``, the same for training and evaluation: flags that differ become :class:`TrainingFlag` calls.
+    """The graph of ``model``, the same for training and evaluation: flags that differ become
+    :class:`TrainingFlag` calls.
 
     Arguments of ``forward`` that default to a plain value (an option) are fixed at it.
 
@@ -126,14 +149,16 @@ def trace(model: nn.Module) -> fx.Graph:
 def relu_calls(model: nn.Module, graph: fx.Graph, other_activations: str) -> list[tuple[str, fx.Node]]:
     """The sites of a traced network in the order of execution: (qualified name, node).
 
-    A module's site has the module's name, a functional one its owner's name and ``relu``; further calls under the same name
-    get ``#2``, ``#3``, ...
+    A module's site has the module's name, a functional one its owner's name and ``relu``; further calls under
+    the same name get ``#2``, ``#3``, ...
 
     Raises:
         ConversionError: for another activation (unless kept), an opaque call, or if there is no ReLU at all.
     """
     if other_activations not in OTHER_ACTIVATIONS:
-        raise ValueError(f"other_activations = {other_activations!r} is not one of {', '.join(OTHER_ACTIVATIONS)}")
+        raise ValueError(
+            f"other_activations = {other_activations!r} is not one of {', '.join(OTHER_ACTIVATIONS)}"
+        )
     modules = dict(model.named_modules(remove_duplicate=False))
     calls: list[tuple[str, fx.Node]] = []
     seen: dict[str, int] = {}
@@ -148,7 +173,8 @@ def relu_calls(model: nn.Module, graph: fx.Graph, other_activations: str) -> lis
             calls.append((name if seen[name] == 1 else f"{name}#{seen[name]}", node))
         elif other_activations == "refuse" and (what := _other_activation(node, modules)):
             raise ConversionError(
-                f"{what} at {_place(node)} is not a ReLU, and its sign test would stay exact: replace it by nn.ReLU, "
+                f"{what} at {_place(node)} is not a ReLU, and its sign test would stay exact: replace it by "
+                "nn.ReLU, "
                 'or pass other_activations="keep" to leave it as it is'
             )
     if not calls:
@@ -157,7 +183,8 @@ def relu_calls(model: nn.Module, graph: fx.Graph, other_activations: str) -> lis
 
 
 def redirect_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> None:
-    """Before an in-place ReLU is replaced by one that is not: later readers of its input shall read its output.
+    """Before an in-place ReLU is replaced by one that is not: later readers of its input shall read its
+    output.
 
     Raises:
         ConversionError: if the change was also visible through another view of the same memory.
@@ -169,7 +196,8 @@ def redirect_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> None:
     for alias in _aliases(source, modules) - {source, node}:
         if any(user in later for user in alias.users):
             raise ConversionError(
-                f"the in-place ReLU at {_place(node)} also changes {alias.name}, another view of its input that is read "
+                f"the in-place ReLU at {_place(node)} also changes {alias.name}, another view of its input "
+                "that is read "
                 "later: use an out-of-place ReLU there (inplace=False, F.relu(x), torch.relu(x))"
             )
     source.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
@@ -190,12 +218,15 @@ def _trace_once(model: nn.Module) -> fx.Graph:
         owner = f"{place} ({type(model.get_submodule(place)).__name__})" if place else type(model).__name__
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConversionError(
-            f"cannot trace the forward of {owner}: {reason}. ReLU calls are told apart in the traced graph, so make the "
-            "forward free of control flow that depends on tensor values or shapes, or of code that is not torch's; "
+            f"cannot trace the forward of {owner}: {reason}. ReLU calls are told apart in the traced graph, "
+            "so make the "
+            "forward free of control flow that depends on tensor values or shapes, or of code that is not "
+            "torch's; "
             "wrappers (DataParallel, DistributedDataParallel, torch.compile) go around the converted network"
         ) from error
     finally:
-        # fx leaves tensors that the forward makes (torch.zeros(1)) on the network as new attributes; the nodes take them along
+        # fx leaves tensors that the forward makes (torch.zeros(1)) on the network as new attributes; the
+        # nodes take them along
         made = {name: vars(model).pop(name) for name in set(vars(model)) - before}
     for node in graph.nodes:
         if node.op == "get_attr" and node.target in made:
@@ -216,11 +247,14 @@ def _same_step(a: fx.Node, b: fx.Node) -> bool:
 
 
 def _unify_modes(graph: fx.Graph, reference: fx.Graph) -> None:
-    """Replace, in the training-mode ``graph``, every argument that is True there and False in the evaluation graph."""
+    """Replace, in the training-mode ``graph``, every argument that is True there and False in the evaluation
+    graph.
+    """
     nodes, others = list(graph.nodes), list(reference.nodes)
     if len(nodes) != len(others) or not all(_same_step(a, b) for a, b in zip(nodes, others, strict=True)):
         raise ConversionError(
-            "the forward does different things in training and in evaluation (auxiliary heads, say), so no single graph "
+            "the forward does different things in training and in evaluation (auxiliary heads, say), so no "
+            "single graph "
             "holds its ReLUs: switch that off (aux_logits=False) or move it out of the network"
         )
     flags: dict[str, fx.Node] = {}
@@ -247,7 +281,9 @@ def _unify_modes(graph: fx.Graph, reference: fx.Graph) -> None:
 
 
 def makes_new_memory(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether the result of a node is certainly no view of anything, and nothing that another node returned before."""
+    """Whether the result of a node is certainly no view of anything, and nothing that another node returned
+    before.
+    """
     if node.op == "call_module":
         return type(modules.get(str(node.target))) in _NEW_MEMORY_MODULES
     return node.op == "call_function" and node.target in _NEW_MEMORY_FUNCTIONS and "out" not in node.kwargs
@@ -289,16 +325,28 @@ def _refuse_hidden(node: fx.Node, modules: dict[str, nn.Module]) -> None:
     if node.op == "call_module":
         module = modules.get(str(node.target))
         inner = [m for m in module.modules() if m is not module] if module is not None else []
-        if isinstance(module, _FUSED_LAYERS) or any(isinstance(m, (nn.ReLU, *_ACTIVATION_MODULES)) for m in inner):
+        if isinstance(module, _FUSED_LAYERS) or any(
+            isinstance(m, (nn.ReLU, *_ACTIVATION_MODULES)) for m in inner
+        ):
             raise ConversionError(
-                f"{type(module).__name__} at {node.target} computes its activations inside one fused layer, where they "
+                f"{type(module).__name__} at {node.target} computes its activations inside one fused layer, "
+                "where they "
                 "cannot be replaced: write the layer out with nn.Linear and nn.ReLU"
             )
     elif node.op == "call_function":
         home = getattr(node.target, "__module__", None) or "torch"
-        if home.split(".")[0] not in ("torch", "_operator", "operator", "builtins", "math", "torchvision", "circa_train"):
+        if home.split(".")[0] not in (
+            "torch",
+            "_operator",
+            "operator",
+            "builtins",
+            "math",
+            "torchvision",
+            "circa_train",
+        ):
             raise ConversionError(
-                f"{_short_name(node)} at {_place(node)} is opaque to the trace (torch.fx.wrap) and may hide a ReLU: "
+                f"{_short_name(node)} at {_place(node)} is opaque to the trace (torch.fx.wrap) and may hide "
+                "a ReLU: "
                 "let it be traced, or make it a module whose ReLUs are nn.ReLU"
             )
 
@@ -310,7 +358,11 @@ def _short_name(node: fx.Node) -> str:
 
 
 def _place(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else f"{node.meta.get('owner') or 'the network'} (node {node.name})"
+    return (
+        str(node.target)
+        if node.op == "call_module"
+        else f"{node.meta.get('owner') or 'the network'} (node {node.name})"
+    )
 
 
 def _input(node: fx.Node) -> fx.Node:

@@ -1,7 +1,8 @@
-"""Figures from rows of the tidy table (``circa_train.results``).
+"""Figures from rows of the tidy table (``circa_train.runs.table``).
 
-Every figure is a function ``rows -> matplotlib Figure`` without global state; ``save_figure`` writes one as PNG and SVG with
-the command that made it in its metadata; ``gallery`` draws each figure for which a collection holds data.
+Every figure is a function ``rows -> matplotlib Figure`` without global state; ``save_figure`` writes one as
+PNG and SVG with the command that made it in its metadata; ``gallery`` draws each figure for which a
+collection holds data.
 """
 
 from __future__ import annotations

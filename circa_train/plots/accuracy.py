@@ -11,18 +11,20 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from circa_train.plots.series import Point, accuracy_points, group, knee, require_one
 from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
-from circa_train.results import Row
+from circa_train.runs.table import Row
 
 
 def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:
     """Accuracy against k for each mode, before and after fine-tuning, with 95% bands.
 
-    One series holds, for a mode, the points of the network as trained; another those of networks fine-tuned at the k they
-    are evaluated at; further ones follow a network fine-tuned at one k along the others. The dashed line is the exact-ReLU
-    accuracy; a star on each series marks its knee (:func:`~circa_train.plots.series.knee`).
+    One series holds, for a mode, the points of the network as trained; another those of networks fine-tuned
+    at the k they are evaluated at; further ones follow a network fine-tuned at one k along the others. The
+    dashed line is the exact-ReLU accuracy; a star on each series marks its knee
+    (:func:`~circa_train.plots.series.knee`).
 
     Raises:
-        MixedExperiments: if the rows hold several models, data sets, splits, fraction bits, or networks before fine-tuning.
+        MixedExperiments: if the rows hold several models, data sets, splits, fraction bits, or networks
+            before fine-tuning.
         ValueError: if no row is an evaluation with a single k.
     """
     rows = [row for row in rows if row.get("fault") == "truncated_sign" and row.get("k") is not None]
@@ -37,12 +39,25 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:
     for index, ((_, _, label), members) in enumerate(series):
         points = accuracy_points(members, "k")
         exact = baseline if plain else members[0].get("baseline_accuracy")
-        at = knee({int(p.x): p.y for p in points}, exact, tolerance) if exact is not None and len(points) > 1 else None
+        at = (
+            knee({int(p.x): p.y for p in points}, exact, tolerance)
+            if exact is not None and len(points) > 1
+            else None
+        )
         _band(axes, points, index, label if at is None else f"{label}, knee at k = {at}")
         if at is not None:
             y = next(point.y for point in points if point.x == at)
             color, size = series_style(index).color, 19 - 4 * min(index, 3)  # stars at one place stay visible
-            axes.plot([at], [y], marker="*", markersize=size, color=color, markeredgecolor="white", linestyle="none", zorder=5)
+            axes.plot(
+                [at],
+                [y],
+                marker="*",
+                markersize=size,
+                color=color,
+                markeredgecolor="white",
+                linestyle="none",
+                zorder=5,
+            )
     _baseline(axes, baseline)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     dress(
@@ -56,7 +71,8 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:
 
 
 def accuracy_vs_rate(rows: Sequence[Row]) -> Figure:
-    """Accuracy against the rate of uniform sign flips on a logarithmic axis, one series per direction, with 95% bands.
+    """Accuracy against the rate of uniform sign flips on a logarithmic axis, one series per direction, with
+    95% bands.
 
     Raises:
         MixedExperiments: as :func:`accuracy_vs_k`.
@@ -72,7 +88,12 @@ def accuracy_vs_rate(rows: Sequence[Row]) -> Figure:
         _band(axes, accuracy_points(members, "rate"), index, names.get(direction, str(direction)))
     _baseline(axes, rows[0].get("baseline_accuracy"))
     axes.set_xscale("log")
-    dress(axes, title=_title(shared), xlabel="probability of a sign fault per ReLU", ylabel=f"{shared['split']} accuracy")
+    dress(
+        axes,
+        title=_title(shared),
+        xlabel="probability of a sign fault per ReLU",
+        ylabel=f"{shared['split']} accuracy",
+    )
     axes.legend(fontsize=8, frameon=False, loc="lower left")
     return figure
 
@@ -101,14 +122,26 @@ def _band(axes: Axes, points: Sequence[Point], index: int, label: str) -> None:
         linewidth=1.6,
     )
     axes.fill_between(
-        x, [point.low for point in points], [point.high for point in points], color=style.color, alpha=0.18, linewidth=0
+        x,
+        [point.low for point in points],
+        [point.high for point in points],
+        color=style.color,
+        alpha=0.18,
+        linewidth=0,
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _baseline(axes: Axes, accuracy: float | None) -> None:
     if accuracy is not None:
-        axes.axhline(accuracy, color=GREY, linestyle=(0, (6, 2)), linewidth=1, label=f"exact ReLU, {accuracy:.1%}", zorder=1)
+        axes.axhline(
+            accuracy,
+            color=GREY,
+            linestyle=(0, (6, 2)),
+            linewidth=1,
+            label=f"exact ReLU, {accuracy:.1%}",
+            zorder=1,
+        )
 
 
 def _title(shared: dict[str, Any]) -> str:

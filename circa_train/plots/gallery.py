@@ -13,7 +13,7 @@ from circa_train.plots.law import fault_probability_curves
 from circa_train.plots.pareto import accuracy_vs_bytes
 from circa_train.plots.series import MixedExperiments, group, knee
 from circa_train.plots.sites import site_fault_rates, site_heat_map
-from circa_train.results import Row
+from circa_train.runs.table import Row
 
 _LAW_CURVES = 6
 
@@ -27,7 +27,9 @@ class Gallery:
 
 
 def gallery(rows: Sequence[Row], sites: Sequence[Row] = (), *, tolerance: float = 0.01) -> Gallery:
-    """Draw what the rows of evaluations, and of sites, allow; what is mixed or absent is left out with its reason."""
+    """Draw what the rows of evaluations, and of sites, allow; what is mixed or absent is left out with its
+    reason.
+    """
     evaluations = [row for row in rows if row["kind"] == "evaluate"]
     found = Gallery()
 
@@ -53,8 +55,13 @@ def gallery(rows: Sequence[Row], sites: Sequence[Row] = (), *, tolerance: float 
 
 
 def _telling_run(sites: Sequence[Row], tolerance: float) -> list[Row]:
-    """Of the evaluations with figures per site, the one at the knee (else the smallest k): many faults, little harm."""
-    runs = group([row for row in sites if row.get("k") is not None and not row.get("finetuned")], lambda row: row["run"])
+    """Of the evaluations with figures per site, the one at the knee (else the smallest k): many faults,
+    little harm.
+    """
+    runs = group(
+        [row for row in sites if row.get("k") is not None and not row.get("finetuned")],
+        lambda row: row["run"],
+    )
     if not runs:
         return list(sites)
     accuracy = {members[0]["k"]: members[0]["accuracy"] for members in runs.values()}

@@ -15,11 +15,14 @@ from circa_train.plots.style import dress, mode_name, new_figure, series_style
 _POINTS = 600
 
 
-def fault_probability_curves(ks: Sequence[int], *, mode: str = "poszero", prime: int = DEFAULT_PRIME) -> Figure:
-    """P(fault) of a sign test against its input x, for each k: negative x on the left panel, positive on the right.
+def fault_probability_curves(
+    ks: Sequence[int], *, mode: str = "poszero", prime: int = DEFAULT_PRIME
+) -> Figure:
+    """P(fault) of a sign test against its input x, for each k: negative x on the left panel, positive on the
+    right.
 
-    The abscissa is log2 |x|, where truncation acts below 2^k and wrapping, |x|/p, above. The values are the law itself
-    (``fault_probability``), not samples.
+    The abscissa is log2 |x|, where truncation acts below 2^k and wrapping, |x|/p, above. The values are the
+    law itself (``fault_probability``), not samples.
 
     Raises:
         ValueError: if there is no k, or one is out of range for the prime.
@@ -28,7 +31,9 @@ def fault_probability_curves(ks: Sequence[int], *, mode: str = "poszero", prime:
         raise ValueError("give at least one k to draw fault probabilities for")
     largest = largest_centred(prime)
     magnitudes = torch.unique(
-        torch.logspace(0, torch.log2(torch.tensor(float(largest))).item(), _POINTS, base=2.0, dtype=torch.float64)
+        torch.logspace(
+            0, torch.log2(torch.tensor(float(largest))).item(), _POINTS, base=2.0, dtype=torch.float64
+        )
         .round()
         .to(torch.int64)
         .clamp(max=largest)

@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from circa_train.plots.series import group, require_one
 from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
-from circa_train.results import Row
+from circa_train.runs.table import Row
 
 _MEBI = 2**20
 
@@ -28,9 +28,11 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
-    """Accuracy against garbled-table bytes per inference (32 B per AND gate of the sign tests), with the Pareto front.
+    """Accuracy against garbled-table bytes per inference (32 B per AND gate of the sign tests), with the
+    Pareto front.
 
-    Several models of one data set may share the figure; each (model, fine-tuned or not) is a series, each point says its k.
+    Several models of one data set may share the figure; each (model, fine-tuned or not) is a series, each
+    point says its k.
 
     Raises:
         MixedExperiments: if the rows hold several data sets or splits.
@@ -44,11 +46,21 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
     points = [(row["table_bytes"] / _MEBI, row["accuracy"]) for row in rows]
     front = pareto_front(points)
     steps, heights = [x for x, _ in front], [y for _, y in front]
-    axes.step(steps, heights, where="post", color=GREY, linewidth=1, label="Pareto front, with its k", zorder=1)
-    series = group(
-        rows, lambda row: (str(row["model"]), bool(row.get("finetuned")), mode_rank(row.get("mode")), row.get("mode"))
+    axes.step(
+        steps, heights, where="post", color=GREY, linewidth=1, label="Pareto front, with its k", zorder=1
     )
-    for index, ((model, tuned, _, mode), members) in enumerate(sorted(series.items(), key=lambda item: item[0][:3])):
+    series = group(
+        rows,
+        lambda row: (
+            str(row["model"]),
+            bool(row.get("finetuned")),
+            mode_rank(row.get("mode")),
+            row.get("mode"),
+        ),
+    )
+    for index, ((model, tuned, _, mode), members) in enumerate(
+        sorted(series.items(), key=lambda item: item[0][:3])
+    ):
         style = series_style(index)
         axes.plot(
             [row["table_bytes"] / _MEBI for row in members],
@@ -69,6 +81,11 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
             axes.annotate(str(row["k"]), point, fontsize=7, color=GREY, **offset)
     axes.margins(x=0.06, y=0.08)  # room for the outermost numbers
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    dress(axes, title=str(shared["data"]), xlabel="garbled tables per inference (MiB)", ylabel=f"{shared['split']} accuracy")
+    dress(
+        axes,
+        title=str(shared["data"]),
+        xlabel="garbled tables per inference (MiB)",
+        ylabel=f"{shared['split']} accuracy",
+    )
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circa_train.results import Row
+from circa_train.runs.table import Row
 
 
 class MixedExperiments(ValueError):
@@ -38,7 +38,8 @@ def require_one(rows: Iterable[Row], columns: Sequence[str], figure: str) -> dic
             listed = ", ".join(values[:6]) + (", ..." if len(values) > 6 else "")
             choices = "  or  ".join(f"+where.{column}={value}" for value in values[:4])
             raise MixedExperiments(
-                f"{figure} would mix {len(values)} values of {column}: {listed}; choose one, e.g. scripts/plot.py ... {choices}"
+                f"{figure} would mix {len(values)} values of {column}: {listed}; choose one, e.g. "
+                f"scripts/plot.py ... {choices}"
             )
         found[column] = rows[0].get(column) if rows else None
     return found
@@ -53,13 +54,16 @@ def group(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]
 
 
 def accuracy_points(rows: Iterable[Row], column: str) -> list[Point]:
-    """Accuracy against a column, sorted; rows at one place (other fault seeds) are pooled by :func:`pooled`."""
+    """Accuracy against a column, sorted; rows at one place (other fault seeds) are pooled by
+    :func:`pooled`.
+    """
     places = group(rows, lambda row: row[column])
     return [pooled(x, independent(places[x])) for x in sorted(places)]
 
 
 def independent(rows: Sequence[Row]) -> list[Row]:
-    """Of the rows of one checkpoint and fault seed the one with the most draws: it holds the draws of the others.
+    """Of the rows of one checkpoint and fault seed the one with the most draws: it holds the draws of the
+    others.
 
     The same point, alone and again in a sweep, is no second measurement, and must not narrow an interval.
     """
@@ -70,14 +74,17 @@ def independent(rows: Sequence[Row]) -> list[Row]:
 def pooled(x: float, rows: Sequence[Row]) -> Point:
     """One point from independent measurements of the same quantity.
 
-    The mean weighs each by its number of draws n; half-widths h of independent intervals add as sqrt(sum (n h)^2) / sum n.
+    The mean weighs each by its number of draws n; half-widths h of independent intervals add as sqrt(sum (n
+    h)^2) / sum n.
     """
     weights = [max(int(row.get("draws") or 1), 1) for row in rows]
     total = sum(weights)
     mean = sum(w * row["accuracy"] for w, row in zip(weights, rows, strict=True)) / total
     if len(rows) == 1:
         return Point(x, mean, rows[0]["accuracy_low"], rows[0]["accuracy_high"])
-    halves = [w * (row["accuracy_high"] - row["accuracy_low"]) / 2 for w, row in zip(weights, rows, strict=True)]
+    halves = [
+        w * (row["accuracy_high"] - row["accuracy_low"]) / 2 for w, row in zip(weights, rows, strict=True)
+    ]
     half = math.sqrt(sum(h * h for h in halves)) / total
     return Point(x, mean, max(mean - half, 0.0), min(mean + half, 1.0))
 

@@ -9,17 +9,19 @@ from matplotlib.figure import Figure
 
 from circa_train.plots.series import group, require_one
 from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
-from circa_train.results import Row
+from circa_train.runs.table import Row
 
 KINDS = ("wrap", "truncation")
 DIRECTIONS = ("zeroed", "passed")
 
 
 def site_fault_rates(rows: Sequence[Row]) -> Figure:
-    """Observed and expected fault rates of every site of one evaluation: wrap and truncation, zeroed and passed.
+    """Observed and expected fault rates of every site of one evaluation: wrap and truncation, zeroed and
+    passed.
 
-    ``rows`` are ``site_rows``, with ``expected.wrap_zeroed`` etc. (faults expected by the law on the activations of one
-    batch), ``observed.wrap_zeroed`` etc. (counted on the same), and ``expected.values`` (sign tests).
+    ``rows`` are ``site_rows``, with ``expected.wrap_zeroed`` etc. (faults expected by the law on the
+    activations of one batch), ``observed.wrap_zeroed`` etc. (counted on the same), and ``expected.values``
+    (sign tests).
 
     Raises:
         MixedExperiments: if the rows come from several evaluations.
@@ -51,7 +53,13 @@ def site_fault_rates(rows: Sequence[Row]) -> Figure:
                 linestyle="none",
             )
             axes.plot(
-                range(len(rows)), observed, label="observed", color=seen.color, marker="o", markersize=4, linestyle="none"
+                range(len(rows)),
+                observed,
+                label="observed",
+                color=seen.color,
+                marker="o",
+                markersize=4,
+                linestyle="none",
             )
             dress(axes, title=f"{kind}, {direction}", ylabel="faults per ReLU" if j == 0 else "")
             if not any(expected) and not any(observed):
@@ -61,7 +69,9 @@ def site_fault_rates(rows: Sequence[Row]) -> Figure:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
             axes.set_xticks(range(len(rows)), names, rotation=90, fontsize=6 if len(rows) > 12 else 8)
     panels[0][0].legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{shared['model']} on {shared['data']}, {mode_name(shared['mode'])}, k = {shared['k']}", fontsize=11)
+    figure.suptitle(
+        f"{shared['model']} on {shared['data']}, {mode_name(shared['mode'])}, k = {shared['k']}", fontsize=11
+    )
     return figure
 
 
@@ -84,7 +94,12 @@ def site_heat_map(rows: Sequence[Row]) -> Figure:
     positive = [rate for rate in rates.values() if rate > 0] or [1.0]
     norm = LogNorm(min(positive), max([*positive, min(positive) * 1.01]))
     figure, panels = new_figure(
-        1, len(modes), width=2.6 + 2.6 * len(modes), height=1.8 + 0.28 * len(sites), sharey=True, squeeze=False
+        1,
+        len(modes),
+        width=2.6 + 2.6 * len(modes),
+        height=1.8 + 0.28 * len(sites),
+        sharey=True,
+        squeeze=False,
     )
     for axes, mode in zip(panels[0], modes, strict=True):
         ks = sorted({row["k"] for row in modes[mode]})
@@ -100,5 +115,7 @@ def site_heat_map(rows: Sequence[Row]) -> Figure:
 
 
 def _rate(row: Row) -> float:
-    faults = sum(row.get(f"observed.{kind}_{direction}") or 0 for kind in (*KINDS, "flip") for direction in DIRECTIONS)
+    faults = sum(
+        row.get(f"observed.{kind}_{direction}") or 0 for kind in (*KINDS, "flip") for direction in DIRECTIONS
+    )
     return float(faults / max(row["observed.values"], 1))

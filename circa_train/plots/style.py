@@ -1,4 +1,5 @@
-"""One look for all figures: colours that the colour-blind tell apart, and a marker and a dash of its own for each series.
+"""One look for all figures: colours that the colour-blind tell apart, and a marker and a dash of its own for
+each series.
 
 The palette is Okabe and Ito's (2008). Printed in grey, markers and dashes still tell the series apart.
 """
@@ -39,7 +40,9 @@ def series_style(index: int) -> SeriesStyle:
     """The n-th style; beyond seven series colours repeat with another marker and dash."""
     turn = index // len(PALETTE)
     return SeriesStyle(
-        PALETTE[index % len(PALETTE)], MARKERS[(index + turn) % len(MARKERS)], DASHES[(index + 2 * turn) % len(DASHES)]
+        PALETTE[index % len(PALETTE)],
+        MARKERS[(index + turn) % len(MARKERS)],
+        DASHES[(index + 2 * turn) % len(DASHES)],
     )
 
 
@@ -87,7 +90,9 @@ def save_figure(
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         metadata = (
-            {"Software": "circa_train", "Comment": command} if suffix == "png" else {"Description": command, "Date": None}
+            {"Software": "circa_train", "Comment": command}
+            if suffix == "png"
+            else {"Description": command, "Date": None}
         )
         with matplotlib.rc_context({"svg.hashsalt": "circa_train"}):
             figure.savefig(temporary, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)

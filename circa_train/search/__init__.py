@@ -1,4 +1,6 @@
-"""How many bits may be dropped, and where, within an accuracy budget? See :mod:`circa_train.search.engine`."""
+"""How many bits may be dropped, and where, within an accuracy budget? See
+:mod:`circa_train.search.engine`.
+"""
 
 from __future__ import annotations
 
@@ -7,4 +9,13 @@ from circa_train.search.engine import SearchResult, search
 from circa_train.search.judging import Judgement
 from circa_train.search.settings import SearchSettings
 
-__all__ = ["Answer", "Judgement", "SearchResult", "SearchSettings", "fault_file", "search", "summary", "write_fault_file"]
+__all__ = [
+    "Answer",
+    "Judgement",
+    "SearchResult",
+    "SearchSettings",
+    "fault_file",
+    "search",
+    "summary",
+    "write_fault_file",
+]

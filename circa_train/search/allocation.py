@@ -1,9 +1,10 @@
 """Allocations as numbers: which site gets how many bits. No network, no tensor.
 
-A candidate is one k per site. Its cost in AND gates is a sum over sites, and so is its *predicted harm*; both are tables
-``[site][k]``. The cheapest allocation for a given harm is a knapsack problem, and since harm grows faster and faster with k
-while every bit saves the same, its relaxation is solved by greed: raise, by one bit, the site that saves most per harm. The
-allocations on that path are nested, so one number, the place on the path, is all that is left to search for.
+A candidate is one k per site. Its cost in AND gates is a sum over sites, and so is its *predicted harm*; both
+are tables ``[site][k]``. The cheapest allocation for a given harm is a knapsack problem, and since harm grows
+faster and faster with k while every bit saves the same, its relaxation is solved by greed: raise, by one bit,
+the site that saves most per harm. The allocations on that path are nested, so one number, the place on the
+path, is all that is left to search for.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ class Tables:
 
     def __post_init__(self) -> None:
         if [len(row) for row in self.gates] != [len(row) for row in self.harm] or not all(self.gates):
-            raise ValueError("gates and harm must hold one value for every k at every site, at least one site and one k")
-        # Harm that falls with k (noise, or the law near the bit length of the prime) would make greed walk in circles.
+            raise ValueError(
+                "gates and harm must hold one value for every k at every site, at least one site and one k"
+            )
+        # Harm that falls with k (noise, or the law near the bit length of the prime) would make greed walk in
+        # circles.
         object.__setattr__(self, "harm", tuple(tuple(accumulate(row, max)) for row in self.harm))
 
     def total_gates(self, ks: Allocation) -> int:
@@ -50,7 +54,8 @@ class Tables:
 def greedy_path(tables: Tables) -> list[Allocation]:
     """From no bit dropped to all that can be: each allocation raises one site of the one before by one bit.
 
-    The site is the one that saves most AND gates per predicted harm; where a bit does no harm, the one that saves most.
+    The site is the one that saves most AND gates per predicted harm; where a bit does no harm, the one that
+    saves most.
     """
     ks: Allocation = (0,) * len(tables.gates)
     path = [ks]
@@ -67,13 +72,15 @@ def _worth(tables: Tables, ks: Allocation, site: int) -> tuple[float, int]:
 
 
 def last_accepted(accept: Callable[[int], bool], count: int, low: int, high: int) -> int | None:
-    """The largest index in [0, count) that ``accept`` takes, if it takes all up to some index and none beyond; else None.
+    """The largest index in [0, count) that ``accept`` takes, if it takes all up to some index and none
+    beyond; else None.
 
     Args:
         accept: called at most once per index.
         count: how many there are.
         low: believed to be accepted.
-        high: believed not to be; both beliefs are tested, and where they are wrong the search widens in doubling strides.
+        high: believed not to be; both beliefs are tested, and where they are wrong the search widens in
+            doubling strides.
     """
     known: dict[int, bool] = {}
 

@@ -1,9 +1,9 @@
 """The answer of a search: what it saves, as a record, as text, and as the fault file that all scripts accept.
 
-Savings are per image, beside uniform k and beside k = 0: AND gates; bytes stored for evaluation (tables, output word, labels);
-and seconds of garbling, evaluating and transfer on one core of this machine. Seconds are measured for three circuits and
-taken to be affine in the AND gates, as every gate is the same work: so that allocations a few gates apart compare by gates
-and not by the noise of a clock.
+Savings are per image, beside uniform k and beside k = 0: AND gates; bytes stored for evaluation (tables,
+output word, labels); and seconds of garbling, evaluating and transfer on one core of this machine. Seconds
+are measured for three circuits and taken to be affine in the AND gates, as every gate is the same work: so
+that allocations a few gates apart compare by gates and not by the noise of a clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 from circa_train.cost import circuits_of, measure_seconds, network_cost
 from circa_train.fault.spec import FaultSpec, TruncatedSign, spec_to_dict
 from circa_train.field import bit_length
-from circa_train.runs import write_text
+from circa_train.runs.folder import write_text
 from circa_train.search.engine import SearchResult
 from circa_train.search.judging import Allocation, Judgement, name_of, specs_of
 from circa_train.search.settings import SearchSettings
@@ -54,7 +54,12 @@ class Answer:
     chosen: Price
 
     @classmethod
-    def of(cls, result: SearchResult, settings: SearchSettings, seconds: Callable[[int, int], float] | None = None) -> Answer:
+    def of(
+        cls,
+        result: SearchResult,
+        settings: SearchSettings,
+        seconds: Callable[[int, int], float] | None = None,
+    ) -> Answer:
         """Price a result. ``seconds(relus, and_gates)`` replaces the measurement on this machine."""
         seconds = seconds or measured_rate(result.spec)
         flat = (0,) * len(result.sites)
@@ -74,10 +79,19 @@ class Answer:
             "confirmed": result.chosen_test.within,
             "accounting": ACCOUNTING,
             "untruncated": asdict(self.untruncated),
-            "uniform": {**asdict(self.uniform), "validation": _judged(result.uniform), "test": _judged(result.uniform_test)},
-            "chosen": {**asdict(self.chosen), "validation": _judged(result.chosen), "test": _judged(result.chosen_test)},
+            "uniform": {
+                **asdict(self.uniform),
+                "validation": _judged(result.uniform),
+                "test": _judged(result.uniform_test),
+            },
+            "chosen": {
+                **asdict(self.chosen),
+                "validation": _judged(result.chosen),
+                "test": _judged(result.chosen_test),
+            },
             "saved": {
-                name: getattr(self.uniform, name) - getattr(self.chosen, name) for name in ("and_gates", "bytes", "seconds")
+                name: getattr(self.uniform, name) - getattr(self.chosen, name)
+                for name in ("and_gates", "bytes", "seconds")
             },
             "candidates": result.candidates,
             "network_runs": result.runs,
@@ -85,7 +99,9 @@ class Answer:
         }
 
     def allocation(self) -> list[dict[str, Any]]:
-        """Per site: ReLUs, k, AND gates per image, and expected faults per image on the recorded activations."""
+        """Per site: ReLUs, k, AND gates per image, and expected faults per image on the recorded
+        activations.
+        """
         result = self.result
         specs = _specs(result, result.chosen.ks)
         costs = network_cost(result.sites, specs, accounting="tables").sites
@@ -103,9 +119,13 @@ class Answer:
 
 
 def measured_rate(spec: TruncatedSign) -> Callable[[int, int], float]:
-    """Seconds as a function of (ReLUs, AND gates): an affine fit through three circuits of this field, timed here and now."""
+    """Seconds as a function of (ReLUs, AND gates): an affine fit through three circuits of this field, timed
+    here and now.
+    """
     bits = bit_length(spec.prime)
-    circuits = [c for k in (0, bits // 2, bits - 1) for c in circuits_of(TruncatedSign(k, spec.mode, spec.prime))]
+    circuits = [
+        c for k in (0, bits // 2, bits - 1) for c in circuits_of(TruncatedSign(k, spec.mode, spec.prime))
+    ]
     timed = measure_seconds(circuits)
     gates = [circuit.circuit.and_gates for circuit in timed]
     slope, constant = statistics.linear_regression(gates, [seconds.total for seconds in timed.values()])
@@ -113,12 +133,15 @@ def measured_rate(spec: TruncatedSign) -> Callable[[int, int], float]:
 
 
 def summary(answer: Answer, path: Path) -> str:
-    """The answer in a few lines, plainly: what was found, what it saves, and whether test images confirm it."""
+    """The answer in a few lines, plainly: what was found, what it saves, and whether test images confirm
+    it.
+    """
     result = answer.result
     uniform, chosen = answer.uniform, answer.chosen
     lines = [
         f"uniform: {result.uniform}",
-        f"         {_priced(uniform)}; {1 - uniform.and_gates / answer.untruncated.and_gates:.1%} fewer gates than k = 0",
+        f"         {_priced(uniform)}; {1 - uniform.and_gates / answer.untruncated.and_gates:.1%} fewer "
+        "gates than k = 0",
     ]
     if result.beats_uniform:
         saved = 1 - chosen.and_gates / uniform.and_gates
@@ -128,9 +151,14 @@ def summary(answer: Answer, path: Path) -> str:
         ]
     elif answer.settings.per_site:
         lines.append("no allocation by site found within the budget beats uniform k; the answer is uniform k")
-    lines.append(f"{result.candidates} candidates, of which {result.runs} took network runs; the exact law decided the others")
+    lines.append(
+        f"{result.candidates} candidates, of which {result.runs} took network runs; the exact law decided "
+        "the others"
+    )
     confirmed = "confirmed" if result.chosen_test.within else "NOT CONFIRMED"
-    lines.append(f"test images, {confirmed}: {result.chosen_test} (budget {100 * answer.settings.budget:g} points)")
+    lines.append(
+        f"test images, {confirmed}: {result.chosen_test} (budget {100 * answer.settings.budget:g} points)"
+    )
     lines.append(f"fault=file fault.path={path}")
     return "\n".join(lines)
 
@@ -139,7 +167,9 @@ def fault_file(sites: Mapping[str, FaultSpec], frac_bits: int, remarks: Sequence
     """The text of a fault file: remarks as comments, ``frac_bits``, and one sign test per site. YAML."""
     content = {"frac_bits": frac_bits, "sites": {name: spec_to_dict(spec) for name, spec in sites.items()}}
     comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
-    return "\n".join([*comments, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)])
+    return "\n".join(
+        [*comments, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)]
+    )
 
 
 def write_fault_file(path: Path, answer: Answer, remarks: Sequence[str] = ()) -> Path:

@@ -1,16 +1,21 @@
-"""The search: the largest uniform k within an accuracy budget, and then one k per site that saves more AND gates.
+"""The search: the largest uniform k within an accuracy budget, and then one k per site that saves more AND
+gates.
 
 1. *Uniform k*, by bisection: accuracy falls as k rises, so a handful of candidates are run.
-2. *Sensitivity*: each site alone gets faults once, at the first k that was too much for all of them, and the exact law extends
+2. *Sensitivity*: each site alone gets faults once, at the first k that was too much for all of them, and the
+exact law extends
    the measurement to every k (:mod:`circa_train.search.harm`).
-3. *Greedy path* (:mod:`circa_train.search.allocation`): hundreds of allocations in the order of predicted harm. Those below the
-   harm of the uniform answer are taken to be within the budget, those above the harm of the uniform k that failed to be
-   over it; between, and wherever that turns out wrong, the network decides, by bisection.
-4. *Refinement*: from the best so far, single bits at single sites, the one that saves most first; what the law foretells to
+3. *Greedy path* (:mod:`circa_train.search.allocation`): hundreds of allocations in the order of predicted
+harm. Those below the
+   harm of the uniform answer are taken to be within the budget, those above the harm of the uniform k that
+   failed to be over it; between, and wherever that turns out wrong, the network decides, by bisection.
+4. *Refinement*: from the best so far, single bits at single sites, the one that saves most first; what the
+law foretells to
    harm more than a candidate that failed is left out.
 
-Everything is decided on validation images. The uniform answer and the per-site answer are then measured on test images, which
-is reported and decides nothing. If no allocation within the budget needs fewer gates than uniform k, the answer is uniform k.
+Everything is decided on validation images. The uniform answer and the per-site answer are then measured on
+test images, which is reported and decides nothing. If no allocation within the budget needs fewer gates than
+uniform k, the answer is uniform k.
 """
 
 from __future__ import annotations
@@ -83,17 +88,20 @@ def search(
     """Search for the bits that ``network`` can do without.
 
     Args:
-        network: a converted network; its fraction bits, seed and overflow policy hold for the search, its sign tests come back.
+        network: a converted network; its fraction bits, seed and overflow policy hold for the search, its
+            sign tests come back.
         splits: its data; ``validation`` decides, ``test`` confirms.
         spec: mode and prime of the sign tests; its k says nothing (``settings.first_k`` does).
         settings: the budget, and how hard to look.
-        store_path: where measurements are kept, so that a search that was cut off goes on; None keeps nothing.
+        store_path: where measurements are kept, so that a search that was cut off goes on; None keeps
+            nothing.
         identity: names network and data; measurements under another identity are not used.
         report: called with a line of text after every decision.
         progress: show bars on the terminal.
 
     Raises:
-        ValueError: if the network has no stochastic site, the splits are empty, or not even k = 0 is within the budget.
+        ValueError: if the network has no stochastic site, the splits are empty, or not even k = 0 is within
+            the budget.
     """
     settings = settings or SearchSettings()
     relus = stochastic_relus(network)
@@ -107,7 +115,8 @@ def search(
     before = {name: relu.spec for name, relu in relus.items()}
     store = Store(store_path, identity)
     judge = partial(
-        Judge, network, mean=splits.mean, std=splits.std, spec=spec, settings=settings, store=store, report=report,
+        Judge, network, mean=splits.mean, std=splits.std, spec=spec, settings=settings, store=store,
+        report=report,
         progress=progress,
     )  # fmt: skip
     try:
@@ -132,7 +141,8 @@ def _search(
     bits = bit_length(spec.prime)
     if settings.budget < 1 / len(splits.validation):
         report(
-            f"note: the budget of {settings.budget:g} is less than one of {len(splits.validation)} validation images; "
+            f"note: the budget of {settings.budget:g} is less than one of {len(splits.validation)} "
+            "validation images; "
             "only candidates that lose none are within it"
         )
     uniform = judge((_uniform_k(judge, len(sites), bits, settings),) * len(sites))
@@ -146,8 +156,13 @@ def _search(
             mean=splits.mean, std=splits.std, batch_size=settings.batch_size, store=store, progress=progress,
         )  # fmt: skip
         tables = Tables(
-            gates=tuple(tuple(_gates(site, TruncatedSign(k, spec.mode, spec.prime)) for k in range(bits)) for site in sites),
-            harm=tuple(tuple(gain * error for error in law.error) for gain, law in zip(gains, laws, strict=True)),
+            gates=tuple(
+                tuple(_gates(site, TruncatedSign(k, spec.mode, spec.prime)) for k in range(bits))
+                for site in sites
+            ),
+            harm=tuple(
+                tuple(gain * error for error in law.error) for gain, law in zip(gains, laws, strict=True)
+            ),
         )
         best, considered = _along_path(judge, tables, uniform, report)
         candidates += considered
@@ -172,16 +187,23 @@ def _uniform_k(judge: Judge, sites: int, bits: int, settings: SearchSettings) ->
     if k is None:
         judged = judge((0,) * sites)
         raise ValueError(
-            f"not even k = 0 is within the budget of {settings.budget:g}: it loses {judged.loss:.4f} of accuracy "
-            f"{judged.exact:.4f} over {len(judged.evaluation.accuracies)} draws ({judged.verdict}). Faults without "
-            "truncation are wraps, |x|/p each: lower fault.frac_bits, or fine-tune with the faults in the loop. Where it is "
+            f"not even k = 0 is within the budget of {settings.budget:g}: it loses {judged.loss:.4f} of "
+            "accuracy "
+            f"{judged.exact:.4f} over {len(judged.evaluation.accuracies)} draws ({judged.verdict}). Faults "
+            "without "
+            "truncation are wraps, |x|/p each: lower fault.frac_bits, or fine-tune with the faults in the "
+            "loop. Where it is "
             "undecided, a larger budget or more draws may help, too"
         )
     return k
 
 
-def _along_path(judge: Judge, tables: Tables, uniform: Judgement, report: Callable[[str], None]) -> tuple[Judgement, int]:
-    """The furthest allocation on the greedy path that is within the budget and cheaper than ``uniform``, or ``uniform``."""
+def _along_path(
+    judge: Judge, tables: Tables, uniform: Judgement, report: Callable[[str], None]
+) -> tuple[Judgement, int]:
+    """The furthest allocation on the greedy path that is within the budget and cheaper than ``uniform``, or
+    ``uniform``.
+    """
     limit = tables.total_gates(uniform.ks)
     path = greedy_path(tables)
     cheaper = [ks for ks in path if tables.total_gates(ks) < limit]
@@ -191,7 +213,8 @@ def _along_path(judge: Judge, tables: Tables, uniform: Judgement, report: Callab
     low = sum(harm <= tables.total_harm(uniform.ks) for harm in harms) - 1
     high = sum(harm < _least_failed(judge, tables, uniform) for harm in harms)
     report(
-        f"the exact law puts {len(path)} allocations in order; of {len(cheaper)} that are cheaper than uniform k it takes "
+        f"the exact law puts {len(path)} allocations in order; of {len(cheaper)} that are cheaper than "
+        "uniform k it takes "
         f"{low + 1} to be within the budget and {len(cheaper) - high} over it"
     )
     index = last_accepted(lambda i: judge(cheaper[i]).within, len(cheaper), max(low, 0), high)
@@ -199,7 +222,9 @@ def _along_path(judge: Judge, tables: Tables, uniform: Judgement, report: Callab
 
 
 def _refine(judge: Judge, tables: Tables, best: Judgement, trials: int) -> tuple[Judgement, int]:
-    """Raise single sites by single bits as long as the budget lasts: (the best then, how many moves were considered)."""
+    """Raise single sites by single bits as long as the budget lasts: (the best then, how many moves were
+    considered).
+    """
     considered: set[Allocation] = set()
     while trials > 0:
         limit = _least_failed(judge, tables, best)
@@ -215,7 +240,9 @@ def _refine(judge: Judge, tables: Tables, best: Judgement, trials: int) -> tuple
 
 
 def _least_failed(judge: Judge, tables: Tables, best: Judgement) -> float:
-    """The least predicted harm that failed; what failed at less harm than ``best`` bears shows only that predictions err."""
+    """The least predicted harm that failed; what failed at less harm than ``best`` bears shows only that
+    predictions err.
+    """
     borne = tables.total_harm(best.ks)
     harms = (tables.total_harm(ks) for ks, judged in judge.judged.items() if not judged.within)
     return min((harm for harm in harms if harm > borne), default=math.inf)

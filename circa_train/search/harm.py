@@ -1,16 +1,19 @@
-"""What a truncation at a site will do, foretold from the exact law and one measurement, without running the network.
+"""What a truncation at a site will do, foretold from the exact law and one measurement, without running the
+network.
 
 For a site with recorded activations z the law gives, for every k at once, the expected number of faults, and
 
     E(k) = mean of z^2 P(fault | z, k),
 
-the mean square that faults add to its outputs (a fault moves an output by |z|, whatever its direction). Networks respond to
-small errors linearly and different sites err independently, so squares of errors add up, and
+the mean square that faults add to its outputs (a fault moves an output by |z|, whatever its direction).
+Networks respond to small errors linearly and different sites err independently, so squares of errors add up,
+and
 
     harm(allocation) = sum over sites of  gain * E(k),    gain = divergence / E,
 
-where the divergence of the class probabilities, which is quadratic in small errors, is measured once per site, with faults at
-it alone (:func:`~circa_train.diagnosis.site_sensitivity`). Harm ranks candidates; only network runs accept them.
+where the divergence of the class probabilities, which is quadratic in small errors, is measured once per
+site, with faults at it alone (:func:`~circa_train.diagnosis.site_sensitivity`). Harm ranks candidates; only
+network runs accept them.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from circa_train.fixed_point import to_fixed
 from circa_train.nn.control import evaluating, set_specs, site_inputs, stochastic_relus, without_faults
 from circa_train.search.store import Store
 
-#: Activations kept per site: their mean errs by about 1 / sqrt(this) of their spread, far below what the gains err.
+#: Activations kept per site: their mean errs by about 1 / sqrt(this) of their spread, far below what the
+#: gains err.
 _KEPT = 1 << 16
 
 
@@ -74,8 +78,17 @@ def site_laws(
             x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)
         except ValueError as error:
             raise type(error)(f"site {name}: {error}") from error
-        chances = [fault_probability(x, TruncatedSign(k, spec.mode, spec.prime)) for k in range(bit_length(spec.prime))]
-        laws.append(SiteLaw(name, tuple(float(p.mean()) for p in chances), tuple(float((p * z * z).mean()) for p in chances)))
+        chances = [
+            fault_probability(x, TruncatedSign(k, spec.mode, spec.prime))
+            for k in range(bit_length(spec.prime))
+        ]
+        laws.append(
+            SiteLaw(
+                name,
+                tuple(float(p.mean()) for p in chances),
+                tuple(float((p * z * z).mean()) for p in chances),
+            )
+        )
     return laws
 
 
@@ -91,7 +104,9 @@ def site_gains(
     store: Store,
     progress: bool = False,
 ) -> list[float]:
-    """Divergence of the answers per squared error of each site's outputs, with the faults of ``spec`` at it alone."""
+    """Divergence of the answers per squared error of each site's outputs, with the faults of ``spec`` at it
+    alone.
+    """
     assert isinstance(spec.k, int)
     key = f"divergences at k = {spec.k}"
     if store.value(key) is None:

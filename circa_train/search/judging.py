@@ -1,14 +1,18 @@
-"""Is an allocation of truncated bits within the budget? Decided by repeated draws and the interval of their mean.
+"""Is an allocation of truncated bits within the budget? Decided by repeated draws and the interval of their
+mean.
 
-The loss of an allocation is the accuracy of the exact network less its own, on the same images, and its 95% interval is that
-of :class:`~circa_train.evaluation.Evaluation`, mirrored. Looking after 5, 10, 20, ... draws, a candidate is
+The loss of an allocation is the accuracy of the exact network less its own, on the same images, and its 95%
+interval is that of :class:`~circa_train.evaluation.Evaluation`, mirrored. Looking after 5, 10, 20, ... draws,
+a candidate is
 
 - *within* the budget as soon as the whole interval is,
 - *over* it as soon as the whole interval is,
-- *undecided* if neither has happened after the last look; then it is not accepted: what a search promises has been shown.
+- *undecided* if neither has happened after the last look; then it is not accepted: what a search promises has
+  been shown.
 
-Several looks at one interval err a little more often than one does. All candidates are looked at under the same draws, which
-makes comparisons sharper, and the winner's estimate optimistic. For both reasons the answer is measured on test images.
+Several looks at one interval err a little more often than one does. All candidates are looked at under the
+same draws, which makes comparisons sharper, and the winner's estimate optimistic. For both reasons the answer
+is measured on test images.
 """
 
 from __future__ import annotations
@@ -126,7 +130,9 @@ class Judge:
             while (done := len(self._store.accuracies(key))) < total:
                 self._store.add_accuracy(key, self._evaluate(done))
             measured = Evaluation(tuple(self._store.accuracies(key)[:total]), len(self._images))
-            judgement = Judgement(ks, measured, self.exact, verdict(measured, self.exact, self._settings.budget))
+            judgement = Judgement(
+                ks, measured, self.exact, verdict(measured, self.exact, self._settings.budget)
+            )
             if judgement.verdict != UNDECIDED:
                 break
         assert judgement is not None
@@ -146,7 +152,9 @@ class Judge:
 
 
 def verdict(measured: Evaluation, exact: float, budget: float) -> str:
-    """Where the interval of the loss lies: ``within`` or ``over`` the budget, or around its edge, ``undecided``."""
+    """Where the interval of the loss lies: ``within`` or ``over`` the budget, or around its edge,
+    ``undecided``.
+    """
     low, high = measured.interval
     if exact - low <= budget:
         return WITHIN

@@ -10,9 +10,11 @@ class SearchSettings:
     """Everything that decides the answer of a search, given the network and the data.
 
     Attributes:
-        budget: accuracy that may be lost against the same network with exact ReLUs, in (0, 1); 0.01 is one point.
+        budget: accuracy that may be lost against the same network with exact ReLUs, in (0, 1); 0.01 is one
+            point.
         first_k: the first uniform k that is tried; a good guess saves runs and changes nothing else.
-        draws: fault draws after which a candidate is looked at first, at least 2. Undecided, it gets twice as many, and so on.
+        draws: fault draws after which a candidate is looked at first, at least 2. Undecided, it gets twice as
+            many, and so on.
         max_draws: draws after which a candidate that is still undecided counts as over the budget.
         per_site: search for one k per site, too.
         trials: network runs that the refinement of the per-site answer may take.
@@ -31,9 +33,13 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.budget < 1:
-            raise ValueError(f"budget = {self.budget} is not in (0, 1); 0.01 allows to lose one point of accuracy")
+            raise ValueError(
+                f"budget = {self.budget} is not in (0, 1); 0.01 allows to lose one point of accuracy"
+            )
         if not 2 <= self.draws <= self.max_draws:
-            raise ValueError(f"draws = {self.draws}, max_draws = {self.max_draws}: need 2 <= draws <= max_draws")
+            raise ValueError(
+                f"draws = {self.draws}, max_draws = {self.max_draws}: need 2 <= draws <= max_draws"
+            )
         for name, least in (("first_k", 0), ("trials", 0), ("images", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}: needs to be {least} or more")

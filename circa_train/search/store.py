@@ -1,10 +1,12 @@
 """What a search has measured so far, on the disk: a killed search goes on with the draw that it was making.
 
-One JSON file, rewritten atomically after every draw (a few kilobytes, against a pass over the validation images)::
+One JSON file, rewritten atomically after every draw (a few kilobytes, against a pass over the validation
+images)::
 
     {"format": 1, "identity": ..., "accuracies": {"validation 12,12,14": [0.93, 0.94], ...}, "values": {...}}
 
-``identity`` names what was asked of which files. Measurements of another identity are discarded, not mixed in.
+``identity`` names what was asked of which files. Measurements of another identity are discarded, not mixed
+in.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from circa_train.runs import read_json, write_json
+from circa_train.runs.folder import read_json, write_json
 
 FORMAT = 1
 
@@ -27,7 +29,12 @@ class Store:
 
     def __init__(self, path: Path | None = None, identity: str = "") -> None:
         self._path = path
-        self._content: dict[str, Any] = {"format": FORMAT, "identity": identity, "accuracies": {}, "values": {}}
+        self._content: dict[str, Any] = {
+            "format": FORMAT,
+            "identity": identity,
+            "accuracies": {},
+            "values": {},
+        }
         stored = read_json(path) if path is not None else None
         if stored is not None and (stored.get("format"), stored.get("identity")) == (FORMAT, identity):
             self._content = stored

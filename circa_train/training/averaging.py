@@ -11,8 +11,9 @@ from torch import nn
 class MovingAverage:
     """A copy of the network whose weights follow the average: w <- d w + (1 - d) w_now after every step.
 
-    d = min(decay, (1 + n) / (10 + n)) at the n-th update (n = 0, 1, ...), so that the first steps do not drag the random
-    initialisation along. BatchNorm's statistics are averaged as weights are; integer buffers are copied.
+    d = min(decay, (1 + n) / (10 + n)) at the n-th update (n = 0, 1, ...), so that the first steps do not drag
+    the random initialisation along. BatchNorm's statistics are averaged as weights are; integer buffers are
+    copied.
 
     Attributes:
         model: the averaged network.
@@ -32,7 +33,8 @@ class MovingAverage:
     def update(self, updates_before: int) -> None:
         """Take in the network's present weights, after ``updates_before`` earlier calls."""
         decay = min(self.decay, (1 + updates_before) / (10 + updates_before))
-        # One multi-tensor kernel per call where one exists: a hundred small launches would show in a step's time.
+        # One multi-tensor kernel per call where one exists: a hundred small launches would show in a step's
+        # time.
         averages, currents = zip(*self._floating, strict=True)
         torch._foreach_lerp_(averages, currents, 1 - decay)
         for average, current in self._others:

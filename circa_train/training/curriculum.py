@@ -1,4 +1,6 @@
-"""Fault curricula: the level of the faults as a function of epoch and step, nothing drawn from a shared generator."""
+"""Fault curricula: the level of the faults as a function of epoch and step, nothing drawn from a shared
+generator.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ _STREAM = 0x63757272  # keeps the levels apart from whatever else is drawn from 
 
 
 def fault_level(settings: TrainingSettings, epoch: int, step: int) -> float:
-    """Between 0 (the least faults of the model: nothing truncated, no flips) and 1 (the network's own), at ``step``.
+    """Between 0 (the least faults of the model: nothing truncated, no flips) and 1 (the network's own), at
+    ``step``.
 
-    ``rising``: epoch / curriculum_epochs, at most 1. ``random``: uniform on [0, 1), a function of (seed, step).
+    ``rising``: epoch / curriculum_epochs, at most 1. ``random``: uniform on [0, 1), a function of (seed,
+    step).
     """
     if settings.curriculum == "rising":
         length = settings.curriculum_epochs or max(settings.epochs - 1, 1)
@@ -26,7 +30,8 @@ def fault_level(settings: TrainingSettings, epoch: int, step: int) -> float:
 
 
 def at_level(spec: FaultSpec, level: float) -> FaultSpec:
-    """``spec`` with the fraction ``level`` of its severity: bits dropped (rounded down from k + 1 equal parts), or rate.
+    """``spec`` with the fraction ``level`` of its severity: bits dropped (rounded down from k + 1 equal
+    parts), or rate.
 
     Level u uniform on [0, 1) makes k uniform on {0, ..., k}; level 1 is ``spec`` itself.
 

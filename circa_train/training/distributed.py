@@ -44,14 +44,20 @@ class Ranks:
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process says yes; all get the same answer."""
-        return bool(self.sum(torch.tensor([flag], dtype=torch.int32, device=device)).item()) if self.world_size > 1 else flag
+        return (
+            bool(self.sum(torch.tensor([flag], dtype=torch.int32, device=device)).item())
+            if self.world_size > 1
+            else flag
+        )
 
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Give every process the mean of the floating-point buffers: each has seen its own part of the batches."""
+        """Give every process the mean of the floating-point buffers: each has seen its own part of the
+        batches.
+        """
         if self.world_size > 1:
             for buffer in model.buffers():
                 if buffer.is_floating_point():
@@ -62,8 +68,8 @@ class Ranks:
 def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     """Take this process's place among those that torchrun started, nccl between GPUs and gloo between CPUs.
 
-    Alone where torchrun did not start it; an existing process group is used and left as it is. Scripts open this first, so
-    that only rank 0 writes and each process takes its own GPU.
+    Alone where torchrun did not start it; an existing process group is used and left as it is. Scripts open
+    this first, so that only rank 0 writes and each process takes its own GPU.
     """
     environment = {name: int(os.environ.get(name.upper(), default))
                    for name, default in (("rank", "0"), ("world_size", "1"), ("local_rank", "0"))}

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM as requests: the batch at hand is finished and the state written before the process goes."""
+"""Ctrl-C and SIGTERM as requests: the batch at hand is finished and the state written before the process
+goes.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Interruption:
-    """While open, the first SIGINT or SIGTERM is noted instead of acted on; a second SIGINT interrupts at once.
+    """While open, the first SIGINT or SIGTERM is noted instead of acted on; a second SIGINT interrupts at
+    once.
 
-    Outside the main thread, where Python allows no handlers, nothing is caught and the signals keep their meaning.
+    Outside the main thread, where Python allows no handlers, nothing is caught and the signals keep their
+    meaning.
     """
 
     def __init__(self) -> None:
@@ -23,10 +27,14 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {
+                number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+            }
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,12 +1,12 @@
 """The one training loop: plain and stochastic networks, one process or many, from the start or resumed.
 
-A step is a function of the weights and of (seed, epoch, step): the batch and its augmentation, the dropout, the fault level
-of a curriculum, and the masks, whose draw is the step and whose first image is the place in the batch of all processes and
-micro-batches joined. So a resumed run continues bit for bit on the CPU, and two processes, or two micro-batches, draw the
-masks that one process draws on the whole batch.
+A step is a function of the weights and of (seed, epoch, step): the batch and its augmentation, the dropout,
+the fault level of a curriculum, and the masks, whose draw is the step and whose first image is the place in
+the batch of all processes and micro-batches joined. So a resumed run continues bit for bit on the CPU, and
+two processes, or two micro-batches, draw the masks that one process draws on the whole batch.
 
-Files: ``last.pt`` after every epoch and when interrupted; ``best.pt`` whenever the validation accuracy has risen. A kill at
-any moment costs at most the epoch at hand; Ctrl-C and SIGTERM cost nothing.
+Files: ``last.pt`` after every epoch and when interrupted; ``best.pt`` whenever the validation accuracy has
+risen. A kill at any moment costs at most the epoch at hand; Ctrl-C and SIGTERM cost nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_
 from circa_train.data import Augmentation, Batches, DataSplits
 from circa_train.fault.spec import NoFault, spec_to_dict
 from circa_train.nn.control import draw_state, load_draw_state, set_draw, stochastic_relus
-from circa_train.tracking import Tracker
+from circa_train.runs.metrics import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
 from circa_train.training.interruption import Interruption
 from circa_train.training.objective import training_mode
@@ -40,7 +40,8 @@ from circa_train.training.validation import Validation, validate
 
 LAST, BEST = "last.pt", "best.pt"
 
-#: On a GPU, reading the loss waits for all work in flight; once in so many steps costs nothing that can be measured.
+#: On a GPU, reading the loss waits for all work in flight; once in so many steps costs nothing that can be
+#: measured.
 _STEPS_BETWEEN_READINGS = 50
 
 
@@ -76,7 +77,8 @@ def train(
     metadata: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainingResult:
-    """Train ``model`` in place, on its device; it ends with its last weights (not averaged), the best are in ``best.pt``.
+    """Train ``model`` in place, on its device; it ends with its last weights (not averaged), the best are in
+    ``best.pt``.
 
     Args:
         model: a plain or a converted network.
@@ -85,8 +87,10 @@ def train(
         folder: where ``last.pt`` and ``best.pt`` go.
         tracker: gets the metrics of every epoch, at the number of optimiser steps done.
         resume: continue from ``folder/last.pt`` if there is one; False starts over and replaces it.
-        teacher: an exact-ReLU network to distil from, if ``settings.distillation_weight`` is positive. A copy is used.
-        metadata: for the checkpoints; ``model`` (the arguments of build_model) makes them loadable by load_network.
+        teacher: an exact-ReLU network to distil from, if ``settings.distillation_weight`` is positive. A copy
+            is used.
+        metadata: for the checkpoints; ``model`` (the arguments of build_model) makes them loadable by
+            load_network.
         progress: bars on or off; None shows them if stderr is a terminal.
 
     Raises:
@@ -97,9 +101,20 @@ def train(
     """
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
-    # Dropout draws from torch's generator, which every step seeds: the caller's own state comes back at the end.
+    # Dropout draws from torch's generator, which every step seeds: the caller's own state comes back at the
+    # end.
     with join_ranks(device.type) as ranks, torch.random.fork_rng(devices=devices):
-        run = _Run(model, splits, settings, Path(folder), tracker or Tracker(), teacher, metadata or {}, ranks, device)
+        run = _Run(
+            model,
+            splits,
+            settings,
+            Path(folder),
+            tracker or Tracker(),
+            teacher,
+            metadata or {},
+            ranks,
+            device,
+        )
         if resume and run.last.exists():
             run.restore()
         run.tracker.rewind(run.progress.step if run.progress.step else -1)
@@ -164,10 +179,15 @@ class _Run:
             else:
                 self.save_last()
             if validation is None or stop():
-                interruption.leave(f"stopped after step {self.progress.step}; train again to go on from {self.last}")
+                interruption.leave(
+                    f"stopped after step {self.progress.step}; train again to go on from {self.last}"
+                )
         if self.ranks.is_main:
             self.tracker.summary(
-                {"best_validation_accuracy": self.progress.best_accuracy, "best_epoch": self.progress.best_epoch}
+                {
+                    "best_validation_accuracy": self.progress.best_accuracy,
+                    "best_epoch": self.progress.best_epoch,
+                }
             )
             for path in (self.best, self.last):
                 self.tracker.checkpoint(path)
@@ -203,7 +223,9 @@ class _Run:
         return True
 
     def _check_finite(self) -> None:
-        self.stepper.check_finite(f"{self.last} holds an earlier state" if self.last.exists() else "nothing was written")
+        self.stepper.check_finite(
+            f"{self.last} holds an earlier state" if self.last.exists() else "nothing was written"
+        )
 
     def _validate(self, stop: Callable[[], bool]) -> Validation | None:
         started = time.perf_counter()
@@ -234,7 +256,10 @@ class _Run:
             "learning_rate": learning_rate(self.settings, progress.step - 1, self.steps_per_epoch),
         }
         rates = {f"fault_rate/{site}": rate for site, rate in validation.fault_rates.items()}
-        timing = {"seconds": progress.epoch_seconds, "images_per_second": progress.images / progress.epoch_seconds}
+        timing = {
+            "seconds": progress.epoch_seconds,
+            "images_per_second": progress.images / progress.epoch_seconds,
+        }
         improved = validation.accuracy > progress.best_accuracy
         if improved:
             progress.best_accuracy, progress.best_epoch = validation.accuracy, progress.epoch + 1
@@ -267,7 +292,9 @@ class _Run:
         checkpoint = load_checkpoint(self.last)
         state = checkpoint.training_state
         if state is None:
-            raise CheckpointError(f"{self.last} has weights but no training state; start over with resume=False")
+            raise CheckpointError(
+                f"{self.last} has weights but no training state; start over with resume=False"
+            )
         check_identity(state["identity"], self.identity, self.last)
         weights = checkpoint.state_dict if self.stepper.average is None else state["model"]
         load_state_into(self.model, weights, source=str(self.last))
@@ -278,7 +305,9 @@ class _Run:
         self.stepper.put_sums(self.progress)
 
     def _described(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The metadata of a checkpoint; what the caller says about the network, the data or the faults has precedence."""
+        """The metadata of a checkpoint; what the caller says about the network, the data or the faults has
+        precedence.
+        """
         specs = self.stepper.specs
         faulty = any(not isinstance(spec, NoFault) for spec in specs.values())
         sites = {name: spec_to_dict(spec) for name, spec in specs.items()}
@@ -290,7 +319,11 @@ class _Run:
                 "std": list(self.splits.std),
                 "class_names": list(self.splits.class_names),
             },
-            "fault": None if not faulty else spec_to_dict(relus[0].spec) if len(set(specs.values())) == 1 else {"sites": sites},
+            "fault": None
+            if not faulty
+            else spec_to_dict(relus[0].spec)
+            if len(set(specs.values())) == 1
+            else {"sites": sites},
             "frac_bits": relus[0].frac_bits if faulty else None,
             **self.metadata,
             "metrics": dict(metrics),
@@ -299,7 +332,12 @@ class _Run:
     def result(self) -> TrainingResult:
         progress = self.progress
         return TrainingResult(
-            progress.best_accuracy, progress.best_epoch, progress.epoch, self.last, self.best, progress.seconds
+            progress.best_accuracy,
+            progress.best_epoch,
+            progress.epoch,
+            self.last,
+            self.best,
+            progress.seconds,
         )
 
 
@@ -309,18 +347,31 @@ def _check_fit(
     """ValueError where settings, networks, data and processes do not go together."""
     parts = settings.accumulate * ranks.world_size
     if settings.batch_size % parts:
-        raise ValueError(f"batch_size = {settings.batch_size} does not divide into {ranks.world_size} processes with "
-                         f"accumulate = {settings.accumulate} micro-batches each; make it a multiple of {parts}")
+        raise ValueError(
+            f"batch_size = {settings.batch_size} does not divide into {ranks.world_size} processes with "
+            f"accumulate = {settings.accumulate} micro-batches each; make it a multiple of {parts}"
+        )
     if len(splits.train) < settings.batch_size:
-        raise ValueError(f"batch_size = {settings.batch_size} is more than the {len(splits.train)} training images; lower it")
+        raise ValueError(
+            f"batch_size = {settings.batch_size} is more than the {len(splits.train)} training images; lower "
+            "it"
+        )
     if len(splits.validation) < ranks.world_size:
-        raise ValueError(f"{len(splits.validation)} validation images do not go round {ranks.world_size} processes")
+        raise ValueError(
+            f"{len(splits.validation)} validation images do not go round {ranks.world_size} processes"
+        )
     if settings.curriculum != "none" and not stochastic_relus(model):
-        raise ValueError(f"curriculum = {settings.curriculum!r} needs a network with stochastic ReLUs (with_stochastic_relus)")
+        raise ValueError(
+            f"curriculum = {settings.curriculum!r} needs a network with stochastic ReLUs "
+            "(with_stochastic_relus)"
+        )
     if (teacher is not None) != (settings.distillation_weight > 0):
         given = "a teacher is given" if teacher is not None else "no teacher is given"
-        raise ValueError(f"distillation_weight = {settings.distillation_weight}, but {given}; give both or neither")
+        raise ValueError(
+            f"distillation_weight = {settings.distillation_weight}, but {given}; give both or neither"
+        )
     if teacher is not None and any(
-        relu.faults_enabled and not isinstance(relu.spec, NoFault) for relu in stochastic_relus(teacher).values()
+        relu.faults_enabled and not isinstance(relu.spec, NoFault)
+        for relu in stochastic_relus(teacher).values()
     ):
         raise ValueError("the teacher has stochastic ReLUs; distil from the exact network (with_exact_relus)")

@@ -1,4 +1,6 @@
-"""What is minimised, and how a network is called: cross-entropy, distillation, precision and memory format."""
+"""What is minimised, and how a network is called: cross-entropy, distillation, precision and memory
+format.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,13 @@ def logits_of(network: nn.Module, images: Tensor, settings: TrainingSettings) ->
         return network(images).float()
 
 
-def loss_sum(logits: Tensor, labels: Tensor, settings: TrainingSettings, teacher_logits: Tensor | None = None) -> Tensor:
+def loss_sum(
+    logits: Tensor, labels: Tensor, settings: TrainingSettings, teacher_logits: Tensor | None = None
+) -> Tensor:
     """The loss summed over images, so that parts of a batch add up to the whole.
 
-    With the weight w and the temperature T of distillation: (1 - w) CE + w T^2 KL(teacher/T || student/T). The factor T^2 keeps
-    the size of the gradient independent of T (Hinton, Vinyals, Dean, arXiv 1503.02531).
+    With the weight w and the temperature T of distillation: (1 - w) CE + w T^2 KL(teacher/T || student/T).
+    The factor T^2 keeps the size of the gradient independent of T (Hinton, Vinyals, Dean, arXiv 1503.02531).
     """
     loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=settings.label_smoothing)
     if teacher_logits is None:

@@ -1,4 +1,6 @@
-"""The optimiser and its learning rate, the latter a function of the step alone: nothing of it needs to be stored."""
+"""The optimiser and its learning rate, the latter a function of the step alone: nothing of it needs to be
+stored.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from circa_train.training.settings import TrainingSettings
 
 
 def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """SGD or AdamW over the trainable parameters, those of one dimension without decay unless the settings ask for it.
+    """SGD or AdamW over the trainable parameters, those of one dimension without decay unless the settings
+    ask for it.
 
     Raises:
         ValueError: if no parameter is trainable.
@@ -26,7 +29,8 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
         for group, decay in ((decayed, settings.weight_decay), (exempt, 0.0))
         if group
     ]
-    # One kernel for all parameters where there is one; the CPU keeps the plain loop, whose sums are the reference.
+    # One kernel for all parameters where there is one; the CPU keeps the plain loop, whose sums are the
+    # reference.
     fused = True if parameters[0].device.type == "cuda" else None
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
@@ -43,8 +47,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
     """The learning rate of optimiser step ``step`` (0 is the first).
 
-    The warm-up of w steps gives step i the share (i + 1) / w of the peak, so that the first step already learns. Of the
-    remaining n steps, step j of ``cosine`` and ``triangular`` is at the fraction j / n of the fall.
+    The warm-up of w steps gives step i the share (i + 1) / w of the peak, so that the first step already
+    learns. Of the remaining n steps, step j of ``cosine`` and ``triangular`` is at the fraction j / n of the
+    fall.
 
     >>> settings = TrainingSettings(epochs=4, learning_rate=1.0, schedule="triangular", warmup_epochs=2)
     >>> [learning_rate(settings, step, 2) for step in range(8)]
@@ -60,5 +65,7 @@ def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -
     if settings.schedule == "triangular":
         return settings.learning_rate * (1 - fraction)
     if settings.schedule == "step":
-        return settings.learning_rate * settings.step_factor ** sum(step >= m * total for m in settings.milestones)
+        return settings.learning_rate * settings.step_factor ** sum(
+            step >= m * total for m in settings.milestones
+        )
     return settings.learning_rate

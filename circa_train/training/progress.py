@@ -19,9 +19,11 @@ _LISTED_CHANGES = 12
 
 @dataclass
 class Progress:
-    """Position and running sums of a training; with the weights and the optimiser, all that a resumption needs.
+    """Position and running sums of a training; with the weights and the optimiser, all that a resumption
+    needs.
 
-    Everything random in a step is a function of (seed, epoch, step), so there is no generator whose state would belong here.
+    Everything random in a step is a function of (seed, epoch, step), so there is no generator whose state
+    would belong here.
 
     Attributes:
         epoch: epochs completed.
@@ -29,7 +31,8 @@ class Progress:
         step: optimiser steps done.
         best_accuracy, best_epoch: of the best validation so far; -1 before the first.
         loss, right, images: sums over the epoch at hand, of all processes.
-        epoch_seconds, seconds: time spent training in the epoch at hand, and in all, earlier sittings included.
+        epoch_seconds, seconds: time spent training in the epoch at hand, and in all, earlier sittings
+            included.
     """
 
     epoch: int = 0
@@ -59,7 +62,11 @@ def identity(
         values[f"data.{split}"] = len(getattr(splits, split))
     values["data.mean"], values["data.std"] = tuple(splits.mean), tuple(splits.std)
     for site, relu in stochastic_relus(model).items():
-        described = spec_to_dict(relu.spec) | {"frac_bits": relu.frac_bits, "seed": relu.seed, "overflow": relu.plan.overflow}
+        described = spec_to_dict(relu.spec) | {
+            "frac_bits": relu.frac_bits,
+            "seed": relu.seed,
+            "overflow": relu.plan.overflow,
+        }
         values.update({f"fault.{site}.{name}": value for name, value in described.items()})
     values["teacher"] = None if teacher is None else digest(teacher.state_dict())
     return values
@@ -68,8 +75,8 @@ def identity(
 def check_identity(stored: Mapping[str, Any], now: Mapping[str, Any], place: object) -> None:
     """CheckpointError, naming what has changed, unless a run of ``now`` continues one of ``stored``.
 
-    The number of epochs may change where nothing before the end depends on it: with a constant learning rate and no curriculum
-    that takes its length from it.
+    The number of epochs may change where nothing before the end depends on it: with a constant learning rate
+    and no curriculum that takes its length from it.
     """
     extensible = now["settings.schedule"] == "constant" and (
         now["settings.curriculum"] != "rising" or now["settings.curriculum_epochs"] is not None
@@ -82,10 +89,14 @@ def check_identity(stored: Mapping[str, Any], now: Mapping[str, Any], place: obj
         and not (key == "settings.epochs" and extensible)
     ]
     if changed:
-        listed = [f"{key}: {stored.get(key, '(none)')} -> {now.get(key, '(none)')}" for key in changed[:_LISTED_CHANGES]]
+        listed = [
+            f"{key}: {stored.get(key, '(none)')} -> {now.get(key, '(none)')}"
+            for key in changed[:_LISTED_CHANGES]
+        ]
         more = f" and {len(changed) - len(listed)} more" if len(changed) > len(listed) else ""
         raise CheckpointError(
-            f"{place} was written by a training with other settings ({'; '.join(listed)}{more}). Resume with the same ones, "
+            f"{place} was written by a training with other settings ({'; '.join(listed)}{more}). Resume with "
+            "the same ones, "
             "train in another folder, or start over with resume=False"
         )
 

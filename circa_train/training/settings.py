@@ -14,7 +14,8 @@ CURRICULA = ("none", "rising", "random")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Everything that decides the result of :func:`circa_train.training.train`, given the network and the data.
+    """Everything that decides the result of :func:`circa_train.training.train`, given the network and the
+    data.
 
     Attributes:
         epochs: passes over the training split; its last, incomplete batch is left out of each.
@@ -24,27 +25,31 @@ class TrainingSettings:
         momentum: of sgd, in [0, 1).
         nesterov: Nesterov's momentum instead of the plain one.
         weight_decay: L2 for sgd, decoupled for adamw.
-        decay_norm_and_bias: also decay parameters of fewer than two dimensions: biases, scales and shifts of BatchNorm.
-        schedule: after the warm-up, ``cosine`` falls along half a cosine, ``triangular`` in a straight line, both to 0 at the
-            end; ``step`` multiplies by ``step_factor`` at each of ``milestones``; ``constant`` stays.
+        decay_norm_and_bias: also decay parameters of fewer than two dimensions: biases, scales and shifts of
+            BatchNorm.
+        schedule: after the warm-up, ``cosine`` falls along half a cosine, ``triangular`` in a straight line,
+            both to 0 at the end; ``step`` multiplies by ``step_factor`` at each of ``milestones``;
+            ``constant`` stays.
         warmup_epochs: epochs of linear rise to the peak; the rising side of a triangular schedule.
         milestones: of ``step``, as fractions of the training, rising.
         step_factor: of ``step``.
         label_smoothing: in [0, 1).
         clip_norm: largest norm of the whole gradient; None does not clip.
-        ema_decay: decay of the exponential moving average of the weights that is validated and kept; 0 keeps none.
+        ema_decay: decay of the exponential moving average of the weights that is validated and kept; 0 keeps
+            none.
         precision: ``float32``, or ``bfloat16`` by autocast (weights stay float32).
         channels_last: memory format of images and weights.
         compile: run the network through torch.compile.
         accumulate: micro-batches per process and optimiser step.
-        seed: order, augmentation and dropout; random curricula. (The masks have the seed of their conversion.)
+        seed: order, augmentation and dropout; random curricula. (The masks have the seed of their
+            conversion.)
         augment_crop: pixels of padding before a random crop.
         augment_flip: mirror every other image.
         augment_cutout: side of a random square that is blanked.
         freeze_batchnorm: BatchNorm normalises with its stored statistics and leaves them as they are.
-        curriculum: ``rising`` raises the faults from the least (k = 0, rate = 0) to those of the network in equal steps per
-            epoch, and has reached them after ``curriculum_epochs``; ``random`` draws a level between for every step.
-            Validation always has the network's own faults.
+        curriculum: ``rising`` raises the faults from the least (k = 0, rate = 0) to those of the network in
+            equal steps per epoch, and has reached them after ``curriculum_epochs``; ``random`` draws a level
+            between for every step. Validation always has the network's own faults.
         curriculum_epochs: length of the rise; None is all epochs but the last.
         distillation_weight: share of the teacher's term in the loss, in [0, 1].
         distillation_temperature: softens both distributions before they are compared.
@@ -95,7 +100,10 @@ class TrainingSettings:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} is true or false, not {getattr(self, name)!r}")
         for name, known in (
-            ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("curriculum", CURRICULA)
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("curriculum", CURRICULA),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -112,17 +120,27 @@ class TrainingSettings:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if any(not 0 < m < 1 for m in self.milestones) or sorted(set(self.milestones)) != list(self.milestones):
-            raise ValueError(f"milestones = {self.milestones}: give rising fractions of the training, each between 0 and 1")
+        if any(not 0 < m < 1 for m in self.milestones) or sorted(set(self.milestones)) != list(
+            self.milestones
+        ):
+            raise ValueError(
+                f"milestones = {self.milestones}: give rising fractions of the training, each between 0 and 1"
+            )
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov = True needs a momentum above 0; set momentum, or nesterov = False")
         if self.schedule == "triangular" and self.warmup_epochs == 0:
-            raise ValueError("schedule = 'triangular' rises over warmup_epochs, which is 0; set it, for instance to epochs / 5")
+            raise ValueError(
+                "schedule = 'triangular' rises over warmup_epochs, which is 0; set it, for instance to "
+                "epochs / 5"
+            )
         if self.curriculum_epochs is not None and self.curriculum != "rising":
             raise ValueError(f"curriculum_epochs = {self.curriculum_epochs} has no meaning with curriculum = "
                              f"{self.curriculum!r}; set curriculum = 'rising' or leave it out")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size = {self.batch_size} is no multiple of accumulate = {self.accumulate} micro-batches")
+            raise ValueError(
+                f"batch_size = {self.batch_size} is no multiple of accumulate = {self.accumulate} "
+                "micro-batches"
+            )
 
     def _integer(self, name: str, least: int) -> None:
         value = getattr(self, name)

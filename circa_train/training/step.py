@@ -51,8 +51,11 @@ class Stepper:
         self.steps_per_epoch = steps_per_epoch
         self.specs = {name: relu.spec for name, relu in stochastic_relus(model).items()}
         self._level = 1.0
-        # The teacher often shares its parameters with the student that was converted from it: distil from what it was.
-        self.teacher = None if teacher is None else copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+        # The teacher often shares its parameters with the student that was converted from it: distil from
+        # what it was.
+        self.teacher = (
+            None if teacher is None else copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+        )
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         self.average = MovingAverage(model, settings.ema_decay) if settings.ema_decay else None
@@ -68,18 +71,26 @@ class Stepper:
     def _distribute(self) -> DistributedDataParallel | None:
         if self.ranks.world_size == 1:
             return None
-        # Which images a process works on is its own: a broadcast address would give all of them rank 0's masks.
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, fault_buffer_names(self.model))
+        # Which images a process works on is its own: a broadcast address would give all of them rank 0's
+        # masks.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self.model, fault_buffer_names(self.model)
+        )
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
 
     def take(self, images: Tensor, labels: Tensor, first: int, *, epoch: int, step: int) -> Tensor:
-        """Take step ``step`` on this process's part of the batch, whose first image is number ``first`` of the whole batch.
+        """Take step ``step`` on this process's part of the batch, whose first image is number ``first`` of
+        the whole batch.
 
         Returns the mean loss of the part, on the device.
         """
         settings = self.settings
-        torch.manual_seed(int(np.random.SeedSequence([settings.seed, step, self.ranks.rank]).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(
+            int(
+                np.random.SeedSequence([settings.seed, step, self.ranks.rank]).generate_state(1, np.uint64)[0]
+            )
+        )
         self.set_level(fault_level(settings, epoch, step))
         set_learning_rate(self.optimizer, learning_rate(settings, step, self.steps_per_epoch))
         self.optimizer.zero_grad(set_to_none=True)
@@ -95,7 +106,8 @@ class Stepper:
                     error.add_note(f"in training step {step}, epoch {epoch + 1}")
                     raise
                 loss = loss_sum(logits, answers, settings, self._teach(part))
-                # DistributedDataParallel averages over processes what is a sum over the images of all of them.
+                # DistributedDataParallel averages over processes what is a sum over the images of all of
+                # them.
                 (loss * (self.ranks.world_size / settings.batch_size)).backward()
             total += loss.detach()
             self._right += (logits.detach().argmax(1) == answers).sum()
@@ -124,9 +136,11 @@ class Stepper:
             self._level = level
 
     def check_finite(self, kept: str) -> None:
-        """FloatingPointError naming the first step whose loss was NaN or infinite; waits for the work in flight.
+        """FloatingPointError naming the first step whose loss was NaN or infinite; waits for the work in
+        flight.
 
-        Before that, what the sites found wrong on a GPU: a value that overflowed, or a NaN that names its site.
+        Before that, what the sites found wrong on a GPU: a value that overflowed, or a NaN that names its
+        site.
         """
         raise_pending(self.model)
         if (step := int(self._first_bad)) >= 0:

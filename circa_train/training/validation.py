@@ -1,4 +1,6 @@
-"""Validation after an epoch: fixed fault draws, shared among the processes, and how often the sites would fail."""
+"""Validation after an epoch: fixed fault draws, shared among the processes, and how often the sites would
+fail.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Validation:
     Attributes:
         accuracy: in [0, 1].
         loss: cross-entropy without label smoothing.
-        fault_rates: by site, the expected faults per value on the first batch, by the exact law; empty without faults.
+        fault_rates: by site, the expected faults per value on the first batch, by the exact law; empty
+            without faults.
     """
 
     accuracy: float
@@ -49,7 +52,8 @@ def validate(
 ) -> Validation | None:
     """Accuracy and loss on ``splits.validation``; None if ``stop()``, asked after every batch, said so.
 
-    Masks are addressed by the image's place in the split: the result depends neither on batch size nor on processes.
+    Masks are addressed by the image's place in the split: the result depends neither on batch size nor on
+    processes.
     """
     batches = Batches(
         splits.validation, whole_batch_size(len(splits.validation), batch_size, ranks.world_size),
@@ -83,7 +87,9 @@ def whole_batch_size(images: int, batch_size: int, world_size: int) -> int:
     return size
 
 
-def _with_fault_rates(model: nn.Module, images: Tensor, settings: TrainingSettings) -> tuple[Tensor, dict[str, float]]:
+def _with_fault_rates(
+    model: nn.Module, images: Tensor, settings: TrainingSettings
+) -> tuple[Tensor, dict[str, float]]:
     kinds: dict[str, FaultKinds] = {}
     relus = {name: relu for name, relu in stochastic_relus(model).items()
              if relu.faults_enabled and not isinstance(relu.spec, NoFault)}

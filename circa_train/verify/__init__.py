@@ -1,7 +1,8 @@
-"""The simulator is the protocol: the proof, on real activations, that its sign tests are those of the garbled circuit.
+"""The simulator is the protocol: the proof, on real activations, that its sign tests are those of the garbled
+circuit.
 
-This is the one place that sees both ``fault`` and ``gc``, which know nothing of each other; their independence is what makes
-their agreement evidence.
+This is the one place that sees both ``fault`` and ``gc``, which know nothing of each other; their
+independence is what makes their agreement evidence.
 
     sampling    what enters chosen sites of a network, under the masks that the simulator drew
     checking    the four ways to the same answers, compared value by value
@@ -11,7 +12,15 @@ their agreement evidence.
 from __future__ import annotations
 
 from circa_train.verify.checking import WAYS, Mismatch, SiteReport, check_transport, verify_site
-from circa_train.verify.sampling import SiteSample, by_reason, choose_sites, collect_samples, sampled, select, why_not_garbled
+from circa_train.verify.sampling import (
+    SiteSample,
+    by_reason,
+    choose_sites,
+    collect_samples,
+    sampled,
+    select,
+    why_not_garbled,
+)
 from circa_train.verify.text import verification_table
 
 __all__ = [

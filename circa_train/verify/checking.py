@@ -5,8 +5,8 @@ The law, :func:`circa_train.fault.sign.truncated_sign` of x and t, says what mus
     simulator   what the network's own forward let through; its kernel draws the masks anew from their address
     circuit     the boolean circuit on the bits of x_s = (x + t) mod p and t, in the clear
     garbled     the same circuit garbled and evaluated, its messages serialised in between
-    shares      y, from what both parties of the protocol end with after oblivious transfer, garbled circuit and Beaver
-                multiplication: x if s else 0
+    shares      y, from what both parties of the protocol end with after oblivious transfer, garbled circuit
+                and Beaver multiplication: x if s else 0
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from circa_train.fault.law import FaultKinds, observed_faults
 from circa_train.fault.sign import truncated_sign
 from circa_train.field import share
-from circa_train.gc.local import run_locally
-from circa_train.gc.protocol import DEFAULT_CHUNK
-from circa_train.gc.randomness import Seed
-from circa_train.gc.relu import ReluCircuit
-from circa_train.gc.session import run_in_memory, run_over_loopback
+from circa_train.gc.aes.randomness import Seed
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.local import run_locally
+from circa_train.gc.protocol.parties import DEFAULT_CHUNK
+from circa_train.gc.protocol.session import run_in_memory, run_over_loopback
 from circa_train.verify.sampling import SiteSample
 
 WAYS = ("simulator", "circuit", "garbled", "shares")
@@ -107,17 +107,21 @@ def verify_site(
     kernel: str = "auto",
     chunk: int = DEFAULT_CHUNK,
 ) -> SiteReport:
-    """Compare the sign tests of one site in all four ways. Elements that drop the same number of bits go together.
+    """Compare the sign tests of one site in all four ways. Elements that drop the same number of bits go
+    together.
 
     Args:
-        sample: from :func:`~circa_train.verify.sampling.collect_samples`, or :func:`~circa_train.verify.sampling.select`.
-        transport: ``memory``, both parties in threads of this process, or ``socket``, two processes and a loopback connection.
+        sample: from :func:`~circa_train.verify.sampling.collect_samples`, or
+            :func:`~circa_train.verify.sampling.select`.
+        transport: ``memory``, both parties in threads of this process, or ``socket``, two processes and a
+            loopback connection.
         seed: of the parties' secrets; None for real ones, a number to replay a run.
-        kernel: see :func:`circa_train.gc.kernels.make_kernel`.
+        kernel: see :func:`circa_train.gc.aes.engines.make_kernel`.
         chunk: instances in flight at a time.
 
     Raises:
-        ValueError: for an unknown transport, an empty sample, values or masks outside their range, or a damaged message.
+        ValueError: for an unknown transport, an empty sample, values or masks outside their range, or a
+            damaged message.
         ConnectionError, TimeoutError: if the other party disappears or stays silent.
     """
     check_transport(transport)
@@ -139,7 +143,10 @@ def verify_site(
         answers = {
             "simulator": (part.applied.astype(np.int64), law),
             "circuit": (_in_the_clear(relu, server_share, part.t), law),
-            "garbled": (run_locally(relu, server_share, part.t, seed=seed, kernel=kernel, chunk=chunk).values, law),
+            "garbled": (
+                run_locally(relu, server_share, part.t, seed=seed, kernel=kernel, chunk=chunk).values,
+                law,
+            ),
             "shares": (outcome.y, part.x * law),
         }
         for way, (got, want) in answers.items():
@@ -175,15 +182,26 @@ def _by_truncation(sample: SiteSample) -> Iterator[SiteSample]:
     for k in np.unique(sample.k):
         at = np.flatnonzero(sample.k == k)
         yield replace(
-            sample, elements=sample.elements[at], x=sample.x[at], t=sample.t[at], k=sample.k[at], applied=sample.applied[at]
+            sample,
+            elements=sample.elements[at],
+            x=sample.x[at],
+            t=sample.t[at],
+            k=sample.k[at],
+            applied=sample.applied[at],
         )
 
 
-def _in_the_clear(relu: ReluCircuit, server_share: NDArray[np.int64], t: NDArray[np.int64]) -> NDArray[np.int64]:
+def _in_the_clear(
+    relu: ReluCircuit, server_share: NDArray[np.int64], t: NDArray[np.int64]
+) -> NDArray[np.int64]:
     starts = range(0, len(t), _CLEAR_CHUNK)
-    return np.concatenate([relu.cleartext(server_share[i : i + _CLEAR_CHUNK], t[i : i + _CLEAR_CHUNK]) for i in starts])
+    return np.concatenate(
+        [relu.cleartext(server_share[i : i + _CLEAR_CHUNK], t[i : i + _CLEAR_CHUNK]) for i in starts]
+    )
 
 
-def _mismatch(part: SiteSample, way: str, i: int, want: NDArray[np.int64], got: NDArray[np.int64]) -> Mismatch:
+def _mismatch(
+    part: SiteSample, way: str, i: int, want: NDArray[np.int64], got: NDArray[np.int64]
+) -> Mismatch:
     element, x, t, k = (int(values[i]) for values in (part.elements, part.x, part.t, part.k))
     return Mismatch(part.site, element, way, x, t, k, int(want[i]), int(got[i]))

@@ -1,4 +1,6 @@
-"""What is verified: activations that enter the sites of a network, and the masks that the simulator drew for them."""
+"""What is verified: activations that enter the sites of a network, and the masks that the simulator drew for
+them.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class SiteSample:
         x: int64 (n,), centred values.
         t: int64 (n,), the masks.
         k: int64 (n,), low bits dropped, which may differ by channel.
-        applied: int8 (n,), what the network's own forward let through: 1 its input, 0 zero, -1 something else.
+        applied: int8 (n,), what the network's own forward let through: 1 its input, 0 zero, -1 something
+            else.
     """
 
     site: str
@@ -63,12 +66,15 @@ def why_not_garbled(spec: FaultSpec) -> str | None:
     return _NOT_GARBLED.get(type(spec))
 
 
-def choose_sites(specs: Mapping[str, FaultSpec], wanted: str | int | Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def choose_sites(
+    specs: Mapping[str, FaultSpec], wanted: str | int | Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
     """The sites to verify, and the reason for each that is asked for but cannot be.
 
     Args:
         specs: the sign test of every site, in the order of execution.
-        wanted: ``all``, a name, several names, or how many of the sites that can be verified, spread evenly over the network.
+        wanted: ``all``, a name, several names, or how many of the sites that can be verified, spread evenly
+            over the network.
 
     Raises:
         ValueError: for a name that no site has, a count below 1, or if no wanted site can be verified.
@@ -84,12 +90,15 @@ def choose_sites(specs: Mapping[str, FaultSpec], wanted: str | int | Sequence[st
         names = list(wanted)
     unknown = [name for name in names if name not in specs]
     if unknown or not names:
-        raise ValueError(f"no ReLU site is called {', '.join(unknown) or '(none given)'}; the sites are {', '.join(specs)}")
+        raise ValueError(
+            f"no ReLU site is called {', '.join(unknown) or '(none given)'}; the sites are {', '.join(specs)}"
+        )
     left_out = {name: reason for name in names if (reason := why_not_garbled(specs[name])) is not None}
     chosen = [name for name in names if name not in left_out]
     if not chosen:
         raise ValueError(
-            f"nothing can be verified: {by_reason(left_out)}. Give a truncated sign, e.g. fault=poszero fault.k=12"
+            f"nothing can be verified: {by_reason(left_out)}. Give a truncated sign, e.g. fault=poszero "
+            "fault.k=12"
         )
     return chosen, left_out
 
@@ -115,10 +124,12 @@ def collect_samples(
     draw: int = FIRST_DRAW,
     seed: int = 0,
 ) -> list[SiteSample]:
-    """Run images through a converted network and keep, at each of ``sites``, ``samples`` of the sign tests it made.
+    """Run images through a converted network and keep, at each of ``sites``, ``samples`` of the sign tests it
+    made.
 
-    The images are the first of the set, as many as it takes (and there are); the elements are drawn among all of theirs
-    without replacement. The masks are those that ``evaluate`` draws for the same images in its first draw.
+    The images are the first of the set, as many as it takes (and there are); the elements are drawn among all
+    of theirs without replacement. The masks are those that ``evaluate`` draws for the same images in its
+    first draw.
 
     Args:
         network: converted, see :func:`circa_train.nn.convert.with_stochastic_relus`.
@@ -145,8 +156,11 @@ def collect_samples(
 
 
 @contextmanager
-def sampled(network: nn.Module, totals: Mapping[str, int], samples: int, seed: int = 0) -> Iterator[list[Tap]]:
-    """While open, a tap at every site that ``totals`` names keeps up to ``samples`` of the sign tests made there.
+def sampled(
+    network: nn.Module, totals: Mapping[str, int], samples: int, seed: int = 0
+) -> Iterator[list[Tap]]:
+    """While open, a tap at every site that ``totals`` names keeps up to ``samples`` of the sign tests made
+    there.
 
     Args:
         network: with stochastic sites, on real numbers or on integers.
@@ -186,16 +200,20 @@ def select(
 
 
 def let_through(z: Tensor, y: Tensor) -> Tensor:
-    """What a site's forward did, int8 like ``z``: 1 where it let its input through, 0 where not, -1 if y is neither.
+    """What a site's forward did, int8 like ``z``: 1 where it let its input through, 0 where not, -1 if y is
+    neither.
 
-    A closed gate writes +0.0 and an open one never does, so even at z = 0 the gate can be told from the bits of y.
+    A closed gate writes +0.0 and an open one never does, so even at z = 0 the gate can be told from the bits
+    of y.
     """
     opened = (y != 0) | torch.signbit(y)
     return torch.where(y == torch.where(opened, z, 0), opened, -1).to(torch.int8)
 
 
 class Tap:
-    """A forward hook that keeps chosen elements of what passes through one site; :attr:`sample` joins them."""
+    """A forward hook that keeps chosen elements of what passes through one site; :attr:`sample` joins
+    them.
+    """
 
     def __init__(self, relu: StochasticReLU, samples: int, total: int, seed: int) -> None:
         generator = np.random.default_rng([seed, relu.site])

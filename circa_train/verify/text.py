@@ -10,16 +10,26 @@ from circa_train.verify.checking import SiteReport
 
 
 def verification_table(reports: Sequence[SiteReport], circuits: Mapping[str, Sequence[CircuitCost]]) -> str:
-    """One line per site: what was compared, faults (positive values zeroed / negative ones passed), and per ReLU what
-    the four circuits (a) to (d) weigh and take.
+    """One line per site: what was compared, faults (positive values zeroed / negative ones passed), and per
+    ReLU what the four circuits (a) to (d) weigh and take.
 
     Args:
         reports: the sites.
         circuits: the four circuits at each site, measured, from :func:`circa_train.cost.compare_circuits`.
 
-    Bytes are those of the accounting ``ot``; nanoseconds those of garbling, transferring and evaluating together.
+    Bytes are those of the accounting ``ot``; nanoseconds those of garbling, transferring and evaluating
+    together.
     """
-    head = ["site", "k", "values", "wrap z/p", "trunc. z/p", "mismatches", "B per ReLU (a)/(b)/(c)/(d)", "ns (a)/(b)/(c)/(d)"]
+    head = [
+        "site",
+        "k",
+        "values",
+        "wrap z/p",
+        "trunc. z/p",
+        "mismatches",
+        "B per ReLU (a)/(b)/(c)/(d)",
+        "ns (a)/(b)/(c)/(d)",
+    ]
     lines = [head]
     for report in reports:
         faults, four = report.faults, circuits[report.site]

@@ -2,11 +2,14 @@
 
 Hydra cannot resume a sweep, and reports a failing job by raising it at the end. Here
 
-- jobs whose folder holds a result with their fingerprint are left out before any launcher, local or cluster, sees them;
+- jobs whose folder holds a result with their fingerprint are left out before any launcher, local or cluster,
+  sees them;
 - a default that changed since an earlier result of the same command is named;
-- at the end one summary says what ran, what failed and why, and the process exits with 1 if anything is missing.
+- at the end one summary says what ran, what failed and why, and the process exits with 1 if anything is
+  missing.
 
-``circa_train.config.register`` makes it known to Hydra; root configurations choose it as ``hydra/sweeper: resumable``.
+``circa_train.config.register`` makes it known to Hydra; root configurations choose it as ``hydra/sweeper:
+resumable``.
 """
 
 from __future__ import annotations
@@ -26,15 +29,19 @@ from omegaconf import DictConfig, OmegaConf
 from circa_train.config.identify import plain, run_folder
 from circa_train.config.inputs import input_digests
 from circa_train.config.templates import TemplateLoader
-from circa_train.runs import FAILURE, RESULT, RunFolder, read_json, stored_results
+from circa_train.runs.folder import FAILURE, RESULT, RunFolder, read_json, stored_results
 
 log = logging.getLogger(__name__)
 
 
 class ResumableSweeper(BasicSweeper):
-    """The basic sweeper (cartesian product of ``hydra.sweeper.params`` and the command line) that knows finished jobs."""
+    """The basic sweeper (cartesian product of ``hydra.sweeper.params`` and the command line) that knows
+    finished jobs.
+    """
 
-    def setup(self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: DictConfig
+    ) -> None:
         loader: Any = TemplateLoader(hydra_context.config_loader)
         context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
         super().setup(hydra_context=context, task_function=task_function, config=config)
@@ -44,10 +51,16 @@ class ResumableSweeper(BasicSweeper):
         assert self.launcher is not None
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        self.overrides = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), self.max_batch_size)
+        self.overrides = self.split_arguments(
+            parser.parse_overrides([*self._parse_config(), *arguments]), self.max_batch_size
+        )
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = [(list(overrides), self._job(folder, list(overrides))) for batch in self.overrides for overrides in batch]
+        jobs = [
+            (list(overrides), self._job(folder, list(overrides)))
+            for batch in self.overrides
+            for overrides in batch
+        ]
         again = bool(OmegaConf.select(self.config, "run.again", default=False))
         missing = [(overrides, job) for overrides, job in jobs if again or job.finished() is None]
         log.info("sweep %s: %d jobs, %d finished before", folder, len(jobs), len(jobs) - len(missing))
@@ -55,7 +68,9 @@ class ResumableSweeper(BasicSweeper):
         size = self.max_batch_size or max(len(missing), 1)
         try:
             for first in range(0, len(missing), size):
-                self.launcher.launch([overrides for overrides, _ in missing[first : first + size]], initial_job_idx=first)
+                self.launcher.launch(
+                    [overrides for overrides, _ in missing[first : first + size]], initial_job_idx=first
+                )
         except Exception as error:  # a launcher that broke must not hide which jobs are done
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
@@ -83,7 +98,9 @@ class ResumableSweeper(BasicSweeper):
             for change in job.stale(earlier):
                 named[change] = named.get(change, 0) + 1
         for change, count in named.items():
-            log.warning("changed since the earlier result of the same command: %s (%d jobs run anew)", change, count)
+            log.warning(
+                "changed since the earlier result of the same command: %s (%d jobs run anew)", change, count
+            )
 
 
 def _summary(folder: Path, jobs: Sequence[RunFolder]) -> bool:
@@ -92,7 +109,11 @@ def _summary(folder: Path, jobs: Sequence[RunFolder]) -> bool:
     log.info("sweep %s: %d of %d jobs finished", folder, len(jobs) - len(failed), len(jobs))
     for job in failed:
         failure = read_json(job.path / FAILURE)
-        why = f"{failure['error']}: {failure['message']}" if failure else f"no {RESULT} and no {FAILURE}: it was cut off"
+        why = (
+            f"{failure['error']}: {failure['message']}"
+            if failure
+            else f"no {RESULT} and no {FAILURE}: it was cut off"
+        )
         log.error("  failed: %s: %s (log in %s)", " ".join(job.overrides), why, job.path)
     if failed:
         log.error("the same command again runs only these %d", len(failed))

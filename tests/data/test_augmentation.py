@@ -1,4 +1,6 @@
-"""Augmentation against a one-image-at-a-time reference; draws uniform by chi-square, and a biased twin that fails."""
+"""Augmentation against a one-image-at-a-time reference; draws uniform by chi-square, and a biased twin that
+fails.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ FILL = (10, 20, 30)
 
 
 def pictures(count=40, size=9):
-    return torch.randint(1, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        1, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def run(images, augmentation, index=None, seed=0, epoch=0):
@@ -30,7 +34,8 @@ def test_every_crop_is_a_window_of_the_padded_image_and_all_windows_occur():
     windows = crops(image, 2)
     out = run(image.expand(2000, -1, -1, -1), Augmentation(crop=2))
     places = {next(i for i, window in enumerate(windows) if torch.equal(window, picture)) for picture in out}
-    assert places == set(range(25))  # 2000 draws miss one of 25 with probability below 25 * 0.96**2000 < 1e-33
+    # 2000 draws miss one of 25 with probability below 25 * 0.96**2000 < 1e-33
+    assert places == set(range(25))
 
 
 def test_flip_mirrors_left_to_right_or_does_nothing():
@@ -116,7 +121,10 @@ def test_the_bound_sees_a_bias_of_two_percent():
 
 def test_large_and_negative_seeds_are_seeds():
     index = torch.arange(50)
-    draws = {tuple(uniform_below(1000, index, seed=s, epoch=0, stream=1).tolist()) for s in (0, -1, 2**63, 2**64 - 2)}
+    draws = {
+        tuple(uniform_below(1000, index, seed=s, epoch=0, stream=1).tolist())
+        for s in (0, -1, 2**63, 2**64 - 2)
+    }
     assert len(draws) == 4
 
 

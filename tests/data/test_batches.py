@@ -1,4 +1,6 @@
-"""Batches: every image once, normalised as the formula says, the same for any rank, batch size and repetition."""
+"""Batches: every image once, normalised as the formula says, the same for any rank, batch size and
+repetition.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,17 @@ def test_images_are_normalised_and_in_order():
 
 def test_an_epoch_is_a_permutation_that_seed_and_epoch_fix():
     def order(**options):
-        return torch.cat([labels for _, labels, _ in collect(numbered(), 16, shuffle=True, **options)]).tolist()
+        return torch.cat(
+            [labels for _, labels, _ in collect(numbered(), 16, shuffle=True, **options)]
+        ).tolist()
 
     first = order(seed=1, epoch=2)
     assert sorted(first) == list(range(50))
     assert first == order(seed=1, epoch=2)
-    assert len({tuple(first), tuple(order(seed=1, epoch=3)), tuple(order(seed=2, epoch=2)), tuple(range(50))}) == 4
+    assert (
+        len({tuple(first), tuple(order(seed=1, epoch=3)), tuple(order(seed=2, epoch=2)), tuple(range(50))})
+        == 4
+    )
 
 
 def test_iterating_again_gives_the_same():
@@ -54,13 +61,18 @@ def test_iterating_again_gives_the_same():
 def test_ranks_together_see_exactly_the_joined_batches(world):
     options = {"shuffle": True, "augment": ALL, "seed": 3, "epoch": 4}
     joined = collect(numbered(), 16, **options)
-    ranks = [collect(numbered(), 16, rank=rank, world_size=world, drop_last=True, **options) for rank in range(world)]
+    ranks = [
+        collect(numbered(), 16, rank=rank, world_size=world, drop_last=True, **options)
+        for rank in range(world)
+    ]
     assert all(len(rank) == 3 for rank in ranks)
     for step, (images, labels, first) in enumerate(joined[:3]):
         parts = [rank[step] for rank in ranks]
         assert torch.equal(torch.cat([part[0] for part in parts]), images)
         assert torch.equal(torch.cat([part[1] for part in parts]), labels)
-        for part, before in zip(parts, torch.tensor([0] + [len(part[1]) for part in parts]).cumsum(0), strict=False):
+        for part, before in zip(
+            parts, torch.tensor([0] + [len(part[1]) for part in parts]).cumsum(0), strict=False
+        ):
             assert part[2] == first + int(before)
 
 
@@ -71,7 +83,9 @@ def test_the_batch_size_changes_no_image():
         assert torch.equal(images, torch.cat([batch[0] for batch in collect(numbered(), 16, **options)]))
 
 
-@pytest.mark.parametrize(("size", "drop_last", "expected"), [(16, False, 4), (16, True, 3), (25, False, 2), (64, True, 0)])
+@pytest.mark.parametrize(
+    ("size", "drop_last", "expected"), [(16, False, 4), (16, True, 3), (25, False, 2), (64, True, 0)]
+)
 def test_length_is_what_comes(size, drop_last, expected):
     batches = Batches(numbered(), size, mean=MEAN, std=STD, drop_last=drop_last)
     assert len(batches) == len(list(batches)) == expected

@@ -25,7 +25,8 @@ def picture(path, size=(8, 8), mode="RGB", colour=None):
     Image.new(mode, size, colour if colour is not None else 0).save(path)
 
 
-# --- digits and synthetic -----------------------------------------------------------------------------------------
+# --- digits and synthetic
+# -----------------------------------------------------------------------------------------
 
 
 def test_digits_have_a_fixed_test_set_and_documented_statistics():
@@ -66,13 +67,16 @@ def test_synthetic_data_can_be_learned():
     assert (nearest == data.test.labels).double().mean() > 0.5
 
 
-@pytest.mark.parametrize("name", ["synthetic:depth=3", "synthetic:size=x", "synthetic:classes=1", "synthetic:size=0"])
+@pytest.mark.parametrize(
+    "name", ["synthetic:depth=3", "synthetic:size=x", "synthetic:classes=1", "synthetic:size=0"]
+)
 def test_wrong_synthetic_names_are_refused(name):
     with pytest.raises(DataError, match="synthetic data"):
         load_data(name)
 
 
-# --- CIFAR --------------------------------------------------------------------------------------------------------
+# --- CIFAR
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -93,10 +97,14 @@ def cifar10(tmp_path, monkeypatch):
     def md5(name):
         return hashlib.md5((folder / name).read_bytes()).hexdigest()
 
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[f"data_batch_{i}", md5(f"data_batch_{i}")] for i in range(1, 6)])
+    monkeypatch.setattr(
+        datasets.CIFAR10, "train_list", [[f"data_batch_{i}", md5(f"data_batch_{i}")] for i in range(1, 6)]
+    )
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", md5("test_batch")]])
     monkeypatch.setattr(
-        datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5("batches.meta")}
+        datasets.CIFAR10,
+        "meta",
+        {"filename": "batches.meta", "key": "label_names", "md5": md5("batches.meta")},
     )
     return tmp_path, written
 
@@ -134,18 +142,23 @@ def test_a_missing_set_says_the_command_and_the_layout(tmp_path, name):
     assert not list(tmp_path.iterdir())  # nothing was fetched
 
 
-# --- Fashion-MNIST ------------------------------------------------------------------------------------------------
+# --- Fashion-MNIST
+# ------------------------------------------------------------------------------------------------
 
 
 def write_idx(path, array, *, compressed):
-    content = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    content = (
+        struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    )
     path = path.with_name(path.name + ".gz") if compressed else path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content) if compressed else content)
     return path
 
 
-@pytest.mark.parametrize(("place", "compressed"), [("FashionMNIST/raw", False), ("fashion-mnist", True), (".", True)])
+@pytest.mark.parametrize(
+    ("place", "compressed"), [("FashionMNIST/raw", False), ("fashion-mnist", True), (".", True)]
+)
 def test_fashion_mnist_files_are_read_and_padded(tmp_path, place, compressed):
     images = RANDOM.integers(0, 256, (30, 28, 28), dtype=np.uint8)
     labels = (np.arange(30) % 10).astype(np.uint8)
@@ -164,7 +177,10 @@ def test_fashion_mnist_files_are_read_and_padded(tmp_path, place, compressed):
 def test_damaged_fashion_mnist_files_are_named(tmp_path, damage, compressed):
     paths = {}
     for part in ("train", "t10k"):
-        for kind, array in (("images-idx3", np.zeros((3, 28, 28), np.uint8)), ("labels-idx1", np.zeros(3, np.uint8))):
+        for kind, array in (
+            ("images-idx3", np.zeros((3, 28, 28), np.uint8)),
+            ("labels-idx1", np.zeros(3, np.uint8)),
+        ):
             name = f"{part}-{kind}-ubyte"
             paths[name] = write_idx(tmp_path / name, array, compressed=compressed)
     path = paths["t10k-images-idx3-ubyte"]
@@ -173,7 +189,8 @@ def test_damaged_fashion_mnist_files_are_named(tmp_path, damage, compressed):
         load_data("fashion_mnist", root=tmp_path)
 
 
-# --- TinyImageNet -------------------------------------------------------------------------------------------------
+# --- TinyImageNet
+# -------------------------------------------------------------------------------------------------
 
 WNIDS = ("n02", "n01", "n03")
 
@@ -203,7 +220,9 @@ def test_tiny_imagenet_is_read_with_its_validation_images_as_test_set(tiny):
     assert data.test.labels.tolist() == [0, 1, 2] * 3
     assert (data.test.images[:, 0].float().mean((1, 2)) / 80).round().tolist() == [0, 1, 2] * 3
     everything = torch.cat([data.train.images, data.validation.images])
-    grey = (everything[:, 0] == everything[:, 1]).flatten(1).all(1) & (everything[:, 1] == everything[:, 2]).flatten(1).all(1)
+    grey = (everything[:, 0] == everything[:, 1]).flatten(1).all(1) & (
+        everything[:, 1] == everything[:, 2]
+    ).flatten(1).all(1)
     assert int(grey.sum()) == 3
 
 
@@ -212,8 +231,14 @@ def test_tiny_imagenet_is_read_with_its_validation_images_as_test_set(tiny):
     [
         (lambda p: (p / "val/images/val_4.JPEG").unlink(), "val_4.JPEG is missing"),
         (lambda p: (p / "train/n01/images/n01_2.JPEG").write_bytes(b"no image"), "n01_2.JPEG"),
-        (lambda p: (p / "val/val_annotations.txt").write_text("val_0.JPEG n01\n"), "val_annotations.txt is damaged"),
-        (lambda p: (p / "val/val_annotations.txt").write_text("../../x\tn01\n"), "val_annotations.txt is damaged"),
+        (
+            lambda p: (p / "val/val_annotations.txt").write_text("val_0.JPEG n01\n"),
+            "val_annotations.txt is damaged",
+        ),
+        (
+            lambda p: (p / "val/val_annotations.txt").write_text("../../x\tn01\n"),
+            "val_annotations.txt is damaged",
+        ),
         (lambda p: (p / "wnids.txt").unlink(), "wnids.txt"),
         (lambda p: (p / "wnids.txt").write_text("n01\nn77\n"), "n77.* has no images"),
         (lambda p: picture(p / "train/n03/images/n03_1.JPEG", (32, 32)), "n03_1.JPEG is 32x32"),
@@ -238,7 +263,11 @@ def test_tiny_imagenet_is_fetched_checked_and_unpacked_on_request(tiny, tmp_path
     monkeypatch.setattr(tiny_imagenet, "URL", served.as_uri())
     root = tmp_path_factory.mktemp("fresh")
     assert len(load_data("tiny_imagenet", root=root, download=True).test) == 9
-    assert sorted(p.name for p in root.iterdir()) == [".circa_cache", "tiny-imagenet-200", "tiny-imagenet-200.zip"]
+    assert sorted(p.name for p in root.iterdir()) == [
+        ".circa_cache",
+        "tiny-imagenet-200",
+        "tiny-imagenet-200.zip",
+    ]
 
 
 def test_a_wrong_or_hostile_archive_is_refused_and_leaves_nothing(tmp_path):
@@ -261,7 +290,8 @@ def test_a_failed_download_says_so_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- ImageFolder --------------------------------------------------------------------------------------------------
+# --- ImageFolder
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -291,7 +321,11 @@ def test_an_image_folder_is_read_with_statistics_of_its_training_split(folder):
 
 def test_given_statistics_win_and_must_fit(folder):
     assert load_folder(folder, mean=(0.1, 0.2, 0.3), std=(1, 1, 1)).mean == (0.1, 0.2, 0.3)
-    for options in ({"mean": (0.1,), "std": (1,)}, {"mean": (0.1, 0.2, 0.3)}, {"mean": (0, 0, 0), "std": (1, 1, 0)}):
+    for options in (
+        {"mean": (0.1,), "std": (1,)},
+        {"mean": (0.1, 0.2, 0.3)},
+        {"mean": (0, 0, 0), "std": (1, 1, 0)},
+    ):
         with pytest.raises(ValueError, match="mean and std"):
             load_folder(folder, **options)
 
@@ -334,7 +368,8 @@ def test_a_wrong_image_folder_is_refused_by_name(folder, damage, said):
         load_folder(folder)
 
 
-# --- load_data ----------------------------------------------------------------------------------------------------
+# --- load_data
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_limit_bounds_every_split():

@@ -57,7 +57,9 @@ def test_limit_takes_at_most_so_many():
 
 
 def test_statistics_are_those_of_the_pixels():
-    images = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (50, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     images[:, 1] = 77
     mean, std = channel_statistics(images)
     pixels = images.double() / 255

@@ -38,7 +38,9 @@ def images(splits) -> Tensor:
 
 @pytest.fixture(scope="session")
 def trained(splits) -> nn.Module:
-    """resnet8, half as wide, after a few steps: its BatchNorm statistics and weights are no longer the initial ones."""
+    """resnet8, half as wide, after a few steps: its BatchNorm statistics and weights are no longer the
+    initial ones.
+    """
     model = build_model("resnet8", num_classes=4, image_size=8, width=0.5, shortcut="B", seed=0).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(2):

@@ -25,8 +25,16 @@ class Array:
         return self.values[flat]
 
 
-def execute(plan: IntegerPlan, image: Any, masks: dict[str, list[int]], rescale_masks: dict[str, list[int]] | None, k: int):
-    """Centred integers of every layer for one image (a nested list), PosZero with one k; None truncates by the floor."""
+def execute(
+    plan: IntegerPlan,
+    image: Any,
+    masks: dict[str, list[int]],
+    rescale_masks: dict[str, list[int]] | None,
+    k: int,
+):
+    """Centred integers of every layer for one image (a nested list), PosZero with one k; None truncates by
+    the floor.
+    """
     p = plan.format.prime
     values: dict[str, Array] = {}
     for layer in map(layer_to_dict, plan.layers):
@@ -41,7 +49,10 @@ def execute(plan: IntegerPlan, image: Any, masks: dict[str, list[int]], rescale_
                 out = [conv(layer, sources[0], weight, place) + bias[place[0]] for place in places]
             case "linear":
                 rows, bias = (plan.tensors[f"{name}.{key}"].tolist() for key in ("weight", "bias"))
-                out = [sum(a * b for a, b in zip(row, x, strict=True)) + c for row, c in zip(rows, bias, strict=True)]
+                out = [
+                    sum(a * b for a, b in zip(row, x, strict=True)) + c
+                    for row, c in zip(rows, bias, strict=True)
+                ]
             case "add":
                 out = [a + b for a, b in zip(x, sources[1].values, strict=True)]
             case "relu":
@@ -49,14 +60,22 @@ def execute(plan: IntegerPlan, image: Any, masks: dict[str, list[int]], rescale_
             case "sum_pool":
                 out = [pool(layer, sources[0], place) for place in places]
             case "slice":
-                out = [sources[0][move(place, layer["slices"], lambda q, cut: cut[0] + cut[2] * q)] for place in places]
+                out = [
+                    sources[0][move(place, layer["slices"], lambda q, cut: cut[0] + cut[2] * q)]
+                    for place in places
+                ]
             case "pad":
-                out = [sources[0][move(place, layer["widths"], lambda q, width: q - width[0])] for place in places]
+                out = [
+                    sources[0][move(place, layer["widths"], lambda q, width: q - width[0])]
+                    for place in places
+                ]
             case "rescale" if rescale_masks is None:
                 out = [v // 2 ** layer["bits"] for v in x]
             case "rescale":
                 bits = layer["bits"]
-                out = [(((v + r) % p) >> bits) - (r >> bits) for v, r in zip(x, rescale_masks[name], strict=True)]
+                out = [
+                    (((v + r) % p) >> bits) - (r >> bits) for v, r in zip(x, rescale_masks[name], strict=True)
+                ]
             case "shift":
                 out = [v * 2 ** layer["bits"] for v in x]
             case kind:

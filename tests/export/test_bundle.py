@@ -1,4 +1,6 @@
-"""The folder: there and back, nothing believed that does not have its checksum, and a reader that only has numpy."""
+"""The folder: there and back, nothing believed that does not have its checksum, and a reader that only has
+numpy.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def write(folder, conversion, splits, **options):
     shown: ImageSet = splits.test.subset(torch.arange(2))
-    data = {"name": splits.name, "mean": splits.mean, "std": splits.std, "class_names": splits.class_names, "seed": 0}
+    data = {
+        "name": splits.name,
+        "mean": splits.mean,
+        "std": splits.std,
+        "class_names": splits.class_names,
+        "seed": 0,
+    }
     return save_export(folder, conversion, images=shown.images, labels=shown.labels, data=data, **options)
 
 
@@ -89,7 +97,9 @@ def test_there_and_back(folder, conversion, splits, images):
 
 
 def test_the_same_network_gives_the_same_bytes(folder, conversion, splits, tmp_path):
-    digest = write(tmp_path / "again", conversion, splits, accuracy={"mean": 0.5}, provenance={"checkpoint": "best.pt"})
+    digest = write(
+        tmp_path / "again", conversion, splits, accuracy={"mean": 0.5}, provenance={"checkpoint": "best.pt"}
+    )
     assert digest == open_export(folder).digest
     assert load_export(folder, digest=digest).plan.output == "linear"
     with pytest.raises(ExportError, match="has the digest"):
@@ -193,24 +203,34 @@ def read_with_numpy_alone(folder, tmp_path):
 
 def test_the_reader_reproduces_the_logits_with_numpy_alone(folder, copy, tmp_path):
     done = read_with_numpy_alone(folder, tmp_path)
-    assert (done.returncode, done.stdout) == (0, "largest difference from the recorded logits: 0\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "largest difference from the recorded logits: 0\n"), (
+        done.stderr
+    )
     vectors = safetensors.torch.load((copy / "vectors.safetensors").read_bytes())
     vectors["logits.local"][0, 0] += 5
     (copy / "vectors.safetensors").write_bytes(safetensors.torch.save(vectors))
     done = read_with_numpy_alone(copy, tmp_path)
-    assert (done.returncode, done.stdout) == (1, "largest difference from the recorded logits: 5\n"), done.stderr
+    assert (done.returncode, done.stdout) == (1, "largest difference from the recorded logits: 5\n"), (
+        done.stderr
+    )
 
 
 def test_the_reader_is_as_short_as_its_readme_says():
     import circa_train.export.readme as readme
 
-    code = [line for line in readme.reader_text().split('if __name__ == "__main__":')[0].splitlines() if line.strip()]
+    code = [
+        line
+        for line in readme.reader_text().split('if __name__ == "__main__":')[0].splitlines()
+        if line.strip()
+    ]
     assert len(code) <= 42
     assert "40 lines" in readme.README
 
 
 def every_kind():
-    """What is not in a plain ResNet: masks, concatenation, maximum pooling, groups, k per channel, exact sites."""
+    """What is not in a plain ResNet: masks, concatenation, maximum pooling, groups, k per channel, exact
+    sites.
+    """
 
     class Mixed(nn.Module):
         def __init__(self) -> None:
@@ -232,7 +252,11 @@ def every_kind():
     masks = {"relu": torch.rand(8, 8, 8) < 0.5, "layer1.0.relu1": torch.tensor([True, True, False, True] * 2)}
     reduction = {"masks": masks, "sites": ["layer2.0.relu1"]}
     reduced = build_model("resnet8", num_classes=4, image_size=8, width=0.5, reduction=reduction)
-    specs = {"relu": TruncatedSign((8, 0, 3, 12), "negpass"), "relu#2": NoFault(), "relu#3": TruncatedSign(20)}
+    specs = {
+        "relu": TruncatedSign((8, 0, 3, 12), "negpass"),
+        "relu#2": NoFault(),
+        "relu#3": TruncatedSign(20),
+    }
     return {"mixed": (mixed, specs), "reduced": (reduced.eval(), TruncatedSign(9, "negpass"))}
 
 

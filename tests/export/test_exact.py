@@ -14,7 +14,11 @@ LIMIT = largest_centred(DEFAULT_PRIME)
 
 def python_linear(x, weight, bias):
     return [
-        [sum(a * b for a, b in zip(row, column, strict=True)) + c for column, c in zip(weight, bias, strict=True)] for row in x
+        [
+            sum(a * b for a, b in zip(row, column, strict=True)) + c
+            for column, c in zip(weight, bias, strict=True)
+        ]
+        for row in x
     ]
 
 
@@ -34,7 +38,9 @@ def test_linear_equals_python(magnitude):
             assert (total == exact) if abs(exact) < EXACT else abs(total - exact) <= abs(exact) * 2**-52
             assert (abs(total) > LIMIT) == (abs(exact) > LIMIT)
     if found.residue is not None:
-        assert found.residue.tolist() == [[to_centred(value, DEFAULT_PRIME) for value in row] for row in wanted]
+        assert found.residue.tolist() == [
+            [to_centred(value, DEFAULT_PRIME) for value in row] for row in wanted
+        ]
 
 
 def test_cut_and_uncut_agree_where_both_are_exact():
@@ -49,7 +55,10 @@ def test_cut_and_uncut_agree_where_both_are_exact():
     digits = [(x >> (10 * place)) if place == 3 else (x >> (10 * place)) & 1023 for place in range(4)]
     parts = [conv2d(digit, weight, bias, layer, DEFAULT_PRIME) for digit in digits]
     assert all(part.residue is None for part in parts)
-    total = sum(part.total.long() % DEFAULT_PRIME * pow(2, 10 * place, DEFAULT_PRIME) for place, part in enumerate(parts))
+    total = sum(
+        part.total.long() % DEFAULT_PRIME * pow(2, 10 * place, DEFAULT_PRIME)
+        for place, part in enumerate(parts)
+    )
     assert torch.equal(cut.residue, to_centred(total, DEFAULT_PRIME))
 
 

@@ -25,7 +25,9 @@ def unsettled(model: nn.Module) -> nn.Module:
 
 
 class PreActivation(nn.Module):
-    """BatchNorm before the convolution, once behind a sum that is read twice; dropout by flag; an identity."""
+    """BatchNorm before the convolution, once behind a sum that is read twice; dropout by flag; an
+    identity.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,13 +56,21 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_stay_within_a_hundred_thousandth(name):
     model = unsettled(MODELS[name]())
-    x = torch.randn(8, 3, 32 if name == "vgg" else 16, 32 if name == "vgg" else 16, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(
+        8,
+        3,
+        32 if name == "vgg" else 16,
+        32 if name == "vgg" else 16,
+        generator=torch.Generator().manual_seed(1),
+    )
     folded, folds = fold_batch_norms(model)
     with torch.no_grad():
         wanted, found = model(x), folded(x)
     assert float((wanted - found).norm() / wanted.norm()) < 1e-5
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in folded.modules())
-    norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     assert sorted(fold.batch_norm for fold in folds) == sorted(norms)
 
 
@@ -94,7 +104,10 @@ def test_sites_are_those_of_the_conversion():
 
 @pytest.mark.parametrize(
     ("norm", "message"),
-    [(nn.BatchNorm1d(4), r"1 \(BatchNorm1d\)"), (nn.BatchNorm1d(4, track_running_stats=False), "1 .*running statistics")],
+    [
+        (nn.BatchNorm1d(4), r"1 \(BatchNorm1d\)"),
+        (nn.BatchNorm1d(4, track_running_stats=False), "1 .*running statistics"),
+    ],
 )
 def test_what_cannot_be_folded_is_refused_by_name(norm, message):
     with pytest.raises(ExportError, match=message):

@@ -1,4 +1,6 @@
-"""Layers from traces: the description goes there and back, and whatever has no layer is refused by its name."""
+"""Layers from traces: the description goes there and back, and whatever has no layer is refused by its
+name.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,18 @@ from torch import nn
 
 from circa_train.export import ExportError, fold_batch_norms
 from circa_train.export.graph import layer_graph
-from circa_train.export.layers import Conv2d, Gather, Pad, Reshape, Slice, SumPool, layer_from_dict, layer_to_dict
+from circa_train.export.layers import (
+    Conv2d,
+    Gather,
+    Pad,
+    Reshape,
+    Slice,
+    SumPool,
+    layer_from_dict,
+    layer_to_dict,
+)
 from circa_train.nn.convert import ConversionError
-from circa_train.nn.models import build_model
+from circa_train.nn.models.registry import build_model
 
 
 class Wrap(nn.Module):
@@ -126,7 +137,9 @@ def test_modules_called_twice_get_two_names():
 
 def test_masked_relus_gather_and_scatter():
     masks = {"relu": torch.tensor([True, False] * 4), "layer1.0.relu1": torch.rand(8, 8, 8) < 0.5}
-    model = build_model("resnet8", num_classes=4, image_size=8, width=0.5, in_channels=2, reduction={"masks": masks}, seed=0)
+    model = build_model(
+        "resnet8", num_classes=4, image_size=8, width=0.5, in_channels=2, reduction={"masks": masks}, seed=0
+    )
     graph = graph_of(model)
     layers = {layer.name: layer for layer in graph.layers}
     assert isinstance(layers["relu.index_select"], Gather)

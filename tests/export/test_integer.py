@@ -15,7 +15,7 @@ from circa_train.export.quantize import Format, quantize
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.nn.control import set_draw, set_faults, set_specs, stochastic_relus
 from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.resnet import PadShortcut
+from circa_train.nn.models.resnet import PadShortcut
 
 PRIMES = [251, 65537, 2138816513]
 
@@ -46,7 +46,9 @@ def small_network(prime, k=3, **options):
     torch.manual_seed(0)
     graph = layer_graph(fold_batch_norms(Small().eval())[0], (2, 6, 6))
     fixed = Format(4, 3, prime) if prime == 251 else Format(5, 6, prime)
-    return IntegerNetwork(quantize(graph, fixed), TruncatedSign(k=k, prime=prime), seed=5, overflow="wrap", **options)
+    return IntegerNetwork(
+        quantize(graph, fixed), TruncatedSign(k=k, prime=prime), seed=5, overflow="wrap", **options
+    )
 
 
 @pytest.mark.parametrize("rescaling", ["floor", "local"])
@@ -61,7 +63,9 @@ def test_every_layer_equals_python_integers(prime, rescaling):
     for image in range(len(x)):
         masks = {site: test.mask[image].flatten().tolist() for site, test in tests.items()}
         truncations = {name: mask[image].flatten().tolist() for name, mask in rescale_masks.items()}
-        wanted = execute(network.plan, x[image].tolist(), masks, truncations if rescaling == "local" else None, k=3)
+        wanted = execute(
+            network.plan, x[image].tolist(), masks, truncations if rescaling == "local" else None, k=3
+        )
         for name, value in steps.items():
             assert value[image].flatten().tolist() == wanted[name].values, name
     assert (sum(network.overflows.values()) > 0) == (prime == 251)
@@ -85,7 +89,9 @@ def test_the_simulator_draws_the_same_gates_from_the_same_values(conversion, ima
     network = conversion.network
     set_draw(network, 7, first_image=4)
     for test in network.sign_tests(network.quantize(images[4:12])):
-        relu = StochasticReLU(test.spec, frac_bits=network.plan.scales[test.site].frac_bits, seed=3, site=test.index)
+        relu = StochasticReLU(
+            test.spec, frac_bits=network.plan.scales[test.site].frac_bits, seed=3, site=test.index
+        )
         relu.set_draw(7, first_image=4)
         z = test.x.double() / 2**relu.frac_bits
         assert torch.equal(relu(z) != 0, test.gate & (test.x != 0)), test.site
@@ -93,7 +99,9 @@ def test_the_simulator_draws_the_same_gates_from_the_same_values(conversion, ima
 
 def test_parts_of_a_batch_draw_the_masks_of_the_whole(conversion, images):
     for rescaling in ("floor", "local"):
-        network = IntegerNetwork(conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling=rescaling, overflow="wrap")
+        network = IntegerNetwork(
+            conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling=rescaling, overflow="wrap"
+        )
         set_draw(network, 11)
         whole = network(images)
         parts = []
@@ -119,9 +127,13 @@ def test_top_1_agrees_with_the_simulator_within_both_intervals(conversion, train
     network = conversion.network
     frac_bits = network.plan.format.accumulator_frac_bits
     simulator = with_stochastic_relus(trained, TruncatedSign(k=8), frac_bits=frac_bits, seed=3)
-    results = [evaluate(model, splits.test, mean=splits.mean, std=splits.std, draws=8) for model in (network, simulator)]
+    results = [
+        evaluate(model, splits.test, mean=splits.mean, std=splits.std, draws=8)
+        for model in (network, simulator)
+    ]
     spread = results[0].width / 2 + results[1].width / 2
-    # Rounding may move a border image either way on every draw alike, which no interval over draws sees: one of the 75.
+    # Rounding may move a border image either way on every draw alike, which no interval over draws sees: one
+    # of the 75.
     assert abs(results[0].mean - results[1].mean) <= spread + 1 / len(splits.test)
 
 
@@ -144,7 +156,9 @@ def test_overflow_names_the_layer_and_counts():
     network = small_network(251)
     strict = IntegerNetwork(network.plan, TruncatedSign(k=3, prime=251))
     x = network.quantize(torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(1)))
-    with pytest.raises(FixedPointOverflow, match=r"layer \S+: \d+ of \d+ values overflow the field, up to \d+ where .* = 125"):
+    with pytest.raises(
+        FixedPointOverflow, match=r"layer \S+: \d+ of \d+ values overflow the field, up to \d+ where .* = 125"
+    ):
         strict.run(x)
     counted = {step.layer.name: step.overflows for step in network.steps(x) if step.overflows}
     assert dict(network.overflows) == counted
@@ -169,8 +183,12 @@ def test_refusals():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_gives_the_same_integers(conversion, images):
-    on_cpu = IntegerNetwork(conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling="local", overflow="wrap")
-    on_gpu = IntegerNetwork(conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling="local", overflow="wrap").cuda()
+    on_cpu = IntegerNetwork(
+        conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling="local", overflow="wrap"
+    )
+    on_gpu = IntegerNetwork(
+        conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling="local", overflow="wrap"
+    ).cuda()
     x = on_cpu.quantize(images)
     for here, there in zip(on_cpu.steps(x), on_gpu.steps(x.cuda()), strict=True):
         assert torch.equal(here.value, there.value.cpu()), here.layer.name

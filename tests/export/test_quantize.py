@@ -13,7 +13,7 @@ from circa_train.export.graph import layer_graph
 from circa_train.export.layers import ReLU, Rescale, Shift, SumPool
 from circa_train.export.quantize import calibrate, choose_format, quantize
 from circa_train.fixed_point import FixedPointOverflow
-from circa_train.nn.models import build_model
+from circa_train.nn.models.registry import build_model
 
 FIXED = Format(8, 10)
 
@@ -34,9 +34,13 @@ def test_weights_round_half_even_and_biases_have_the_accumulators_scale():
 
 
 def test_every_sum_and_every_site_is_at_the_accumulators_scale():
-    plan = plan_of(build_model("resnet8", num_classes=4, image_size=8, width=0.25, shortcut="A", seed=0), (3, 8, 8))
+    plan = plan_of(
+        build_model("resnet8", num_classes=4, image_size=8, width=0.25, shortcut="A", seed=0), (3, 8, 8)
+    )
     scales = {layer.name: plan.scales[layer.name].frac_bits for layer in plan.layers}
-    assert all(scales[layer.name] == 18 for layer in plan.layers if layer.kind in ("relu", "add", "conv2d", "linear"))
+    assert all(
+        scales[layer.name] == 18 for layer in plan.layers if layer.kind in ("relu", "add", "conv2d", "linear")
+    )
     assert all(scales[layer.inputs[0]] == 8 for layer in plan.layers if layer.kind in ("conv2d", "linear"))
     for layer in plan.layers:
         if isinstance(layer, Rescale):
@@ -44,14 +48,18 @@ def test_every_sum_and_every_site_is_at_the_accumulators_scale():
 
 
 def test_a_value_is_rescaled_once_however_many_read_it():
-    plan = plan_of(build_model("resnet8", num_classes=4, image_size=8, width=0.25, shortcut="B", seed=0), (3, 8, 8))
+    plan = plan_of(
+        build_model("resnet8", num_classes=4, image_size=8, width=0.25, shortcut="B", seed=0), (3, 8, 8)
+    )
     readers = [layer.name for layer in plan.layers if "layer1.0.relu2.at8" in layer.inputs]
     assert readers == ["layer2.0.conv1", "layer2.0.shortcut.0"]
     addresses = [layer.site for layer in plan.layers if isinstance(layer, (ReLU, Rescale))]
     assert len(set(addresses)) == len(addresses)
 
 
-@pytest.mark.parametrize(("window", "bits", "factor"), [(2, 2, Fraction(1)), (3, 4, Fraction(16, 9)), (8, 6, Fraction(1))])
+@pytest.mark.parametrize(
+    ("window", "bits", "factor"), [(2, 2, Fraction(1)), (3, 4, Fraction(16, 9)), (8, 6, Fraction(1))]
+)
 def test_the_division_of_a_pooling_goes_into_scale_and_weights(window, bits, factor):
     conv = nn.Conv2d(1, 1, 1)
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AvgPool2d(window), conv)
@@ -103,7 +111,9 @@ def test_chosen_bits_hold_values_of_fifteen_bits_with_the_headroom_asked_for():
     largest = max(max(-low, high) for low, high in ranges.values())
     chosen = choose_format(graph, ranges, headroom_bits=5)
     assert largest * 2 ** (chosen.accumulator_frac_bits + 5) <= chosen.prime // 2
-    weights = max(float(tensor.abs().max()) for name, tensor in graph.tensors.items() if name.endswith("weight"))
+    weights = max(
+        float(tensor.abs().max()) for name, tensor in graph.tensors.items() if name.endswith("weight")
+    )
     assert weights * 2**chosen.weight_frac_bits < 2**14
     read = max(max(-ranges[name][0], ranges[name][1]) for name in ("input", "1"))
     assert read * 2**chosen.activation_frac_bits < 2**14

@@ -28,9 +28,13 @@ def test_rows_are_the_values_of_exact_passes(conversion, images):
         if step.layer.kind == "relu":
             kinds = expected_faults(step.inputs[0], network.specs[step.layer.name])
             assert row.wrap_faults * len(images) == pytest.approx(kinds.wrap_zeroed + kinds.wrap_passed)
-            assert row.truncation_faults * len(images) == pytest.approx(kinds.truncation_zeroed + kinds.truncation_passed)
+            assert row.truncation_faults * len(images) == pytest.approx(
+                kinds.truncation_zeroed + kinds.truncation_passed
+            )
         elif step.layer.kind == "rescale":
-            assert row.wrap_faults * len(images) == pytest.approx(float(step.inputs[0].abs().sum()) / network.prime)
+            assert row.wrap_faults * len(images) == pytest.approx(
+                float(step.inputs[0].abs().sum()) / network.prime
+            )
         else:
             assert row.wrap_faults == row.truncation_faults == 0
     largest = max(max(-row.low, row.high) for row in report.layers)
@@ -66,7 +70,9 @@ def test_refusals(conversion, images):
         range_report(conversion.network, [images], prime=251)
     with pytest.raises(ExportError, match=r"UniformFault.* without a protocol"):
         to_integers(conversion.folded, UniformFault(), [images])
-    mixed = {layer.name: TruncatedSign(4) for layer in conversion.network.plan.sites} | {"relu": TruncatedSign(4, prime=251)}
+    mixed = {layer.name: TruncatedSign(4) for layer in conversion.network.plan.sites} | {
+        "relu": TruncatedSign(4, prime=251)
+    }
     with pytest.raises(ExportError, match=r"different fields: \[251, 2138816513\]"):
         to_integers(conversion.folded, mixed, [images])
 

@@ -30,8 +30,12 @@ def test_each_party_alone_computes_its_share():
     prime, bits, x = 251, 3, -17
     masks = torch.arange(prime)
     server, client = [(x + r) % prime for r in range(prime)], [(prime - r) % prime for r in range(prime)]
-    truncated = [((s >> bits) - (((prime - c) % prime) >> bits)) % prime for s, c in zip(server, client, strict=True)]
-    assert local_rescale(torch.full_like(masks, x), masks, bits, prime).tolist() == [to_centred(t, prime) for t in truncated]
+    truncated = [
+        ((s >> bits) - (((prime - c) % prime) >> bits)) % prime for s, c in zip(server, client, strict=True)
+    ]
+    assert local_rescale(torch.full_like(masks, x), masks, bits, prime).tolist() == [
+        to_centred(t, prime) for t in truncated
+    ]
 
 
 def test_floor_rounds_down_on_both_sides():

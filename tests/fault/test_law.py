@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circa_train.fault.law import FaultKinds, expected_faults, fault_count, fault_probability, mask_count, observed_faults
+from circa_train.fault.law import (
+    FaultKinds,
+    expected_faults,
+    fault_count,
+    fault_probability,
+    mask_count,
+    observed_faults,
+)
 from circa_train.fault.sign import truncated_sign, window_sign
 from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
 from circa_train.field import DEFAULT_PRIME, bit_length, largest_centred
@@ -55,7 +62,9 @@ def test_sign_and_count_are_the_definition_on_python_integers(mode: str) -> None
             for x in range(-(prime // 2), prime // 2 + 1):
                 faults = [enumerated_fault(x, t, k, mode, prime) for t in range(prime)]
                 s = truncated_sign(torch.full((prime,), x), torch.arange(prime), spec)
-                assert s.tolist() == [fault != (x > 0) if x else bool(v) for fault, v in zip(faults, s, strict=True)]
+                assert s.tolist() == [
+                    fault != (x > 0) if x else bool(v) for fault, v in zip(faults, s, strict=True)
+                ]
                 assert fault_count(x, spec) == sum(faults)
 
 

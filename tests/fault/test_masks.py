@@ -1,4 +1,6 @@
-"""Masks: the generator's published vectors, exact uniformity, independence along every part of the address."""
+"""Masks: the generator's published vectors, exact uniformity, independence along every part of the
+address.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def test_address_layout_on_python_integers() -> None:
 @pytest.mark.parametrize("prime", [3, 251, 2**30 + 3, DEFAULT_PRIME, 2**31 - 1])
 def test_rejection_on_python_integers(prime: int) -> None:
     address = {"seed": 5, "site": 1, "draw": 2}
-    words = [random_words((4096,), attempt=a, **address).tolist() for a in range(40)]  # type: ignore[arg-type]
+    words = [random_words((4096,), attempt=a,
+    **address).tolist() for a in range(40)]  # type: ignore[arg-type]
     want = []
     for element in range(4096):
         attempt = 0
@@ -79,7 +82,9 @@ def test_accepted_words_map_evenly_onto_residues(prime: int) -> None:
 
 
 def chi_square_p_value(draws: Tensor, prime: int, cells: int = 4096) -> float:
-    """Probability that uniform draws on [0, prime) look at least as uneven over ``cells`` equal parts of the field."""
+    """Probability that uniform draws on [0, prime) look at least as uneven over ``cells`` equal parts of the
+    field.
+    """
     cell = draws * cells // prime
     observed = torch.bincount(cell, minlength=cells).double()
     edges = torch.tensor([-(-c * prime // cells) for c in range(cells + 1)], dtype=torch.float64)
@@ -90,7 +95,8 @@ def chi_square_p_value(draws: Tensor, prime: int, cells: int = 4096) -> float:
 def repeats_z_score(draws: Tensor, prime: int) -> float:
     """How many residues drawn from 32-bit words modulo p come up twice as likely: those below 2^32 mod p.
 
-    Under uniformity their share is binomial with rate (2^32 mod p) / p; returns the deviation in standard deviations.
+    Under uniformity their share is binomial with rate (2^32 mod p) / p; returns the deviation in standard
+    deviations.
     """
     share = (2**32 % prime) / prime
     hits = int((draws < 2**32 % prime).sum())
@@ -107,14 +113,18 @@ def test_masks_are_uniform(prime: int) -> None:
 
 
 def test_the_test_sees_a_reduced_32_bit_word() -> None:
-    """0.8% of the residues would come up 1.5 times as often: the planted bias that a careless generator has."""
+    """0.8% of the residues would come up 1.5 times as often: the planted bias that a careless generator
+    has.
+    """
     words = random_words((2_000_000,), seed=11, site=3, draw=7)
     assert repeats_z_score(words % DEFAULT_PRIME, DEFAULT_PRIME) > 5
     assert chi_square_p_value(words % DEFAULT_PRIME, DEFAULT_PRIME) < SIGNIFICANCE
 
 
 def correlation(a: Tensor, b: Tensor, prime: int) -> float:
-    """Correlation of two mask sequences in standard deviations of what independent uniform ones give (1 / sqrt n)."""
+    """Correlation of two mask sequences in standard deviations of what independent uniform ones give (1 /
+    sqrt n).
+    """
     u, v = (2 * a.double() + 1) / prime - 1, (2 * b.double() + 1) / prime - 1
     return float((u * v).mean() * 3) * math.sqrt(len(u))
 
@@ -127,21 +137,25 @@ def test_no_lag_correlation(lag: int) -> None:
 
 def test_the_lag_test_sees_a_planted_dependence() -> None:
     draws = uniform_masks((1_000_000,), seed=1, site=0, draw=0)
-    mixed = torch.where(torch.arange(len(draws) - 64) % 100 == 0, draws[:-64], draws[64:])  # 1% copied from lag 64
+    # 1% copied from lag 64
+    mixed = torch.where(torch.arange(len(draws) - 64) % 100 == 0, draws[:-64], draws[64:])
     assert correlation(draws[:-64], mixed, DEFAULT_PRIME) > 5
 
 
 @pytest.mark.parametrize("part", ["seed", "site", "draw"])
 def test_neighbouring_addresses_are_independent(part: str) -> None:
     base = {"seed": 2**32 - 1, "site": 4, "draw": 2**32 - 1}
-    draws = [uniform_masks((500_000,), **{**base, part: base[part] + step}) for step in (0, 1, 2)]  # type: ignore[arg-type]
+    draws = [uniform_masks((500_000,), **{**base, part: base[part] + step}) for step in (0, 1,
+    2)]  # type: ignore[arg-type]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert abs(correlation(draws[one], draws[other], DEFAULT_PRIME)) < 5
         assert int((draws[one] == draws[other]).sum()) <= 5  # expected 2.3e-4
 
 
 def test_position_does_not_matter() -> None:
-    """Means over each of the 256 places within a run stay within 5 sigma (two-sided, Bonferroni-free: 256 x 5.7e-7)."""
+    """Means over each of the 256 places within a run stay within 5 sigma (two-sided, Bonferroni-free: 256 x
+    5.7e-7).
+    """
     runs = 4000
     draws = uniform_masks((runs, 256), seed=9, site=0, draw=0).double() / DEFAULT_PRIME
     sigma = math.sqrt(1 / 12 / runs)
@@ -184,7 +198,9 @@ def test_ring_masks_join_two_words() -> None:
     low = random_words((100,), **address)  # type: ignore[arg-type]
     high = random_words((100,), attempt=1, **address)  # type: ignore[arg-type]
     ring = ring_masks((100,), **address)  # type: ignore[arg-type]
-    assert [r % 2**64 for r in ring.tolist()] == [(h << 32) | lo for lo, h in zip(low.tolist(), high.tolist(), strict=True)]
+    assert [r % 2**64 for r in ring.tolist()] == [
+        (h << 32) | lo for lo, h in zip(low.tolist(), high.tolist(), strict=True)
+    ]
 
 
 def test_shapes() -> None:

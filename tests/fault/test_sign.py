@@ -7,7 +7,14 @@ import torch
 
 from circa_train.fault.masks import uniform_masks
 from circa_train.fault.sign import draw_sign, flipped_sign, truncated_sign, window_sign
-from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault, spec_from_dict, spec_to_dict
+from circa_train.fault.spec import (
+    BitWindow,
+    NoFault,
+    TruncatedSign,
+    UniformFault,
+    spec_from_dict,
+    spec_to_dict,
+)
 from circa_train.field import DEFAULT_PRIME
 
 SPECS = [
@@ -39,15 +46,31 @@ def test_masks_broadcast_and_k_per_channel() -> None:
     t = uniform_masks((3, 4, 5), seed=0, site=0, draw=0, prime=251)
     got = truncated_sign(x, t, TruncatedSign((0, 2, 5), prime=251))
     for channel, k in enumerate((0, 2, 5)):
-        assert torch.equal(got[:, channel], truncated_sign(x[:, channel], t[channel], TruncatedSign(k, prime=251)))
+        assert torch.equal(
+            got[:, channel], truncated_sign(x[:, channel], t[channel], TruncatedSign(k, prime=251))
+        )
 
 
 def test_flips_spare_zero_and_the_other_direction() -> None:
     x = torch.tensor([-2, 0, 2]).repeat(2)
     word = torch.tensor([0, 0, 0, 2**31, 2**31, 2**31])
     assert flipped_sign(x, word, UniformFault(0.5)).tolist() == [True, False, False, False, False, True]
-    assert flipped_sign(x, word, UniformFault(0.5, "zeroed")).tolist() == [False, False, False, False, False, True]
-    assert flipped_sign(x, word, UniformFault(0.5, "passed")).tolist() == [True, False, True, False, False, True]
+    assert flipped_sign(x, word, UniformFault(0.5, "zeroed")).tolist() == [
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert flipped_sign(x, word, UniformFault(0.5, "passed")).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
     highest = torch.full_like(x, 2**32 - 1)
     assert flipped_sign(x, highest, UniformFault(1.0)).tolist() == [True, False, False] * 2
     assert flipped_sign(x, torch.zeros_like(x), UniformFault(0.0)).tolist() == [False, False, True] * 2
@@ -119,7 +142,9 @@ def test_k_must_be_an_int(k: object) -> None:
 def test_bad_tensors_are_refused_by_name() -> None:
     spec = TruncatedSign(3, prime=251)
     x, t = torch.tensor([1, 2]), torch.tensor([3, 4])
-    with pytest.raises(ValueError, match=r"t spans \[3, 251\], outside \[0, 250\]; draw masks with uniform_masks"):
+    with pytest.raises(
+        ValueError, match=r"t spans \[3, 251\], outside \[0, 250\]; draw masks with uniform_masks"
+    ):
         truncated_sign(x, torch.tensor([3, 251]), spec)
     with pytest.raises(ValueError, match="t spans"):
         truncated_sign(x, torch.tensor([-1, 0]), spec)

@@ -1,4 +1,6 @@
-"""Shared by the tests of this folder: every circuit of a prime, plain integer semantics, and operands worth trying."""
+"""Shared by the tests of this folder: every circuit of a prime, plain integer semantics, and operands worth
+trying.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ import numpy as np
 import pytest
 
 from circa_train.field import DEFAULT_PRIME, to_centred
-from circa_train.gc.kernels import available_kernels
-from circa_train.gc.relu import KINDS, MODES, ReluCircuit
+from circa_train.gc.aes.engines import available_kernels
+from circa_train.gc.circuits.relu import KINDS, MODES, ReluCircuit
 
 #: Every kernel of this machine. They share one source, so the narrower vectors are for thorough runs.
 KERNELS = [
@@ -55,7 +57,9 @@ def boundary_pairs(prime=DEFAULT_PRIME, k=12, fuzz=2000, seed=0):
     masks = [m for m in (0, 1, 2**k - 1, 2**k, half, half + 1, prime - 2, prime - 1) if m < prime]
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, prime.bit_length(), fuzz)
-    x = np.concatenate([np.repeat(xs, len(masks)), np.minimum(rng.integers(0, 2**sizes), half) * rng.choice([-1, 1], fuzz)])
+    x = np.concatenate(
+        [np.repeat(xs, len(masks)), np.minimum(rng.integers(0, 2**sizes), half) * rng.choice([-1, 1], fuzz)]
+    )
     t = np.concatenate([np.tile(masks, len(xs)), rng.integers(0, prime, fuzz)])
     return (x + t) % prime, t
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from circa_train.field import DEFAULT_PRIME
-from circa_train.gc.beaver import Multiplication, TrustedDealer
-from circa_train.gc.messages import Message, MessageKind
+from circa_train.gc.protocol.beaver import Multiplication, TrustedDealer
+from circa_train.gc.protocol.messages import Message, MessageKind
 
 
 def product(prime, server_x, client_x, server_s, client_s, seed=None):
@@ -41,7 +41,9 @@ def test_large_shares_do_not_overflow(prime):
 
 def test_triples_are_shares_of_products():
     server, client = TrustedDealer(DEFAULT_PRIME).deal(1000)
-    pairs = [(s + c) % DEFAULT_PRIME for s, c in ((server.a, client.a), (server.b, client.b), (server.c, client.c))]
+    pairs = [
+        (s + c) % DEFAULT_PRIME for s, c in ((server.a, client.a), (server.b, client.b), (server.c, client.c))
+    ]
     a, b, c = (part.tolist() for part in pairs)
     assert all(x * y % DEFAULT_PRIME == z for x, y, z in zip(a, b, c, strict=True))
     assert len(set(a)) > 990, "triples are drawn anew"

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from circa_train.gc import arithmetic
-from circa_train.gc.circuit import Builder, Circuit, Wire, count, evaluate
+from circa_train.gc.circuits import arithmetic
+from circa_train.gc.circuits.circuit import Builder, Circuit, Wire, count, evaluate
 
 WIDTH = 3
 PAIRS = np.array(list(itertools.product(range(2**WIDTH), repeat=2)))
@@ -108,7 +108,9 @@ def test_inputs_keep_their_registers_and_others_are_reused():
     x, y = builder.garbler_input(30), builder.evaluator_input(30)
     circuit = builder.build([arithmetic.greater(builder, x, y)])
     assert circuit.tape[:, 3].min() >= circuit.inputs
-    assert circuit.registers <= circuit.inputs + 4, "a comparison needs a handful of registers, whatever its width"
+    assert circuit.registers <= circuit.inputs + 4, (
+        "a comparison needs a handful of registers, whatever its width"
+    )
 
 
 def test_fingerprints_tell_circuits_apart():
@@ -117,7 +119,10 @@ def test_fingerprints_tell_circuits_apart():
         x, y = builder.garbler_input(width), builder.evaluator_input(width)
         return builder.build([arithmetic.greater(builder, x, y, or_equal=or_equal)], share_modulus)
 
-    prints = {c.fingerprint for c in (build(), build(True), build(share_modulus=7), build(share_modulus=5), build(width=5))}
+    prints = {
+        c.fingerprint
+        for c in (build(), build(True), build(share_modulus=7), build(share_modulus=5), build(width=5))
+    }
     assert len(prints) == 5
     assert build().fingerprint == build().fingerprint
 

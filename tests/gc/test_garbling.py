@@ -11,15 +11,17 @@ import pytest
 from gc_cases import KERNELS, boundary_pairs, check_equal, circuits, plain
 
 from circa_train.field import DEFAULT_PRIME
-from circa_train.gc.garbling import Evaluator, Garbler, payload_bytes
-from circa_train.gc.kernels import make_kernel
-from circa_train.gc.messages import DIGEST_BYTES, Message, MessageKind, overhead
-from circa_train.gc.randomness import Randomness
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.aes.engines import make_kernel
+from circa_train.gc.aes.randomness import Randomness
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.garbling import Evaluator, Garbler, payload_bytes
+from circa_train.gc.protocol.messages import DIGEST_BYTES, Message, MessageKind, overhead
 
 
 def garbled(relu=None, instances=8, seed=1, kernel="auto"):
-    """(garbler, batch, active labels of the evaluator, input-label message, evaluator), all inputs zero or one."""
+    """(garbler, batch, active labels of the evaluator, input-label message, evaluator), all inputs zero or
+    one.
+    """
     relu = relu or ReluCircuit(k=12)
     garbler = Garbler(seed=seed, kernel=kernel)
     batch = garbler.garble(relu.circuit, instances)
@@ -29,8 +31,8 @@ def garbled(relu=None, instances=8, seed=1, kernel="auto"):
     return garbler, batch, own, labels, Evaluator(garbler.hello(), kernel=kernel)
 
 
-#: sha256 over everything that is sent for seed 2106, every circuit, 5 instances. A change of these bytes is a change of
-#: the protocol: sessions of different versions would no longer understand each other.
+#: sha256 over everything that is sent for seed 2106, every circuit, 5 instances. A change of these bytes is a
+#: change of the protocol: sessions of different versions would no longer understand each other.
 GOLDEN_TRANSCRIPT = "d01d1e5a8741062e43aa014388da920e792f6b9be24df968ff72845b3f3b24a3"
 
 
@@ -39,7 +41,10 @@ def test_the_transcript_of_a_seed_is_golden(kernel):
     transcript = hashlib.sha256()
     garbler = Garbler(seed=2106, kernel=kernel)
     transcript.update(garbler.hello().to_bytes())
-    server_share, mask = np.array([0, 1, 4096, 123456789, DEFAULT_PRIME - 1]), np.array([7, 0, 4095, 987654321, 2**30])
+    server_share, mask = (
+        np.array([0, 1, 4096, 123456789, DEFAULT_PRIME - 1]),
+        np.array([7, 0, 4095, 987654321, 2**30]),
+    )
     for relu in circuits(DEFAULT_PRIME, ks=[12]):
         batch = garbler.garble(relu.circuit, 5)
         drawn = np.arange(5) if relu.draws_share else None
@@ -54,7 +59,10 @@ def test_without_a_seed_every_run_has_its_own_secrets():
     assert (first.offset != second.offset).any()
     assert first.hello().payload.tobytes() != second.hello().payload.tobytes()
     circuit = ReluCircuit(k=12).circuit
-    assert first.garble(circuit, 4).message.payload.tobytes() != second.garble(circuit, 4).message.payload.tobytes()
+    assert (
+        first.garble(circuit, 4).message.payload.tobytes()
+        != second.garble(circuit, 4).message.payload.tobytes()
+    )
 
 
 def test_no_two_labels_of_a_session_are_equal():
@@ -67,7 +75,8 @@ def test_no_two_labels_of_a_session_are_equal():
             seen.update(active.reshape(-1).view("V16").tolist())
             drawn += active.size // 2
         false_labels = np.frombuffer(
-            batch.input_labels(np.zeros((circuit.garbler_inputs, 200), bool)).payload.tobytes(), dtype=np.uint64
+            batch.input_labels(np.zeros((circuit.garbler_inputs, 200), bool)).payload.tobytes(),
+            dtype=np.uint64,
         ).reshape(-1, 2)
         for labels in (false_labels, false_labels ^ garbler.offset):
             seen.update(np.ascontiguousarray(labels).reshape(-1).view("V16").tolist())
@@ -108,7 +117,9 @@ def test_tweaks_differ_between_instances_gates_and_halves(kernel):
 
 
 def test_shares_of_the_bit_are_uniform():
-    """Both the garbler's and the evaluator's share alone: chi-square over Z_7 with a bound of 5 sigma of its own law."""
+    """Both the garbler's and the evaluator's share alone: chi-square over Z_7 with a bound of 5 sigma of its
+    own law.
+    """
     prime, instances = 7, 7000
     relu = ReluCircuit(prime=prime)
     _, batch, own, labels, evaluator = garbled(relu, instances, seed=None)
@@ -117,7 +128,8 @@ def test_shares_of_the_bit_are_uniform():
         counts = np.bincount(share, minlength=prime)
         chi = float(((counts - instances / prime) ** 2 / (instances / prime)).sum())
         assert chi < degrees + 5 * math.sqrt(2 * degrees) + 5, f"counts {counts}"
-    # The planted bias that this must be able to see: a share reduced from three bits, so that 0 comes twice as often.
+    # The planted bias that this must be able to see: a share reduced from three bits, so that 0 comes twice
+    # as often.
     biased = np.bincount(np.random.default_rng(0).integers(0, 8, instances) % prime, minlength=prime)
     chi = float(((biased - instances / prime) ** 2 / (instances / prime)).sum())
     assert chi > degrees + 5 * math.sqrt(2 * degrees) + 5
@@ -163,7 +175,9 @@ def test_a_truncated_or_extended_message_is_refused(digest):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("half", [0, 1], ids=["generator half", "evaluator half"])
 def test_a_flipped_table_bit_changes_exactly_the_instances_of_colour_one(kernel, half):
-    """One AND gate on two inputs: a ciphertext is used only where the active label of its operand has colour 1."""
+    """One AND gate on two inputs: a ciphertext is used only where the active label of its operand has colour
+    1.
+    """
     relu, instances = ReluCircuit(k=30), 4000
     assert relu.circuit.and_gates == 1
     _, batch, own, labels, evaluator = garbled(relu, instances, kernel=kernel)
@@ -224,7 +238,9 @@ def test_a_message_about_more_instances_than_there_can_be_is_refused():
 
 
 def test_a_batch_of_another_session_number_is_not_silently_wrong():
-    """The instance number enters every hash: relabelling both messages of a batch gives noise, not the old result."""
+    """The instance number enters every hash: relabelling both messages of a batch gives noise, not the old
+    result.
+    """
     relu = ReluCircuit(k=12)
     _, batch, own, labels, evaluator = garbled(relu, 64)
     honest = evaluator.evaluate(relu.circuit, batch.message, labels, own)
@@ -270,6 +286,8 @@ def test_batches_of_any_size_evaluate_right(sizes):
         assert (batch.message.kind, batch.message.first_instance) == (MessageKind.TABLES, start)
         own = batch.labels_without_transfer(relu.evaluator_bits(mask[part]))
         labels = batch.input_labels(relu.garbler_bits(server_share[part]))
-        values.append((evaluator.evaluate(relu.circuit, batch.message, labels, own) + batch.share) % relu.prime)
+        values.append(
+            (evaluator.evaluate(relu.circuit, batch.message, labels, own) + batch.share) % relu.prime
+        )
         start += size
     check_equal(relu, server_share, mask, plain(relu, server_share, mask), np.concatenate(values))

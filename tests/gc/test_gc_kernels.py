@@ -8,16 +8,24 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from gc_cases import KERNELS
 
 from circa_train.field import DEFAULT_PRIME
-from circa_train.gc.aes import expand_key
-from circa_train.gc.hashing import to_field
-from circa_train.gc.kernels import available_kernels, make_kernel
-from circa_train.gc.relu import ReluCircuit
+from circa_train.gc.aes.engines import available_kernels, make_kernel
+from circa_train.gc.aes.hashing import to_field
+from circa_train.gc.aes.key_schedule import expand_key
+from circa_train.gc.circuits.relu import ReluCircuit
 
 KEY = bytes(range(16))
 #: FIPS-197, appendices B and C.1: key, plaintext, ciphertext.
 FIPS_197 = [
-    ("2b7e151628aed2a6abf7158809cf4f3c", "3243f6a8885a308d313198a2e0370734", "3925841d02dc09fbdc118597196a0b32"),
-    ("000102030405060708090a0b0c0d0e0f", "00112233445566778899aabbccddeeff", "69c4e0d86a7b0430d8cdb78070b4c55a"),
+    (
+        "2b7e151628aed2a6abf7158809cf4f3c",
+        "3243f6a8885a308d313198a2e0370734",
+        "3925841d02dc09fbdc118597196a0b32",
+    ),
+    (
+        "000102030405060708090a0b0c0d0e0f",
+        "00112233445566778899aabbccddeeff",
+        "69c4e0d86a7b0430d8cdb78070b4c55a",
+    ),
 ]
 every_kernel = pytest.mark.parametrize("name", KERNELS)
 

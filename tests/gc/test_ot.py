@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from nacl import bindings as sodium
 
-from circa_train.gc.base_ot import POINT_BYTES, BaseReceiver, BaseSender
-from circa_train.gc.garbling import Garbler
-from circa_train.gc.messages import Message, MessageKind
-from circa_train.gc.ot import COLUMNS, EvaluatorTransfer, GarblerTransfer, transpose
-from circa_train.gc.randomness import Randomness
+from circa_train.gc.aes.randomness import Randomness
+from circa_train.gc.protocol.base_ot import POINT_BYTES, BaseReceiver, BaseSender
+from circa_train.gc.protocol.garbling import Garbler
+from circa_train.gc.protocol.messages import Message, MessageKind
+from circa_train.gc.protocol.ot import COLUMNS, EvaluatorTransfer, GarblerTransfer, transpose
 
-#: A point on the curve of order 8, the neutral element, and the order of the base field as a non-canonical zero.
+#: A point on the curve of order 8, the neutral element, and the order of the base field as a non-canonical
+#: zero.
 SMALL_ORDER = bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a")
 INVALID_POINTS = {
     "neutral element": (1).to_bytes(32, "little"),
@@ -32,7 +33,10 @@ INVALID_POINTS = {
 def connected(seed=7):
     """(garbler's side, evaluator's side, offset), base transfers done."""
     offset = Garbler(seed=seed).offset
-    garbler, evaluator = GarblerTransfer(offset, Randomness(seed, "g")), EvaluatorTransfer(Randomness(seed, "e"))
+    garbler, evaluator = (
+        GarblerTransfer(offset, Randomness(seed, "g")),
+        EvaluatorTransfer(Randomness(seed, "e")),
+    )
     evaluator.setup(garbler.setup(evaluator.hello()))
     return garbler, evaluator, offset
 
@@ -55,7 +59,9 @@ def test_the_evaluator_holds_q_or_q_with_the_offset():
     for transfers in (1, 7, 8, 9, 1000, 3):
         choices = rng.random(transfers) < 0.5
         message, own = evaluator.extend(choices)
-        assert len(message.payload) == 16 * 8 * ((transfers + 7) // 8), "16 bytes per transfer, rounded up to whole bytes"
+        assert len(message.payload) == 16 * 8 * ((transfers + 7) // 8), (
+            "16 bytes per transfer, rounded up to whole bytes"
+        )
         false_labels = garbler.extend(Message.from_bytes(message.to_bytes()), transfers)
         assert own.shape == false_labels.shape == (transfers, 2)
         assert (own == false_labels ^ np.where(choices[:, None], offset, np.uint64(0))).all()
@@ -64,7 +70,9 @@ def test_the_evaluator_holds_q_or_q_with_the_offset():
 
 
 def test_what_the_garbler_sees_does_not_depend_on_the_choices():
-    """Matrices for all-zero and all-one choices: bits look fair either way, within 5 sigma, and a bare matrix does not."""
+    """Matrices for all-zero and all-one choices: bits look fair either way, within 5 sigma, and a bare matrix
+    does not.
+    """
     draws = COLUMNS * 8000
     for choice in (False, True):
         _, evaluator, _ = connected(seed=None)
@@ -94,7 +102,10 @@ def test_the_transcript_of_a_seed_is_golden():
     reply = garbler.setup(hello)
     evaluator.setup(reply)
     matrix, _ = evaluator.extend(np.arange(100) % 2 == 1)
-    assert hashlib.sha256(b"".join(m.to_bytes() for m in (hello, reply, matrix))).hexdigest() == GOLDEN_TRANSCRIPT
+    assert (
+        hashlib.sha256(b"".join(m.to_bytes() for m in (hello, reply, matrix))).hexdigest()
+        == GOLDEN_TRANSCRIPT
+    )
 
 
 @pytest.mark.parametrize("name", INVALID_POINTS)
@@ -121,7 +132,9 @@ def test_wrong_lengths_and_order_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         evaluator.extend(np.zeros(0, bool))
     with pytest.raises(ValueError, match="payload has"):
-        BaseSender(3, Randomness(1)).seeds(Message(MessageKind.BASE_OT_CHOICES, np.zeros(2 * POINT_BYTES, np.uint8)))
+        BaseSender(3, Randomness(1)).seeds(
+            Message(MessageKind.BASE_OT_CHOICES, np.zeros(2 * POINT_BYTES, np.uint8))
+        )
     with pytest.raises(RuntimeError, match="base transfers come first"):
         GarblerTransfer(offset, Randomness(1)).extend(message, 100)
     with pytest.raises(RuntimeError, match="base transfers come first"):

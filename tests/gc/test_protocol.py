@@ -1,4 +1,6 @@
-"""The whole two-party ReLU, in memory and between processes, and what each side hears when the other fails."""
+"""The whole two-party ReLU, in memory and between processes, and what each side hears when the other
+fails.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from gc_cases import all_pairs, boundary_pairs, circuits, plain
 
 from circa_train.field import DEFAULT_PRIME, to_centred
 from circa_train.gc.accounting import relu_cost
-from circa_train.gc.beaver import TrustedDealer
-from circa_train.gc.messages import MessageKind, overhead
-from circa_train.gc.protocol import client, run_party, server
-from circa_train.gc.relu import ReluCircuit
-from circa_train.gc.session import run_in_memory, run_over_loopback
-from circa_train.gc.transport import Listener, SocketTransport, connect, memory_pair
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.beaver import TrustedDealer
+from circa_train.gc.protocol.messages import MessageKind, overhead
+from circa_train.gc.protocol.parties import client, run_party, server
+from circa_train.gc.protocol.session import run_in_memory, run_over_loopback
+from circa_train.gc.protocol.transport import Listener, SocketTransport, connect, memory_pair
 
 
 def wanted(relu, server_share, mask):
@@ -57,14 +59,17 @@ def test_bytes_are_those_of_the_accounting():
         sent = {**outcome.server_traffic.sent}
         assert sent[MessageKind.TABLES] == 512 * cost.garbled_bytes + 2 * overhead()
         assert sent[MessageKind.INPUT_LABELS] == 512 * cost.garbler_label_bytes + 2 * overhead()
-        assert outcome.client_traffic.sent[MessageKind.OT_EXTENSION] == 512 * cost.transfer_bytes + 2 * overhead()
+        assert (
+            outcome.client_traffic.sent[MessageKind.OT_EXTENSION]
+            == 512 * cost.transfer_bytes + 2 * overhead()
+        )
         once = 16 + 128 * 32 + 32 + 3 * overhead()
         messages = 5 if relu.shares_bit else 3
         assert outcome.total_bytes == 512 * cost.sent_bytes + once + 2 * messages * overhead()
 
 
-#: sha256 over the shares of both parties for seed 11, which depend on the chunk, since triples are dealt chunk by chunk;
-#: with the transcripts of garbling and OT this pins the protocol.
+#: sha256 over the shares of both parties for seed 11, which depend on the chunk, since triples are dealt
+#: chunk by chunk; with the transcripts of garbling and OT this pins the protocol.
 GOLDEN_SHARES = "eb028d57074253b5c963ca04058891a67e4ec8faf1b79692150ede021e5262ce"
 
 
@@ -72,7 +77,10 @@ def test_a_seed_repeats_everything_and_no_seed_nothing():
     mask = np.arange(100) * 987654321 % DEFAULT_PRIME
     server_share = (mask + np.arange(-50, 50) * 1000) % DEFAULT_PRIME
     relu = ReluCircuit(k=12)
-    runs = [run_in_memory(relu, server_share, mask, seed=11, chunk=64, kernel=kernel) for kernel in ("numpy", "auto")]
+    runs = [
+        run_in_memory(relu, server_share, mask, seed=11, chunk=64, kernel=kernel)
+        for kernel in ("numpy", "auto")
+    ]
     digests = {hashlib.sha256(r.server_share.tobytes() + r.client_share.tobytes()).hexdigest() for r in runs}
     assert digests == {GOLDEN_SHARES}
     fresh = [run_in_memory(relu, server_share, mask).server_share for _ in range(2)]
@@ -107,7 +115,9 @@ def test_a_client_process_that_dies_is_reported():
     relu = ReluCircuit(k=12)
     triples, _ = TrustedDealer(relu.prime).deal(8)
     with Listener(timeout=20) as listener:
-        process = multiprocessing.get_context("fork").Process(target=exit_after_hello, args=(listener.address,))
+        process = multiprocessing.get_context("fork").Process(
+            target=exit_after_hello, args=(listener.address,)
+        )
         process.start()
         party = server(relu, np.zeros(8, np.int64), triples, kernel="numpy")
         with pytest.raises(ConnectionError, match="the other party is gone"):
@@ -117,7 +127,10 @@ def test_a_client_process_that_dies_is_reported():
 
 
 def test_a_client_that_ends_before_it_connects_is_reported_at_once():
-    with Listener(timeout=3600) as listener, pytest.raises(ConnectionError, match="ended before it connected"):
+    with (
+        Listener(timeout=3600) as listener,
+        pytest.raises(ConnectionError, match="ended before it connected"),
+    ):
         listener.accept(still_coming=lambda: False)
 
 
@@ -239,7 +252,10 @@ def test_memory_and_socket_count_the_same_bytes():
 
 
 def test_a_connection_cut_inside_a_message_or_of_another_protocol():
-    for sent, message in ((b"\x10" + bytes(7) + b"half", "after 4 of 16 bytes"), (b"\xff" * 8, "another protocol")):
+    for sent, message in (
+        (b"\x10" + bytes(7) + b"half", "after 4 of 16 bytes"),
+        (b"\xff" * 8, "another protocol"),
+    ):
         left, right = socket.socketpair()
         transport = SocketTransport(_tcp_like(left), timeout=5)
         right.sendall(sent)

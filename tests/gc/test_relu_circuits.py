@@ -8,8 +8,8 @@ from gc_cases import all_pairs, boundary_pairs, check_equal, circuits, plain
 
 from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.accounting import relu_cost
-from circa_train.gc.local import run_locally
-from circa_train.gc.relu import ReluCircuit, from_bits, to_bits
+from circa_train.gc.circuits.relu import ReluCircuit, from_bits, to_bits
+from circa_train.gc.protocol.local import run_locally
 
 TINY = (3, 5, 7, 11, 13)
 LARGEST = 2147483647
@@ -19,7 +19,9 @@ LARGEST = 2147483647
 def test_cleartext_is_integer_arithmetic_for_every_share_and_mask(prime):
     server_share, mask = all_pairs(prime)
     for relu in circuits(prime):
-        check_equal(relu, server_share, mask, plain(relu, server_share, mask), relu.cleartext(server_share, mask))
+        check_equal(
+            relu, server_share, mask, plain(relu, server_share, mask), relu.cleartext(server_share, mask)
+        )
 
 
 @pytest.mark.parametrize("prime", [*TINY, 31])
@@ -76,7 +78,9 @@ def test_costs_at_the_default_prime():
     by_kind = {kind: relu_cost(ReluCircuit(kind)).and_gates for kind in ("full", "exact", "stochastic")}
     assert by_kind == {"full": 247, "exact": 123, "stochastic": 31}
     for kind in ("exact", "stochastic", "truncated"):
-        added = relu_cost(ReluCircuit(kind, multiplexer=True)).and_gates - relu_cost(ReluCircuit(kind)).and_gates
+        added = (
+            relu_cost(ReluCircuit(kind, multiplexer=True)).and_gates - relu_cost(ReluCircuit(kind)).and_gates
+        )
         assert added == 31, "the multiplexer costs one AND gate per bit of p"
 
 

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class Everything(nn.Module):
-    """One module called twice, functional, method and in-place ReLUs, dropout by flag, own tensors, an unused layer."""
+    """One module called twice, functional, method and in-place ReLUs, dropout by flag, own tensors, an unused
+    layer.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""The layer: its faults follow the exact law, every output is 0 or the input, and the gradient is the drawn gate."""
+"""The layer: its faults follow the exact law, every output is 0 or the input, and the gradient is the drawn
+gate.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circa_train import BitWindow, NoFault, StochasticReLU, TruncatedSign, UniformFault, expected_faults, uniform_masks
+from circa_train import (
+    BitWindow,
+    NoFault,
+    StochasticReLU,
+    TruncatedSign,
+    UniformFault,
+    expected_faults,
+    uniform_masks,
+)
 from circa_train.fault.sign import draw_sign, truncated_sign
 from circa_train.fault.spec import FaultSpec
 from circa_train.fixed_point import FixedPointOverflow, to_fixed
-from circa_train.nn.observers import observe
+from circa_train.nn.observation import observe
 
 SPECS: list[FaultSpec] = [
     TruncatedSign(12),
@@ -30,7 +40,9 @@ KINDS = ("wrap_zeroed", "wrap_passed", "truncation_zeroed", "truncation_passed",
 
 
 def activations(spec: FaultSpec, count: int = 300_000) -> tuple[Tensor, int]:
-    """Reals that span the field of ``spec`` without overflow, dense near zero, with exact zeros among them."""
+    """Reals that span the field of ``spec`` without overflow, dense near zero, with exact zeros among
+    them.
+    """
     z = torch.randn(count, generator=torch.Generator().manual_seed(1)) ** 3
     z[:: count // 100] = 0.0
     limit = 2**15 if isinstance(spec, TruncatedSign) and spec.prime < 2**17 else 2**30
@@ -38,7 +50,9 @@ def activations(spec: FaultSpec, count: int = 300_000) -> tuple[Tensor, int]:
 
 
 def deviations(observed: object, expected: object) -> dict[str, float]:
-    """(observed - expected) / sigma by kind. sigma^2 <= expected: a sum of independent Bernoulli variables."""
+    """(observed - expected) / sigma by kind. sigma^2 <= expected: a sum of independent Bernoulli
+    variables.
+    """
     result = {}
     for kind in KINDS:
         got, want = getattr(observed, kind), getattr(expected, kind)
@@ -55,7 +69,9 @@ def test_faults_follow_the_law_by_kind_and_direction(spec: FaultSpec) -> None:
         y = relu(z)
     assert bool(((y == 0) | (y == z)).all()), "every output is 0 or the input"
     observed, expected = sites["0"].faults, expected_faults(x, spec)
-    assert all(abs(sigma) < 5 for sigma in deviations(observed, expected).values()), deviations(observed, expected)
+    assert all(abs(sigma) < 5 for sigma in deviations(observed, expected).values()), deviations(
+        observed, expected
+    )
     assert observed.zeroed == int(((x > 0) & (y == 0)).sum())
     assert observed.passed == int(((x < 0) & (y != 0)).sum())
     assert expected.faults > 100, "the test would see something"
@@ -109,7 +125,8 @@ def test_no_fault_is_bitwise_nn_relu(dtype: torch.dtype) -> None:
         leaf = z.clone().requires_grad_()
         y = function(leaf)
         y.backward(torch.ones_like(y))
-        results.append((y.detach().view(torch.uint8), leaf.grad.view(torch.uint8)))  # type: ignore[union-attr]
+        results.append((y.detach().view(torch.uint8),
+        leaf.grad.view(torch.uint8)))  # type: ignore[union-attr]
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
 
@@ -142,7 +159,9 @@ def test_training_mode_is_not_the_switch() -> None:
 
 def test_overflow_is_counted_or_refused_by_site() -> None:
     z = torch.tensor([5000.0, 1.0, -1.0, -5000.0])
-    with pytest.raises(FixedPointOverflow, match=r"site block.relu: 2 of 4 activations overflow.*\|z\| reaches 5000"):
+    with pytest.raises(
+        FixedPointOverflow, match=r"site block.relu: 2 of 4 activations overflow.*\|z\| reaches 5000"
+    ):
         StochasticReLU(TruncatedSign(3), frac_bits=20, name="block.relu")(z)
     for policy in ("wrap", "saturate"):
         relu = StochasticReLU(TruncatedSign(3), frac_bits=20, overflow=policy)

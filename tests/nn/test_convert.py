@@ -65,7 +65,10 @@ def test_the_inverse_gives_back_the_network_with_what_it_learned(model: Everythi
     assert plain.training
     assert plain.shift.dtype == torch.float64
     assert plain.shift.item() == pytest.approx(1.1)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), plain.state_dict().values(), strict=True)
+    )
     network.eval(), set_faults(network, False)
     assert torch.equal(network(IMAGES.double()), with_exact_relus(network)(IMAGES.double()))
     assert with_exact_relus(model) is model
@@ -217,7 +220,9 @@ def in_place_through_a_view(s: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_in_place_through_a_view_is_refused() -> None:
-    with pytest.raises(ConversionError, match=r"also changes add, another view of its input .* use an out-of-place ReLU"):
+    with pytest.raises(
+        ConversionError, match=r"also changes add, another view of its input .* use an out-of-place ReLU"
+    ):
         with_stochastic_relus(Calls(in_place_through_a_view), NoFault())
 
 
@@ -253,7 +258,10 @@ def opaque(x: Tensor) -> Tensor:
         (nn.Sequential(nn.ReLU(), Calls(data_dependent)), r"cannot trace the forward of 1 \(Calls\)"),
         (Calls(mode_dependent), "different things in training and in evaluation"),
         (Calls(lambda s, x: F.relu(x) + opaque(x)), "opaque at the network .* is opaque to the trace"),
-        (Calls(lambda s, x: s.t(x), t=nn.TransformerEncoderLayer(4, 2)), "TransformerEncoderLayer at t computes"),
+        (
+            Calls(lambda s, x: s.t(x), t=nn.TransformerEncoderLayer(4, 2)),
+            "TransformerEncoderLayer at t computes",
+        ),
         (Calls(lambda s, x: F.relu(s.r(x)[0]), r=nn.RNN(2, 2, nonlinearity="relu")), "RNN at r computes"),
     ],
 )
@@ -263,7 +271,9 @@ def test_refusals_name_the_place_and_the_remedy(network: nn.Module, message: str
 
 
 def test_other_activations_can_be_kept_knowingly() -> None:
-    network = with_stochastic_relus(nn.Sequential(nn.ReLU(), nn.ReLU6()), UniformFault(1.0), other_activations="keep")
+    network = with_stochastic_relus(
+        nn.Sequential(nn.ReLU(), nn.ReLU6()), UniformFault(1.0), other_activations="keep"
+    )
     assert list(stochastic_relus(network)) == ["0"]
     assert network(torch.tensor([-9.0, 9.0])).tolist() == [0.0, 0.0]
     with pytest.raises(ValueError, match="other_activations = 'ignore' is not one of refuse, keep"):

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from circa_train.fault.spec import TruncatedSign
 from circa_train.fixed_point import FixedPointOverflow
+from circa_train.kernels.cpu import run as cpu
+from circa_train.kernels.plan import SitePlan
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import set_draw, site_inputs, stochastic_relus
 from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.kernels import cpu
-from circa_train.nn.kernels.plan import SitePlan
-from circa_train.nn.models import build_model
+from circa_train.nn.models.registry import build_model
 
 
 class Shapes(nn.Module):
-    """Inputs of ReLUs of every kind: from a convolution, a sum, the network's input, a view, a value that is read again."""
+    """Inputs of ReLUs of every kind: from a convolution, a sum, the network's input, a view, a value that is
+    read again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,8 +69,12 @@ def test_residual_networks_are_overwritten_at_every_site_and_compute_the_same() 
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
-def test_a_hook_on_the_producer_or_the_site_sees_what_was_there(copied: Callable[[nn.Module], nn.Module]) -> None:
-    network = copied(with_stochastic_relus(build_model("resnet8", num_classes=10, image_size=32).eval(), TruncatedSign(12)))
+def test_a_hook_on_the_producer_or_the_site_sees_what_was_there(
+    copied: Callable[[nn.Module], nn.Module],
+) -> None:
+    network = copied(
+        with_stochastic_relus(build_model("resnet8", num_classes=10, image_size=32).eval(), TruncatedSign(12))
+    )
     images, held = torch.randn(2, 3, 32, 32), []
     with torch.no_grad():
         expected = network(images)
@@ -90,7 +96,9 @@ def test_a_hook_on_the_producer_or_the_site_sees_what_was_there(copied: Callable
 
 
 def test_recorded_inputs_are_what_the_sites_saw() -> None:
-    network = with_stochastic_relus(build_model("resnet8", num_classes=10, image_size=32).eval(), TruncatedSign(12))
+    network = with_stochastic_relus(
+        build_model("resnet8", num_classes=10, image_size=32).eval(), TruncatedSign(12)
+    )
     held: dict[str, Tensor] = {}
     with torch.no_grad(), site_inputs(network, lambda name, z: held.update({name: z})):
         network(torch.randn(2, 3, 32, 32))

@@ -90,7 +90,11 @@ def test_fit_frac_bits_is_the_largest_that_runs() -> None:
     fit = fit_frac_bits(model, [IMAGES[:2], (IMAGES[2:], torch.zeros(2))])
     assert list(fit.ranges) == EVERYTHING_SITES
     magnitude = max(max(-low, high) for low, high in fit.ranges.values())
-    assert round(magnitude * 2**fit.frac_bits) <= largest_centred(2138816513) < round(magnitude * 2 ** (fit.frac_bits + 1))
+    assert (
+        round(magnitude * 2**fit.frac_bits)
+        <= largest_centred(2138816513)
+        < round(magnitude * 2 ** (fit.frac_bits + 1))
+    )
     quiet = TruncatedSign(0, prime=2138816513)
     with_stochastic_relus(model, NoFault(), frac_bits=fit.frac_bits)(IMAGES)
     network = with_stochastic_relus(model, quiet, frac_bits=fit.frac_bits + 2)

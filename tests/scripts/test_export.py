@@ -15,7 +15,7 @@ from circa_train.checkpoint import save_checkpoint
 from circa_train.data import load_data
 from circa_train.export import check_export, open_export
 from circa_train.fault.spec import NoFault, TruncatedSign, spec_to_dict
-from circa_train.nn.models import build_model
+from circa_train.nn.models.registry import build_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 DATA = "synthetic:classes=4,size=8,channels=3,images=200"
@@ -32,7 +32,12 @@ def checkpoints(tmp_path_factory):
     with torch.no_grad():
         for _ in range(10):
             model(torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
-    data = {"name": DATA, "mean": list(splits.mean), "std": list(splits.std), "class_names": list(splits.class_names)}
+    data = {
+        "name": DATA,
+        "mean": list(splits.mean),
+        "std": list(splits.std),
+        "class_names": list(splits.class_names),
+    }
     metadata = {"model": arguments, "data": data, "fault": None, "frac_bits": None, "metrics": {}}
     save_checkpoint(folder / "plain.pt", model.eval(), metadata)
     save_checkpoint(folder / "tuned.pt", model, {**metadata, "fault": spec_to_dict(TUNED), "frac_bits": 18})
@@ -68,7 +73,9 @@ def test_a_tuned_checkpoint_exports_with_its_own_sign_tests(checkpoints, tmp_pat
     assert accuracy == result["accuracy"]
     assert accuracy["integer"]["images"] == 24
     assert len(accuracy["integer"]["draws"]) == len(accuracy["simulator"]["draws"]) == 2
-    differences = [a - b for a, b in zip(accuracy["integer"]["draws"], accuracy["simulator"]["draws"], strict=True)]
+    differences = [
+        a - b for a, b in zip(accuracy["integer"]["draws"], accuracy["simulator"]["draws"], strict=True)
+    ]
     assert accuracy["difference"]["mean"] == pytest.approx(sum(differences) / 2)
     assert accuracy["difference"]["low"] <= accuracy["difference"]["mean"] <= accuracy["difference"]["high"]
     assert manifest["provenance"]["checkpoint"] == "tuned.pt"
@@ -78,7 +85,9 @@ def test_a_tuned_checkpoint_exports_with_its_own_sign_tests(checkpoints, tmp_pat
 
 
 def test_the_folder_is_evaluated_as_a_checkpoint_is(checkpoints, tmp_path, monkeypatch):
-    result = export(checkpoints / "plain.pt", tmp_path, monkeypatch, "fault=poszero", "fault.k=6", "images=null")
+    result = export(
+        checkpoints / "plain.pt", tmp_path, monkeypatch, "fault=poszero", "fault.k=6", "images=null"
+    )
     common = [f"checkpoint={result['folder']}", "draws.count=2", "sites=true"]
     record = run("evaluate", [*common, "fault=checkpoint"], tmp_path, monkeypatch)
     quoted = result["accuracy"]

@@ -11,7 +11,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_every_package_is_in_the_wheel() -> None:
     tool = PROJECT["tool"]["setuptools"]
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "circa_train").rglob("__init__.py")}
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "circa_train").rglob("__init__.py")
+    }
     assert found <= set(tool["packages"]), sorted(found - set(tool["packages"]))
     for package in tool["packages"]:
         root = tool["package-dir"].get(package) or package.replace(".", "/")

@@ -1,4 +1,6 @@
-"""``scripts/search.py``: its answer is a file that the evaluation reads and reproduces, and it survives being killed."""
+"""``scripts/search.py``: its answer is a file that the evaluation reads and reproduces, and it survives being
+killed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,15 @@ from circa_train.data import Batches, load_data
 
 ROOT = Path(__file__).parents[2]
 DATA = "synthetic:classes=3,size=8,channels=1,images=240"
-QUICK = ["budget=0.1", "draws.count=3", "draws.most=6", "trials=2", "images=32", "run.device=cpu", "run.progress=false"]
+QUICK = [
+    "budget=0.1",
+    "draws.count=3",
+    "draws.most=6",
+    "trials=2",
+    "images=32",
+    "run.device=cpu",
+    "run.progress=false",
+]
 
 
 def work_of(name: str) -> Callable[[Job], dict[str, Any]]:
@@ -53,7 +63,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build_model(**arguments, seed=0)
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     for epoch in range(5):
-        for images, labels, _ in Batches(splits.train, 32, mean=splits.mean, std=splits.std, shuffle=True, epoch=epoch):
+        for images, labels, _ in Batches(
+            splits.train, 32, mean=splits.mean, std=splits.std, shuffle=True, epoch=epoch
+        ):
             optimiser.zero_grad()
             torch.nn.functional.cross_entropy(network(images), labels).backward()
             optimiser.step()
@@ -82,7 +94,9 @@ def test_the_answer_is_reproduced_by_an_evaluation(
     checkpoint: Path, job: Callable[..., Job], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        record = work_of("search")(job("search", f"checkpoint={checkpoint}", "fault.seed=5", "fault.k=14", *QUICK))
+        record = work_of("search")(
+            job("search", f"checkpoint={checkpoint}", "fault.seed=5", "fault.k=14", *QUICK)
+        )
     json.dumps(record, allow_nan=False)
     path = Path(record["fault_file"])
     assert sorted(file.name for file in path.parent.iterdir()) == ["fault.yaml", "measured.json"]
@@ -91,14 +105,17 @@ def test_the_answer_is_reproduced_by_an_evaluation(
     ks = {site: spec["k"] for site, spec in content["sites"].items()}
     assert ks == {row["site"]: row["k"] for row in record["allocation"]}
     assert record["chosen"]["validation"]["verdict"] == "within"
-    assert record["saved"]["and_gates"] == sum(row["relus"] * (row["k"] - record["k"]) for row in record["allocation"])
+    assert record["saved"]["and_gates"] == sum(
+        row["relus"] * (row["k"] - record["k"]) for row in record["allocation"]
+    )
     assert record["beats_uniform"] == (record["saved"]["and_gates"] > 0)
     assert f"fault.path={path}" in caplog.text
 
     for split in ("validation", "test"):
         accuracy = record["chosen"][split]["accuracy"]
         evaluated = work_of("evaluate")(job(
-            "evaluate", f"checkpoint={checkpoint}", "fault=file", f"fault.path={path}", "fault.seed=5", f"split={split}",
+            "evaluate", f"checkpoint={checkpoint}", "fault=file", f"fault.path={path}", "fault.seed=5",
+            f"split={split}",
             f"draws.count={len(accuracy['draws'])}", "batch_size=50", "run.device=cpu",
         ))  # fmt: skip
         assert evaluated["accuracy"]["draws"] == accuracy["draws"]
@@ -121,14 +138,17 @@ def test_refusals(checkpoint: Path, job: Callable[..., Job]) -> None:
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "scripts/search.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [sys.executable, "scripts/search.py", *arguments], cwd=ROOT,
+        capture_output=True, text=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_killed_and_started_again(checkpoint: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle, then the same command: it goes on, and the answer is that of an undisturbed run."""
+    """kill -9 in the middle, then the same command: it goes on, and the answer is that of an undisturbed
+    run.
+    """
     arguments = [f"checkpoint={checkpoint}", *QUICK, "draws.count=6", "draws.most=24"]
     whole = run([*arguments, f"run.root={tmp_path / 'whole'}"])
     assert whole.returncode == 0, whole.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from circa_train.results import collect
+from circa_train.runs.table import collect
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -27,7 +27,9 @@ QUICK = ["draws.count=2", "run.progress=false", "run.threads=1"]
 def script(name: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,13 @@ def test_a_sweep_skips_what_is_finished_widens_survives_failures_and_is_plotted(
     plotted = script("plot", "runs=runs", "out=plots", folder=trained)
     assert plotted.returncode == 0, plotted.stdout + plotted.stderr
     assert "jobs failed" in plotted.stdout
-    for name in ("results.csv", "accuracy_vs_k.png", "accuracy_vs_k.svg", "site_heat_map.png", "fault_probability_poszero.svg"):
+    for name in (
+        "results.csv",
+        "accuracy_vs_k.png",
+        "accuracy_vs_k.svg",
+        "site_heat_map.png",
+        "fault_probability_poszero.svg",
+    ):
         assert (trained / "plots" / name).stat().st_size > 0
         assert name in plotted.stdout
 
@@ -97,7 +105,11 @@ def test_a_single_evaluation_is_skipped_the_second_time_unless_asked_again(train
     ],
 )
 def test_mistakes_get_one_clear_line(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
-    given = arguments if not arguments or arguments[0].startswith("checkpoint") else ["checkpoint=x.pt", *arguments]
+    given = (
+        arguments
+        if not arguments or arguments[0].startswith("checkpoint")
+        else ["checkpoint=x.pt", *arguments]
+    )
     done = script("evaluate", *given, folder=tmp_path)
     assert done.returncode == code, done.stdout + done.stderr
     assert message in done.stderr
@@ -114,13 +126,21 @@ def test_help_shows_commands_and_values(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_sweep_ends_as_one_that_ran_through(trained: Path) -> None:
-    sweep = ["-m", "checkpoint=runs/train/*/best.pt", "fault=poszero,negpass", "fault.k=range(0,30,5)", *QUICK]
+    sweep = [
+        "-m",
+        "checkpoint=runs/train/*/best.pt",
+        "fault=poszero,negpass",
+        "fault.k=range(0,30,5)",
+        *QUICK,
+    ]
     whole = script("evaluate", *sweep, "run.sweep=whole", folder=trained)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), *sweep, "run.sweep=killed"]
     killed = trained / "runs" / "sweeps" / "killed"
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=trained, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=trained, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         while len(list(killed.glob("*/result.json"))) < 4 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -129,8 +149,20 @@ def test_a_killed_sweep_ends_as_one_that_ran_through(trained: Path) -> None:
     assert again.returncode == 0, again.stdout + again.stderr
 
     def tables(name: str) -> list[tuple[object, ...]]:
-        columns = ("config_hash", "mode", "k", "accuracy", "accuracy_low", "accuracy_high", "frac_bits", "baseline_accuracy")
-        return sorted(tuple(row[column] for column in columns) for row in collect(trained / "runs" / "sweeps" / name).rows)
+        columns = (
+            "config_hash",
+            "mode",
+            "k",
+            "accuracy",
+            "accuracy_low",
+            "accuracy_high",
+            "frac_bits",
+            "baseline_accuracy",
+        )
+        return sorted(
+            tuple(row[column] for column in columns)
+            for row in collect(trained / "runs" / "sweeps" / name).rows
+        )
 
     assert tables("killed") == tables("whole")
     assert len(tables("whole")) == 12
@@ -145,8 +177,12 @@ def test_a_killed_sweep_ends_as_one_that_ran_through(trained: Path) -> None:
         ("ray", "hydra_ray_launcher", ["+hydra.launcher.ray.init.num_cpus=2"]),
     ],
 )
-def test_parallel_launchers_give_the_same_folders(trained: Path, launcher: str, plugin: str, options: list[str]) -> None:
-    pytest.importorskip(f"hydra_plugins.{plugin}", reason=f"the extra of the package that brings {plugin} is not installed")
+def test_parallel_launchers_give_the_same_folders(
+    trained: Path, launcher: str, plugin: str, options: list[str]
+) -> None:
+    pytest.importorskip(
+        f"hydra_plugins.{plugin}", reason=f"the extra of the package that brings {plugin} is not installed"
+    )
     name = f"run.sweep={launcher}"
     sweep = ["-m", "checkpoint=runs/train/*/best.pt", "fault=poszero", *QUICK, name]
     done = script("evaluate", *sweep, "fault.k=1,2,40", f"launcher={launcher}", *options, folder=trained)

@@ -17,7 +17,7 @@ from circa_train.checkpoint import load_network, save_checkpoint
 from circa_train.data import Batches, load_data
 from circa_train.export import save_export, to_integers
 from circa_train.fault.spec import NoFault, TruncatedSign, spec_to_dict
-from circa_train.nn.models import build_model
+from circa_train.nn.models.registry import build_model
 from circa_train.nn.sites import relu_sites
 from circa_train.verify import checking
 
@@ -29,7 +29,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a plain, a fine-tuned and a mixed checkpoint of one untrained network."""
     folder = tmp_path_factory.mktemp("checkpoints")
     splits = load_data("digits")
-    arguments = {"name": "resnet8", "num_classes": 10, "image_size": splits.image_size, "in_channels": 1, "width": 0.25}
+    arguments = {
+        "name": "resnet8",
+        "num_classes": 10,
+        "image_size": splits.image_size,
+        "in_channels": 1,
+        "width": 0.25,
+    }
     torch.manual_seed(0)
     model = build_model(**arguments)
     sites = [name for name, _ in relu_sites(model, (1, splits.image_size, splits.image_size))]
@@ -39,10 +45,17 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "std": list(splits.std),
         "class_names": list(splits.class_names),
     }
-    by_site = {name: spec_to_dict(TruncatedSign(6 + i) if i % 2 else NoFault()) for i, name in enumerate(sites)}
+    by_site = {
+        name: spec_to_dict(TruncatedSign(6 + i) if i % 2 else NoFault()) for i, name in enumerate(sites)
+    }
     faults = {"plain": None, "tuned": spec_to_dict(TruncatedSign(9, "negpass")), "mixed": {"sites": by_site}}
     for name, fault in faults.items():
-        metadata = {"model": arguments, "data": data, "fault": fault, "frac_bits": None if fault is None else 14}
+        metadata = {
+            "model": arguments,
+            "data": data,
+            "fault": fault,
+            "frac_bits": None if fault is None else 14,
+        }
         save_checkpoint(folder / f"{name}.pt", model, metadata)
     return folder
 
@@ -75,7 +88,12 @@ def verify(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch):
     spec.loader.exec_module(module)
 
     def run(checkpoint: str, *overrides: str) -> tuple[int, dict[str, Any] | None]:
-        arguments = [f"checkpoint={checkpoints / checkpoint}", f"run.root={tmp_path}", "run.device=cpu", *overrides]
+        arguments = [
+            f"checkpoint={checkpoints / checkpoint}",
+            f"run.root={tmp_path}",
+            "run.device=cpu",
+            *overrides,
+        ]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
         code = 0
         try:
@@ -102,7 +120,12 @@ def test_every_site_agrees(verify, capfd: pytest.CaptureFixture[str]) -> None:
     assert site["mismatches"] == {"simulator": 0, "circuit": 0, "garbled": 0, "shares": 0}
     assert [circuit["letter"] for circuit in site["circuits"]] == ["a", "b", "c", "d"]
     assert all(circuit["seconds"]["garble"] > 0 for circuit in site["circuits"])
-    assert [row["circuit"] for row in result["network"]] == ["(a) full", "(b) exact", "(c) stochastic", "(d) truncated"]
+    assert [row["circuit"] for row in result["network"]] == [
+        "(a) full",
+        "(b) exact",
+        "(c) stochastic",
+        "(d) truncated",
+    ]
     assert result["network"][0]["relus"] == sum(site["relus"] for site in result["sites"])
     printed = capfd.readouterr()
     assert "7 sites, 2100 values, each in four ways: no mismatch" in printed.out + printed.err
@@ -132,7 +155,12 @@ def test_an_export_folder_is_verified_on_its_own_vectors(verify, exported: Path,
     assert code == 0
     assert stored is not None
     result = stored["result"]
-    assert (result["model"], result["data"], result["split"], result["draw"]) == ("exported", "digits", "test vectors", 0)
+    assert (result["model"], result["data"], result["split"], result["draw"]) == (
+        "exported",
+        "digits",
+        "test vectors",
+        0,
+    )
     assert [site["k"] for site in result["sites"]] == [[11], [12], [13], [14], [15], [16]]
     assert result["mismatches"] == 0
     assert result["values"] == 6 * 500
@@ -173,8 +201,14 @@ def test_a_mismatch_is_recorded_named_and_ends_with_1(
         (("plain.pt",), "trained with exact ReLUs; give fault=poszero"),
         (("plain.pt", "fault=uniform"), "nothing can be verified"),
         (("mixed.pt", "verify.sites=relu"), "nothing can be verified: relu: an exact ReLU"),
-        (("plain.pt", "fault=poszero", "verify.sites=relu9"), "no ReLU site is called relu9; the sites are relu, "),
-        (("plain.pt", "fault=poszero", "verify.transport=pigeon"), "transport = 'pigeon' is not one of memory, socket"),
+        (
+            ("plain.pt", "fault=poszero", "verify.sites=relu9"),
+            "no ReLU site is called relu9; the sites are relu, ",
+        ),
+        (
+            ("plain.pt", "fault=poszero", "verify.transport=pigeon"),
+            "transport = 'pigeon' is not one of memory, socket",
+        ),
         (("plain.pt", "fault=poszero", "verify.samples=0"), "nothing to verify"),
     ],
 )

@@ -11,9 +11,17 @@ from circa_train.training.curriculum import at_level, fault_level
 
 
 def test_level_one_is_the_spec_itself_and_level_zero_the_least() -> None:
-    for spec in (TruncatedSign(7), TruncatedSign((3, 5), mode="negpass"), UniformFault(0.2), BitWindow(4, 20), NoFault()):
+    for spec in (
+        TruncatedSign(7),
+        TruncatedSign((3, 5), mode="negpass"),
+        UniformFault(0.2),
+        BitWindow(4, 20),
+        NoFault(),
+    ):
         assert at_level(spec, 1.0) is spec
-    assert at_level(TruncatedSign((3, 5), mode="negpass", prime=251), 0.0) == TruncatedSign((0, 0), mode="negpass", prime=251)
+    assert at_level(TruncatedSign((3, 5), mode="negpass", prime=251), 0.0) == TruncatedSign(
+        (0, 0), mode="negpass", prime=251
+    )
     assert at_level(UniformFault(0.2, "zeroed"), 0.0) == UniformFault(0.0, "zeroed")
     assert at_level(BitWindow(4, 20), 0.0) == BitWindow(0, 20)
     assert at_level(NoFault(), 0.0) == NoFault()

@@ -14,7 +14,7 @@ from torch import nn
 from circa_train import TruncatedSign, with_stochastic_relus
 from circa_train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from circa_train.nn.control import draw_state, stochastic_relus
-from circa_train.tracking import JsonLinesTracker, Tracker, read_metrics, read_summary
+from circa_train.runs.metrics import JsonLinesTracker, Tracker, read_metrics, read_summary
 from circa_train.training import TrainingSettings, train
 from circa_train.training import loop as training_loop
 
@@ -23,8 +23,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"augment_crop": 1, "augment_flip": True, "augment_cutout": 2},
     "dropout": {"dropout": 0.5},
     "average and adamw": {"ema_decay": 0.9, "optimizer": "adamw", "warmup_epochs": 1.0},
-    "faults, rising": {"faulty": True, "curriculum": "rising", "schedule": "triangular", "warmup_epochs": 0.5},
-    "faults, random, parts": {"faulty": True, "curriculum": "random", "ema_decay": 0.5, "accumulate": 2, "clip_norm": 1.0},
+    "faults, rising": {
+        "faulty": True,
+        "curriculum": "rising",
+        "schedule": "triangular",
+        "warmup_epochs": 0.5,
+    },
+    "faults, random, parts": {
+        "faulty": True,
+        "curriculum": "random",
+        "ema_decay": 0.5,
+        "accumulate": 2,
+        "clip_norm": 1.0,
+    },
 }
 
 
@@ -44,7 +55,9 @@ class InterruptAfter:
 
 
 def untimed(folder: Path) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in TIMING} for row in read_metrics(folder)]
+    return [
+        {name: value for name, value in row.items() if name not in TIMING} for row in read_metrics(folder)
+    ]
 
 
 def assert_same_state(one: Any, other: Any, place: str = "") -> None:
@@ -90,7 +103,9 @@ def test_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_sigterm_saves_and_exits_with_its_code(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_saves_and_exits_with_its_code(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = signal.getsignal(signal.SIGTERM)
     InterruptAfter(monkeypatch, 2, signal.SIGTERM)
     with pytest.raises(SystemExit) as leaving:
@@ -120,8 +135,12 @@ def test_signal_during_validation_keeps_the_epochs_training(
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_signal_while_an_epoch_ends_is_not_lost(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loop, "save_checkpoint", lambda *args: (save_checkpoint(*args), signal.raise_signal(2)))
+def test_signal_while_an_epoch_ends_is_not_lost(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        training_loop, "save_checkpoint", lambda *args: (save_checkpoint(*args), signal.raise_signal(2))
+    )
     with pytest.raises(KeyboardInterrupt):
         tiny.run(tmp_path)
 
@@ -144,7 +163,12 @@ def test_changed_settings_are_refused_by_name(tiny: ModuleType, tmp_path: Path) 
         tiny.run(tmp_path)
     model = with_stochastic_relus(tiny.network(), TruncatedSign(k=12), frac_bits=11, seed=3)
     with pytest.raises(CheckpointError, match=r"fault.2.frac_bits: 12 -> 11"):
-        train(model, tiny.splits(), TrainingSettings(batch_size=16, epochs=3, learning_rate=0.05), folder=tmp_path)
+        train(
+            model,
+            tiny.splits(),
+            TrainingSettings(batch_size=16, epochs=3, learning_rate=0.05),
+            folder=tmp_path,
+        )
 
 
 def test_constant_schedule_can_be_extended(tiny: ModuleType, tmp_path: Path) -> None:
@@ -157,12 +181,17 @@ def test_constant_schedule_can_be_extended(tiny: ModuleType, tmp_path: Path) -> 
     assert untimed(tmp_path / "whole") == untimed(tmp_path / "parts")
 
 
-def test_finished_run_is_not_trained_again(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_run_is_not_trained_again(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, first = tiny.run(tmp_path)
     monkeypatch.setattr(training_loop.Stepper, "take", lambda *args, **kwargs: pytest.fail("trained again"))
     _, second = tiny.run(tmp_path)
     assert second == first
-    assert read_summary(tmp_path) == {"best_validation_accuracy": first.best_accuracy, "best_epoch": first.best_epoch}
+    assert read_summary(tmp_path) == {
+        "best_validation_accuracy": first.best_accuracy,
+        "best_epoch": first.best_epoch,
+    }
 
 
 def test_starting_over_replaces_the_run(tiny: ModuleType, tmp_path: Path) -> None:
@@ -188,7 +217,9 @@ def test_non_finite_loss_names_the_step_and_keeps_the_last_state(tiny: ModuleTyp
     kept = (tmp_path / "last.pt").read_bytes()
     model = tiny.network()
     settings = TrainingSettings(epochs=1, batch_size=16, learning_rate=1e30)
-    with pytest.raises(FloatingPointError, match=r"not finite at step [12] \(epoch 1\).*earlier state.*clip_norm"):
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at step [12] \(epoch 1\).*earlier state.*clip_norm"
+    ):
         train(model, tiny.splits(), settings, folder=tmp_path, resume=False)
     assert (tmp_path / "last.pt").read_bytes() == kept
 
@@ -205,7 +236,14 @@ def test_metrics_of_an_epoch(tiny: ModuleType, tmp_path: Path) -> None:
     rows = read_metrics(tmp_path)
     assert [row["step"] for row in rows] == [3, 6, 9]
     sites = {f"fault_rate/{name}" for name in stochastic_relus(tiny.network(faulty=True))}
-    wanted = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"}
+    wanted = {
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "learning_rate",
+    }
     assert set(rows[0]) == {"step"} | TIMING | wanted | sites
     assert all(0 < rows[0][name] < 1 for name in sites)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
@@ -218,7 +256,12 @@ def test_best_checkpoint_is_the_best_by_validation(tiny: ModuleType, tmp_path: P
     checkpoint = load_checkpoint(result.best_checkpoint)
     assert checkpoint.metadata["metrics"]["epoch"] == best["epoch"] == result.best_epoch
     assert result.best_accuracy == best["validation_accuracy"]
-    assert checkpoint.metadata["data"] == {"name": "tiny", "mean": [0.4], "std": [0.2], "class_names": list("abcd")}
+    assert checkpoint.metadata["data"] == {
+        "name": "tiny",
+        "mean": [0.4],
+        "std": [0.2],
+        "class_names": list("abcd"),
+    }
     assert checkpoint.metadata["fault"] is None
     assert checkpoint.training_state is None
 
@@ -226,7 +269,11 @@ def test_best_checkpoint_is_the_best_by_validation(tiny: ModuleType, tmp_path: P
 def test_fault_specs_are_recorded(tiny: ModuleType, tmp_path: Path) -> None:
     tiny.run(tmp_path, faulty=True, epochs=1)
     metadata = load_checkpoint(tmp_path / "best.pt").metadata
-    assert (metadata["fault"]["kind"], metadata["fault"]["k"], metadata["frac_bits"]) == ("truncated_sign", 12, 12)
+    assert (metadata["fault"]["kind"], metadata["fault"]["k"], metadata["frac_bits"]) == (
+        "truncated_sign",
+        12,
+        12,
+    )
 
 
 def test_draws_are_the_steps(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +313,9 @@ def test_frozen_batchnorm_keeps_its_statistics(tiny: ModuleType, tmp_path: Path)
 
 
 @pytest.mark.parametrize("option", [{"precision": "bfloat16"}, {"channels_last": True}])
-def test_precision_and_memory_format_change_little(tiny: ModuleType, tmp_path: Path, option: dict[str, Any]) -> None:
+def test_precision_and_memory_format_change_little(
+    tiny: ModuleType, tmp_path: Path, option: dict[str, Any]
+) -> None:
     plain, _ = tiny.run(tmp_path / "plain", epochs=1)
     other, _ = tiny.run(tmp_path / "other", epochs=1, **option)
     for name, value in plain.items():
@@ -287,7 +336,9 @@ def test_distillation_pulls_towards_the_teacher(tiny: ModuleType, tmp_path: Path
             return float((student.eval()(images).softmax(1) - teacher(images).softmax(1)).abs().mean())
 
     before = distance()
-    settings = TrainingSettings(epochs=15, batch_size=16, distillation_weight=1.0, learning_rate=0.02, weight_decay=0.0)
+    settings = TrainingSettings(
+        epochs=15, batch_size=16, distillation_weight=1.0, learning_rate=0.02, weight_decay=0.0
+    )
     train(student, tiny.splits(), settings, folder=tmp_path, teacher=teacher)
     assert distance() < 0.7 * before
 
@@ -326,7 +377,9 @@ def test_tracker_is_told_of_the_checkpoints(tiny: ModuleType, tmp_path: Path) ->
         ({"batch_size": 16, "distillation_weight": 0.5}, "no teacher is given"),
     ],
 )
-def test_what_does_not_fit_is_refused(tiny: ModuleType, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_refused(
+    tiny: ModuleType, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         train(tiny.network(), tiny.splits(), TrainingSettings(**settings), folder=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,9 @@ from circa_train.training.optimization import build_optimizer, learning_rate
 
 
 def rates(settings: TrainingSettings, steps_per_epoch: int) -> list[float]:
-    return [learning_rate(settings, step, steps_per_epoch) for step in range(settings.epochs * steps_per_epoch)]
+    return [
+        learning_rate(settings, step, steps_per_epoch) for step in range(settings.epochs * steps_per_epoch)
+    ]
 
 
 def test_warmup_rises_to_the_peak_whatever_follows() -> None:
@@ -33,7 +35,12 @@ def test_cosine_and_triangular_fall_to_nothing() -> None:
 
 
 def test_step_falls_at_its_milestones() -> None:
-    course = rates(TrainingSettings(epochs=10, schedule="step", learning_rate=1.0, milestones=(0.3, 0.8), step_factor=0.5), 1)
+    course = rates(
+        TrainingSettings(
+            epochs=10, schedule="step", learning_rate=1.0, milestones=(0.3, 0.8), step_factor=0.5
+        ),
+        1,
+    )
     assert course == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 

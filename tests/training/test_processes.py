@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from circa_train.checkpoint import load_checkpoint
-from circa_train.tracking import read_metrics
+from circa_train.runs.metrics import read_metrics
 
 SCRIPT = Path(__file__).with_name("tiny.py")
 
@@ -26,7 +26,9 @@ SCRIPT = Path(__file__).with_name("tiny.py")
 def start(*jobs: dict[str, Any], slow: bool = False, **environment: str) -> subprocess.Popen[bytes]:
     """One process that runs the jobs in turn: keyword arguments of ``tiny.run``."""
     described = json.dumps([job | {"folder": str(job["folder"]), "slow": slow} for job in jobs])
-    return subprocess.Popen([sys.executable, str(SCRIPT), described], env=os.environ | environment, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), described], env=os.environ | environment, stderr=subprocess.PIPE
+    )
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
@@ -48,11 +50,15 @@ def size(file: Path) -> int:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     timing = {"time", "seconds", "images_per_second"}
-    return [{name: value for name, value in row.items() if name not in timing} for row in read_metrics(folder)]
+    return [
+        {name: value for name, value in row.items() if name not in timing} for row in read_metrics(folder)
+    ]
 
 
 def test_stopped_and_killed_at_any_moment_and_resumed(tiny: ModuleType, tmp_path: Path) -> None:
-    """SIGTERM costs nothing, SIGKILL at most the epoch at hand; the end is that of an uninterrupted run, bit for bit."""
+    """SIGTERM costs nothing, SIGKILL at most the epoch at hand; the end is that of an uninterrupted run, bit
+    for bit.
+    """
     settings: dict[str, Any] = {"epochs": 30, "ema_decay": 0.9, "faulty": True}
     folder, moments = tmp_path / "parts", random.Random(0)
     for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
@@ -68,7 +74,9 @@ def test_stopped_and_killed_at_any_moment_and_resumed(tiny: ModuleType, tmp_path
         for name in ("last.pt", "best.pt"):
             checkpoint = load_checkpoint(folder / name)
             if checkpoint.training_state is not None:
-                assert 0 <= done - checkpoint.training_state["progress"]["epoch"] <= (number == signal.SIGKILL)
+                assert (
+                    0 <= done - checkpoint.training_state["progress"]["epoch"] <= (number == signal.SIGKILL)
+                )
     tiny.run(tmp_path / "whole", **settings)
     tiny.run(folder, **settings)
     assert rows(folder) == rows(tmp_path / "whole")
@@ -79,11 +87,16 @@ def test_stopped_and_killed_at_any_moment_and_resumed(tiny: ModuleType, tmp_path
 def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleType, tmp_path: Path) -> None:
     """With faults the masks must be those of the joined batch: rank 0's may not be given to all.
 
-    A second training stands still and only watches: a running mean is linear in what was seen, so the average over the
-    processes is the joined batch's.
+    A second training stands still and only watches: a running mean is linear in what was seen, so the average
+    over the processes is the joined batch's.
     """
     stepping: dict[str, Any] = {
-        "faulty": True, "batchnorm": False, "epochs": 2, "accumulate": 2, "momentum": 0.9, "validation_draws": 2
+        "faulty": True,
+        "batchnorm": False,
+        "epochs": 2,
+        "accumulate": 2,
+        "momentum": 0.9,
+        "validation_draws": 2,
     }
     watching: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
     with socket.socket() as probe:
@@ -91,7 +104,14 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleTyp
         port = str(probe.getsockname()[1])
     jobs = [{"folder": tmp_path / "stepping2", **stepping}, {"folder": tmp_path / "watching2", **watching}]
     processes = [
-        start(*jobs, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        start(
+            *jobs,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
         for rank in range(2)
     ]
     one, _ = tiny.run(tmp_path / "stepping1", **stepping)

@@ -1,4 +1,5 @@
-"""Networks and images small enough to train in milliseconds; as a script, trainings in a process of their own:
+"""Networks and images small enough to train in milliseconds; as a script, trainings in a process of their
+own:
 
 python tiny.py '[{"folder": "/tmp/run", "slow": false, "epochs": 3, "faulty": true, ...}, ...]'
 """
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from circa_train import TruncatedSign, with_stochastic_relus
 from circa_train.data import DataSplits, ImageSet
-from circa_train.tracking import JsonLinesTracker, Tracker, build_tracker
+from circa_train.runs.metrics import JsonLinesTracker, Tracker, build_tracker
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
 
 
@@ -59,7 +60,9 @@ def run(folder: Path, tracker: Tracker | None = None, *, faulty: bool = False, b
         dropout: float = 0.0, **settings: Any) -> tuple[dict[str, Tensor], TrainingResult]:
     model = network(faulty=faulty, batchnorm=batchnorm, dropout=dropout)
     chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.05, **settings})
-    result = train(model, splits(), chosen, folder=folder, tracker=tracker or JsonLinesTracker(folder), progress=False)
+    result = train(
+        model, splits(), chosen, folder=folder, tracker=tracker or JsonLinesTracker(folder), progress=False
+    )
     return model.state_dict(), result
 
 
@@ -68,4 +71,8 @@ if __name__ == "__main__":
     with join_ranks("cpu") as ranks:
         for job in json.loads(sys.argv[1]):
             target = Path(job.pop("folder"))
-            run(target, SlowTracker(target) if job.pop("slow") else build_tracker(target, rank=ranks.rank), **job)
+            run(
+                target,
+                SlowTracker(target) if job.pop("slow") else build_tracker(target, rank=ranks.rank),
+                **job,
+            )

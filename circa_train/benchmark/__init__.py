@@ -1,0 +1,1 @@
+"""Speed and memory beside what they are to reach: ratios of interleaved pairs, row by row."""

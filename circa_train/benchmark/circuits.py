@@ -1,0 +1,175 @@
+"""Rates of garbling and evaluating beside the AES ceiling of the same run.
+
+With the default hash an AND gate costs the garbler eight AES calls and the evaluator four, so blocks per
+second / 8 and / 4 are what a machine could do if everything but AES were free. Ceilings and rates are
+measured alternately, in pairs, because machines have slow phases: a ratio belongs to one pair, and its spread
+tells what it is worth. Times are processor time of the one thread that works.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from circa_train.field import DEFAULT_PRIME
+from circa_train.gc.accounting import relu_cost
+from circa_train.gc.aes.engines import make_kernel
+from circa_train.gc.aes.key_schedule import BLOCK_BYTES, KEY_BYTES
+from circa_train.gc.aes.randomness import Randomness
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.protocol.garbling import Evaluator, Garbler
+from circa_train.gc.protocol.ot import EvaluatorTransfer, GarblerTransfer
+from circa_train.gc.protocol.parties import DEFAULT_CHUNK
+
+#: Bytes per call for the plain AES ceiling: a second-level cache holds them, and the microseconds of a call
+#: do not show.
+_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Summarise at least two values."""
+        low, median, high = statistics.quantiles(values, n=4)
+        return cls(median, low, high)
+
+
+def measure(
+    *,
+    prime: int = DEFAULT_PRIME,
+    k: int = 12,
+    kernel: str = "auto",
+    instances: int = 1 << 13,
+    chunk: int = DEFAULT_CHUNK,
+    pairs: int = 25,
+    transfers: int = 1 << 20,
+) -> dict[str, Any]:
+    """Measure one core on the truncated sign at this prime and k.
+
+    Garbling includes drawing the server's labels and the projection of the result, evaluating includes the
+    projection; messages, digests and oblivious transfer are outside, and the latter has a figure of its own.
+
+    Returns:
+        dict ready for JSON. Rates are per second; every {median, low, high} is over ``pairs`` repetitions:
+        "kernel", "hash", "and_gates_per_relu", "garbled_bytes_per_relu";
+        "ceiling_blocks" (the faster of "openssl_blocks", OpenSSL's ECB, and "own_blocks", this package's
+            counter mode);
+        "garble_and_gates", "evaluate_and_gates", "garble_ns_per_relu", "evaluate_ns_per_relu";
+        "garble_ratio" and "evaluate_ratio" against ceiling / 8 and ceiling / 4, "garble_ratio_openssl" and
+        "evaluate_ratio_openssl" against OpenSSL's blocks alone; "transfer_ns" per oblivious transfer.
+    """
+    relu = ReluCircuit("truncated", prime, k)
+    circuit = relu.circuit
+    garbler = Garbler(kernel=kernel)
+    evaluator = Evaluator(garbler.hello(), kernel=kernel)
+    chunk = min(chunk, instances)
+    chunks = max(1, instances // chunk)
+    gates = circuit.and_gates * chunks * chunk
+    zeros = np.zeros((circuit.evaluator_inputs, chunk), dtype=bool)
+    transferred = garbler.garble(circuit, chunk)
+    labels = transferred.labels_without_transfer(zeros)
+    garbler_labels = transferred.input_labels(np.zeros((circuit.garbler_inputs, chunk), dtype=bool))
+
+    def garble() -> None:
+        for _ in range(chunks):
+            garbler.garble(circuit, chunk, labels)
+
+    def evaluate() -> None:
+        for _ in range(chunks):
+            evaluator.evaluate(circuit, transferred.message, garbler_labels, labels)
+
+    own, openssl = _own_aes(kernel), _openssl_aes()
+    for warm_up in (garble, evaluate, own, openssl):
+        warm_up()
+    samples: dict[str, list[float]] = {}
+    for _ in range(pairs):
+        openssl_blocks = _AES_BLOCKS / _seconds(openssl)
+        own_blocks = _AES_BLOCKS / _seconds(own)
+        garble_seconds, evaluate_seconds = _seconds(garble), _seconds(evaluate)
+        ceiling = max(openssl_blocks, own_blocks)
+        row = {
+            "ceiling_blocks": ceiling,
+            "openssl_blocks": openssl_blocks,
+            "own_blocks": own_blocks,
+            "garble_and_gates": gates / garble_seconds,
+            "evaluate_and_gates": gates / evaluate_seconds,
+            "garble_ns_per_relu": garble_seconds / (chunks * chunk) * 1e9,
+            "evaluate_ns_per_relu": evaluate_seconds / (chunks * chunk) * 1e9,
+            "garble_ratio": gates / garble_seconds / (ceiling / 8),
+            "evaluate_ratio": gates / evaluate_seconds / (ceiling / 4),
+            "garble_ratio_openssl": gates / garble_seconds / (openssl_blocks / 8),
+            "evaluate_ratio_openssl": gates / evaluate_seconds / (openssl_blocks / 4),
+        }
+        for name, value in row.items():
+            samples.setdefault(name, []).append(value)
+    return {
+        "kernel": make_kernel(bytes(KEY_BYTES), kernel).name,
+        "hash": "tccr (TMMO, 2 AES calls)",
+        "and_gates_per_relu": circuit.and_gates,
+        "garbled_bytes_per_relu": relu_cost(relu).garbled_bytes,
+        **{name: asdict(Spread.of(values)) for name, values in samples.items()},
+        "transfer_ns": measure_transfer(transfers, kernel=kernel),
+    }
+
+
+def measure_transfer(transfers: int, *, kernel: str = "auto", chunk: int = 1 << 15) -> float:
+    """Nanoseconds per oblivious transfer, both sides added up, base transfers included."""
+    random = Randomness(None, "speed", kernel)
+    choices = np.unpackbits(random.blocks(chunk // (8 * BLOCK_BYTES)).view(np.uint8)).astype(bool)
+
+    def run() -> None:
+        sender = GarblerTransfer(Garbler(kernel=kernel).offset, random.child("garbler"))
+        receiver = EvaluatorTransfer(random.child("evaluator"))
+        receiver.setup(sender.setup(receiver.hello()))
+        for _ in range(transfers // chunk):
+            matrix, _own = receiver.extend(choices)
+            sender.extend(matrix, chunk)
+
+    return _seconds(run) / (transfers // chunk * chunk) * 1e9
+
+
+_AES_CALLS = 8
+_AES_BLOCKS = _AES_CALLS * _BUFFER_BYTES // BLOCK_BYTES
+
+
+def _openssl_aes() -> Callable[[], None]:
+    encryptor = Cipher(algorithms.AES(bytes(KEY_BYTES)), modes.ECB()).encryptor()
+    source = np.zeros(_BUFFER_BYTES, dtype=np.uint8)
+    target = np.empty(_BUFFER_BYTES + BLOCK_BYTES - 1, dtype=np.uint8)
+
+    def run() -> None:
+        for _ in range(_AES_CALLS):
+            encryptor.update_into(source.data, target.data)
+
+    return run
+
+
+def _own_aes(kernel: str) -> Callable[[], None]:
+    cipher = make_kernel(bytes(KEY_BYTES), kernel)
+    target = np.empty((_BUFFER_BYTES // BLOCK_BYTES, 2), dtype=np.uint64)
+
+    def run() -> None:
+        for _ in range(_AES_CALLS):
+            cipher.counters(0, target)
+
+    return run
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    """Processor time of this thread: what other programs take from the core does not count."""
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started

@@ -1,0 +1,163 @@
+"""The benchmark's table: what is measured, beside what, and what it is to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from circa_train.benchmark import layers as speed
+from circa_train.benchmark.circuits import measure as measure_circuits
+from circa_train.benchmark.pipeline import measure_pipelines
+from circa_train.benchmark.sizes import BenchmarkSizes
+from circa_train.gc.accounting import relu_cost
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.kernels.cpu import memory
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One line: a ratio (or a number of bytes) with its quartiles, and the bound it is to keep.
+
+    ``value`` is to be at most ``bound`` if ``below``, else at least; ``detail`` holds the medians that it
+    comes from.
+    """
+
+    name: str
+    against: str
+    value: float
+    low: float
+    high: float
+    bound: float
+    below: bool
+    detail: dict[str, Any]
+
+    @property
+    def reached(self) -> bool:
+        return self.value <= self.bound if self.below else self.value >= self.bound
+
+
+def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterator[BenchmarkRow]:
+    """Measure row by row; ``say`` is told what is being measured.
+
+    Layers on the CPU are measured in both states of memory (:mod:`circa_train.kernels.cpu.memory`): as a
+    fresh process has it, then as all scripts keep it, in which everything after them is measured too.
+    """
+    devices = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+    for device in devices:
+        say(f"layers on {device}")
+        yield from _layers(sizes, device)
+    if memory.keep():
+        say("layers on cpu, memory kept")
+        yield from _layers(sizes, "cpu", ", memory kept")
+    for device in devices:
+        say(f"networks on {device}")
+        yield from _networks(sizes, device)
+    say("the law")
+    law = speed.compare_law(sizes.law_elements, pairs=sizes.pairs)
+    yield _time_row("fault_probability", "torch.relu on the same int64 tensor", law, 20)
+    say("circuits")
+    yield from _circuits(sizes)
+    say("input pipeline")
+    pipelines = measure_pipelines(images=sizes.pipeline_images, repeats=sizes.pipeline_pairs)
+    yield BenchmarkRow(
+        "input pipeline, images/s", "torchvision, DataLoader with 2 workers",
+        pipelines.ratio, pipelines.ratio, pipelines.ratio, 3, False, asdict(pipelines),
+    )  # fmt: skip
+
+
+def profiles(sizes: BenchmarkSizes, count: int = 3) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """The largest costs of one evaluation pass and one training step on the CPU: plain, reference, and
+    fused.
+    """
+    passes: dict[str, Callable[..., tuple[Callable, Callable]]] = {
+        f"{sizes.evaluation_model} evaluation": lambda backend: speed.evaluation_passes(
+            sizes.evaluation_model, batch_size=sizes.evaluation_batch, backend=backend
+        ),
+        f"{sizes.training_model} training step": lambda backend: speed.training_steps(
+            sizes.training_model, batch_size=sizes.training_batch, backend=backend
+        ),
+    }
+    found = {}
+    for name, make in passes.items():
+        fused, plain = make("auto")
+        runs = {"plain": plain, "reference": make("reference")[0], "fused": fused}
+        found[name] = {backend: speed.largest_costs(run, count) for backend, run in runs.items()}
+    return found
+
+
+def benchmark_table(rows: list[BenchmarkRow]) -> str:
+    """The rows as aligned text."""
+    lines = [["what", "against", "measured", "quartiles", "to reach", ""]]
+    for row in rows:
+        bound = f"{'<=' if row.below else '>='} {row.bound:g}"
+        spread = f"{row.low:.3g} - {row.high:.3g}"
+        lines.append(
+            [row.name, row.against, f"{row.value:.3g}", spread, bound, "reached" if row.reached else "MISSED"]
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _layers(sizes: BenchmarkSizes, device: str, state: str = "") -> Iterator[BenchmarkRow]:
+    dtypes = (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16)
+    forward, both = (1.3, 1.2) if device == "cpu" else (1.15, 1.15)
+    for dtype in dtypes:
+        found = speed.compare_layers(sizes.shape, pairs=sizes.pairs, dtype=dtype, device=device)
+        kind = f"{'x'.join(map(str, sizes.shape))} {str(dtype).removeprefix('torch.')} {device}{state}"
+        yield _time_row(f"StochasticReLU forward, {kind}", "nn.ReLU", found["forward"], forward)
+        yield _time_row(
+            f"StochasticReLU forward and backward, {kind}", "nn.ReLU", found["forward and backward"], both
+        )
+        yield _time_row(f"StochasticReLU with statistics, {kind}", "without", found["statistics"], 2)
+
+
+def _networks(sizes: BenchmarkSizes, device: str) -> Iterator[BenchmarkRow]:
+    name = f"{sizes.evaluation_model} evaluation, images/s, {device}"
+    fused, plain = speed.evaluation_passes(
+        sizes.evaluation_model, batch_size=sizes.evaluation_batch, device=device
+    )
+    found = speed.compare(fused, plain, sizes.network_pairs, device)
+    yield _rate_row(name, found, 0.90 if device == "cpu" else 0.95)
+    name = f"{sizes.training_model} training step, steps/s, {device}"
+    fused, plain = speed.training_steps(sizes.training_model, batch_size=sizes.training_batch, device=device)
+    found = speed.compare(fused, plain, sizes.network_pairs, device)
+    yield _rate_row(name, found, 0.93 if device == "cpu" else 0.97)
+    peaks = {"ours": speed.peak_bytes(fused, device), "theirs": speed.peak_bytes(plain, device)}
+    ratio = peaks["ours"] / peaks["theirs"]
+    yield BenchmarkRow(
+        f"peak memory of that step, {device}", "plain ReLU", ratio, ratio, ratio, 1.02, True, peaks
+    )
+
+
+def _circuits(sizes: BenchmarkSizes) -> Iterator[BenchmarkRow]:
+    found = measure_circuits(
+        k=speed.K, instances=sizes.circuit_instances, pairs=sizes.circuit_pairs, transfers=1 << 16
+    )
+    for what, share in (("garble", 8), ("evaluate", 4)):
+        spread = found[f"{what}_ratio"]
+        yield BenchmarkRow(
+            f"{what} truncated signs, AND gates/s, one core", f"AES blocks/s / {share}",
+            spread["median"], spread["low"], spread["high"], 0.65, False, found,
+        )  # fmt: skip
+    cost = relu_cost(ReluCircuit("truncated", speed.SPEC.prime, speed.K))
+    for name, size, bound in (
+        ("garbled tables, bytes per AND gate", cost.table_bytes / cost.and_gates, 32),
+        (f"complete ReLU at k = {speed.K}, garbled bytes", cost.garbled_bytes, 640),
+    ):
+        yield BenchmarkRow(name, "", size, size, size, bound, True, asdict(cost))
+
+
+def _time_row(name: str, against: str, found: speed.Comparison, bound: float) -> BenchmarkRow:
+    return BenchmarkRow(name, against, found.ratio, found.low, found.high, bound, True, asdict(found))
+
+
+def _rate_row(name: str, found: speed.Comparison, bound: float) -> BenchmarkRow:
+    return BenchmarkRow(
+        name, "plain ReLU", 1 / found.ratio, 1 / found.high, 1 / found.low, bound, False, asdict(found)
+    )

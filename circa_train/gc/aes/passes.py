@@ -1,0 +1,282 @@
+"""The compiled passes of :mod:`circa_train.gc.aes.engine_numba`: loops over groups of instances.
+
+A *group* is what the vector registers hold at once, a *tile* is what goes through the whole circuit before
+the next tile begins. A group or tile that would reach beyond the end is moved back to end there, and does
+some instances twice with the same outcome; so there is one loop and no remainder. It takes at least
+:data:`GROUP` instances, in arrays that nothing else overlaps.
+
+What may be a read-only view of a message is passed by byte address (``uintp``), so that each pass is compiled
+once. Compiled code is not kept on disk: numba's cache would notice a change of this file, but not of the
+instructions in :mod:`circa_train.gc.aes.lanes`, and a stale kernel gives wrong bytes.
+"""
+
+# Functions under @njit are typed by numba when they are compiled, not by annotations.
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from circa_train.gc.aes.key_schedule import BLOCK_BYTES
+from circa_train.gc.aes.lanes import (
+    blocks_of,
+    broadcast,
+    colour_mask,
+    count_high,
+    count_low,
+    encrypt,
+    first_half,
+    join,
+    load,
+    mask,
+    schedule,
+    second_half,
+    store,
+    xor,
+)
+from circa_train.gc.circuits.circuit import Op
+
+#: Instances that every pass needs at least; every group divides it.
+GROUP = 16
+_XOR, _NOT = int(Op.XOR), int(Op.NOT)
+_BLOCK = np.uint64(BLOCK_BYTES)
+_ZERO, _ONE, _TWO = np.uint64(0), np.uint64(1), np.uint64(2)
+_DIGIT, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+class Passes(NamedTuple):
+    """The entry points for one vector width; numba compiles each at its first call."""
+
+    encrypt: Callable[..., None]
+    counters: Callable[..., None]
+    tccr_hash: Callable[..., None]
+    project: Callable[..., None]
+    take_share: Callable[..., None]
+    garble: Callable[..., None]
+    evaluate: Callable[..., None]
+
+
+@njit(forceinline=True)
+def _hash(x, tweaks, keys):
+    """TMMO, see :mod:`circa_train.gc.aes.hashing`."""
+    inner = encrypt(x, keys)
+    return xor(encrypt(xor(inner, tweaks), keys), inner)
+
+
+@njit(forceinline=True)
+def _garble_and(a, b, offset, number, instance, keys):
+    """(generator half, evaluator half, false-label of the result)"""
+    tweaks = join(count_high(_TWO * number, instance, a), count_high(_TWO * number + _ONE, instance, a))
+    both, offsets = join(a, b), join(offset, offset)
+    hashes = _hash(join(both, xor(both, offsets)), join(tweaks, tweaks), keys)
+    if_false = first_half(hashes)
+    differences = xor(if_false, second_half(hashes))
+    generator = xor(first_half(differences), mask(colour_mask(b), offset))
+    evaluator = xor(second_half(differences), a)
+    of_a = xor(first_half(if_false), mask(colour_mask(a), generator))
+    of_b = xor(second_half(if_false), mask(colour_mask(b), xor(evaluator, a)))
+    return generator, evaluator, xor(of_a, of_b)
+
+
+@njit(forceinline=True)
+def _evaluate_and(a, b, generator, evaluator, number, instance, keys):
+    """The active label of the result."""
+    tweaks = join(count_high(_TWO * number, instance, a), count_high(_TWO * number + _ONE, instance, a))
+    hashes = _hash(join(a, b), tweaks, keys)
+    of_a = xor(first_half(hashes), mask(colour_mask(a), generator))
+    of_b = xor(second_half(hashes), mask(colour_mask(b), xor(evaluator, a)))
+    return xor(of_a, of_b)
+
+
+@njit(forceinline=True)
+def _to_field(block, prime):
+    """:func:`circa_train.gc.aes.hashing.to_field` of one block."""
+    carry = ((block[0] & _DIGIT) * prime) >> _HALF
+    carry = ((block[0] >> _HALF) * prime + carry) >> _HALF
+    carry = ((block[1] & _DIGIT) * prime + carry) >> _HALF
+    return np.int64(((block[1] >> _HALF) * prime + carry) >> _HALF)
+
+
+@njit(forceinline=True)
+def _wrapped(value, prime):
+    """The representative in [0, p) of a value of [-p, p]."""
+    if value < 0:
+        value += np.int64(prime)
+    return value - np.int64(prime) if value == prime else value
+
+
+@njit(forceinline=True)
+def _next(at, size, step):
+    """Where the group or tile after the one at ``at`` starts; ``size`` if that was the last."""
+    following = at + step
+    return min(following, size - step) if following < size else size
+
+
+@njit(forceinline=True)
+def _rows_from(bases, address, row_bytes):
+    """Fill in the addresses of registers that lie one after the other."""
+    for position in range(len(bases)):
+        bases[position] = address + np.uint64(position) * row_bytes
+
+
+@njit(forceinline=True)
+def _place(bases, strides, register, start):
+    """The address of a register's tile that begins with instance ``start``."""
+    return bases[register] + start * strides[register]
+
+
+@cache
+def compiled_passes(width: int) -> Passes:
+    """The passes for vectors of ``width`` blocks: 1, 2 or 4."""
+    # Vectors that go through the rounds together. Four hide the latency of 256 and 512 bits; the narrower
+    # instruction starts more often.
+    together = 8 if width == 1 else 4
+
+    @njit(nogil=True)
+    def encrypt_blocks(source, target, keys):
+        like, to, blocks = (
+            broadcast(keys.ctypes.data, width, together),
+            target.ctypes.data,
+            np.uint64(len(target)),
+        )
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like)
+        at = _ZERO
+        while at < blocks:
+            store(to + at * _BLOCK, encrypt(load(source + at * _BLOCK, like), round_keys))
+            at = _next(at, blocks, group)
+
+    @njit(nogil=True)
+    def counters(first, target, keys):
+        like, to, blocks = (
+            broadcast(keys.ctypes.data, width, together),
+            target.ctypes.data,
+            np.uint64(len(target)),
+        )
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like)
+        at = _ZERO
+        while at < blocks:
+            store(to + at * _BLOCK, encrypt(count_low(first + at, _ZERO, like), round_keys))
+            at = _next(at, blocks, group)
+
+    @njit(nogil=True)
+    def tccr_hash(source, offset, target, tweak, first_instance, keys):
+        """Of the labels at ``source``, all moved by ``offset``."""
+        like, to, blocks = (
+            broadcast(offset.ctypes.data, width, together),
+            target.ctypes.data,
+            np.uint64(len(target)),
+        )
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like)
+        at = _ZERO
+        while at < blocks:
+            labels, tweaks = (
+                xor(load(source + at * _BLOCK, like), like),
+                count_high(tweak, first_instance + at, like),
+            )
+            store(to + at * _BLOCK, _hash(labels, tweaks, round_keys))
+            at = _next(at, blocks, group)
+
+    @njit(nogil=True)
+    def project(labels, offset, tweak, first_instance, prime, words, shares, keys):
+        if_false, if_true = np.empty_like(labels), np.empty_like(labels)
+        tccr_hash(labels.ctypes.data, np.zeros_like(offset), if_false, tweak, first_instance, keys)
+        tccr_hash(labels.ctypes.data, offset, if_true, tweak, first_instance, keys)
+        for i in range(len(words)):
+            false_mask, true_mask = _to_field(if_false[i], prime), _to_field(if_true[i], prime)
+            colour = np.int64(labels[i, 0] & _ONE)
+            words[i] = _wrapped((1 - 2 * colour) * (false_mask + 1 - true_mask), prime)
+            shares[i] = _wrapped(colour - false_mask + colour * (false_mask - true_mask), prime)
+
+    @njit(nogil=True)
+    def take_share(labels, words, tweak, first_instance, prime, shares, keys):
+        hashes = np.empty_like(labels)
+        tccr_hash(labels.ctypes.data, np.zeros(2, dtype=np.uint64), hashes, tweak, first_instance, keys)
+        for i in range(len(words)):
+            colour = np.int64(labels[i, 0] & _ONE)
+            shares[i] = _wrapped(
+                _to_field(hashes[i], prime) + colour * np.int64(words[i]) - np.int64(prime), prime
+            )
+
+    garble = _tape_pass(width, together // 4, True)
+    evaluate = _tape_pass(width, together // 2, False)
+    return Passes(encrypt_blocks, counters, tccr_hash, project, take_share, garble, evaluate)
+
+
+def _tape_pass(width: int, count: int, garbling: bool) -> Callable[..., None]:
+    """Garbling or evaluating of a :class:`~circa_train.gc.aes.fusion.Plan`, ``count`` vectors of ``width``
+    blocks at a time.
+
+    The compiled function takes the rows of the plan; its registers, which are two addresses of input labels
+    with the number of inputs, the outputs, and the zeros and scratch registers, one tile of each; the offset,
+    zero when evaluating, since an evaluator keeps its label at a NOT; the tables; the first instance; and the
+    key schedule.
+    """
+
+    @njit(nogil=True)
+    def run(
+        rows,
+        garbler,
+        garblers,
+        evaluator,
+        evaluators,
+        outputs,
+        scratch,
+        offset,
+        tables,
+        instances,
+        first_instance,
+        keys,
+    ):
+        tile, row_bytes, inputs = np.uint64(scratch.shape[1]), instances * _BLOCK, garblers + evaluators
+        scratch_from = inputs + len(outputs)
+        bases = np.empty(scratch_from + len(scratch), dtype=np.uint64)
+        strides = np.full(len(bases), _BLOCK)
+        strides[scratch_from:] = _ZERO
+        _rows_from(bases[:garblers], garbler, row_bytes)
+        _rows_from(bases[garblers:inputs], evaluator, row_bytes)
+        _rows_from(bases[inputs:scratch_from], outputs.ctypes.data, row_bytes)
+        _rows_from(bases[scratch_from:], scratch.ctypes.data, tile * _BLOCK)
+
+        like = broadcast(offset.ctypes.data, width, count)
+        round_keys, group = schedule(keys.ctypes.data, like), blocks_of(like) * _BLOCK
+        size, start = tile * _BLOCK, _ZERO
+        while start < instances:
+            for row in rows:
+                a, also_a = _place(bases, strides, row[1], start), _place(bases, strides, row[2], start)
+                b, also_b = _place(bases, strides, row[3], start), _place(bases, strides, row[4], start)
+                c, result = _place(bases, strides, row[5], start), _place(bases, strides, row[6], start)
+                number, at = np.uint64(row[7]), _ZERO
+                if row[0] == _XOR:
+                    while at < size:
+                        store(result + at, xor(load(a + at, like), load(also_a + at, like)))
+                        at += group
+                elif row[0] == _NOT:
+                    while at < size:
+                        store(result + at, xor(load(a + at, like), like))
+                        at += group
+                else:
+                    table = tables + start * _BLOCK + _TWO * number * row_bytes
+                    while at < size:
+                        instance = first_instance + start + at // _BLOCK
+                        left = xor(load(a + at, like), load(also_a + at, like))
+                        right = xor(load(b + at, like), load(also_b + at, like))
+                        if garbling:
+                            generator, evaluator, label = _garble_and(
+                                left, right, like, number, instance, round_keys
+                            )
+                            store(table + at, generator)
+                            store(table + row_bytes + at, evaluator)
+                        else:
+                            generator, evaluator = load(table + at, like), load(table + row_bytes + at, like)
+                            label = _evaluate_and(
+                                left, right, generator, evaluator, number, instance, round_keys
+                            )
+                        store(result + at, xor(load(c + at, like), label))
+                        at += group
+            start = _next(start, instances, tile)
+
+    compiled: Callable[..., None] = run
+    return compiled

@@ -1,0 +1,1 @@
+"""Boolean circuits (``circuit``, ``arithmetic``), and the four ReLU circuits of Circa (``relu``)."""

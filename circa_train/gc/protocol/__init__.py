@@ -1,0 +1,1 @@
+"""Two parties, one ReLU layer: garbling, oblivious transfer, multiplication, messages and transport."""

@@ -1,0 +1,149 @@
+"""What travels between the parties: a kind, what it belongs to, a payload, and a digest over all of it.
+
+Layout, little-endian: magic "CGC1", kind, flags (bit 0: digest present), two zero bytes, fingerprint of the
+circuit (8), first instance (8), instances (8), payload length (8), eight zero bytes, then the digest (16,
+unless switched off), then the payload, which so starts on a 16-byte boundary and is evaluated where it lies.
+
+The digest is the AES-GMAC of everything else under a fixed, public key: a 128-bit checksum that runs at
+memory speed. It finds damage in transit before anything is evaluated. It is no authentication: against
+somebody who alters messages on purpose, run the connection inside TLS.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from numpy.typing import NDArray
+
+_MAGIC = b"CGC1"
+_HEADER = struct.Struct("<4sBBxx8sQQQ8x")
+_HAS_DIGEST = 1
+_NO_CIRCUIT = bytes(8)
+_NONCE = bytes(12)
+DIGEST_BYTES = 16
+
+#: Numbers of instances stay far from where 64-bit arithmetic on bytes would wrap.
+_LAST_INSTANCE = 1 << 48
+
+
+class MessageKind(IntEnum):
+    """Who sends it, and what for."""
+
+    HELLO = 1  # garbler: the public key of the hash
+    BASE_OT_POINT = 2  # evaluator: the point of the base OT
+    BASE_OT_CHOICES = 3  # garbler: the points that hide the bits of its offset
+    OT_EXTENSION = 4  # evaluator: the matrix that hides its input bits
+    TABLES = 5  # garbler: ciphertexts and output words
+    INPUT_LABELS = 6  # garbler: active labels of its own inputs
+    OPENING = 7  # either: its shares of the two opened differences of a multiplication
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """One message.
+
+    Attributes:
+        kind: what it is.
+        payload: uint8 (bytes,).
+        circuit: fingerprint of the circuit it belongs to, 8 bytes; zeros if to none.
+        first_instance: number of its first instance within the session.
+        instances: how many instances it is about.
+    """
+
+    kind: MessageKind
+    payload: NDArray[np.uint8]
+    circuit: bytes = _NO_CIRCUIT
+    first_instance: int = 0
+    instances: int = 0
+
+    def to_bytes(self, *, digest: bool = True) -> bytes:
+        """The message as it is sent. Inverse of :meth:`from_bytes`."""
+        header = self._header(digest)
+        payload = np.ascontiguousarray(self.payload)
+        checksum = _checksum(header, payload) if digest else b""
+        return b"".join([header, checksum, payload.data])
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray, *, digest: bool = True) -> Message:
+        """Read a message that arrived; ``digest`` says whether it must carry one.
+
+        Raises:
+            ValueError: if it is too short, of an unknown version or kind, not as long as it says, has or
+                lacks a digest unexpectedly, or does not match its digest.
+        """
+        if len(data) < _HEADER.size:
+            raise ValueError(
+                f"message of {len(data)} bytes: too short for a header of {_HEADER.size}; was it cut off?"
+            )
+        magic, kind, flags, circuit, first, instances, length = _HEADER.unpack_from(data)
+        if magic != _MAGIC:
+            raise ValueError(
+                f"message starts with {magic!r} instead of {_MAGIC!r}: not from this protocol or version"
+            )
+        if kind not in set(MessageKind):
+            raise ValueError(f"message of unknown kind {kind}")
+        if flags != (_HAS_DIGEST if digest else 0):
+            raise ValueError(
+                f"message flags {flags}: both sides must agree on whether messages carry a digest"
+            )
+        start = _HEADER.size + (DIGEST_BYTES if digest else 0)
+        if len(data) != start + length:
+            raise ValueError(
+                f"message of {len(data)} bytes should have {start + length}; it was cut off or run together"
+            )
+        if first + instances > _LAST_INSTANCE:
+            raise ValueError(
+                f"message about instances {first} to {first + instances}: no session has so many"
+            )
+        payload = np.frombuffer(data, dtype=np.uint8, offset=start)
+        if digest and _checksum(data[: _HEADER.size], payload) != data[_HEADER.size : start]:
+            raise ValueError(
+                f"{MessageKind(kind).name} message does not match its digest: it was damaged in transit"
+            )
+        return cls(MessageKind(kind), payload, circuit, first, instances)
+
+    def expect(
+        self, kind: MessageKind, payload_bytes: int, circuit: bytes = _NO_CIRCUIT
+    ) -> NDArray[np.uint8]:
+        """The payload, if the message is of this kind, about this circuit and this long; else a
+        ValueError.
+        """
+        if self.kind != kind:
+            raise ValueError(
+                f"expected a {kind.name} message, got {self.kind.name}: the parties are out of step"
+            )
+        if self.circuit != circuit:
+            raise ValueError(
+                f"{kind.name} message is for circuit {self.circuit.hex()}, not {circuit.hex()}: "
+                "both parties must use the same prime, k, mode and kind of circuit"
+            )
+        if len(self.payload) != payload_bytes:
+            raise ValueError(f"{kind.name} payload has {len(self.payload)} bytes instead of {payload_bytes}")
+        return self.payload
+
+    def _header(self, digest: bool) -> bytes:
+        return _HEADER.pack(
+            _MAGIC,
+            self.kind,
+            _HAS_DIGEST if digest else 0,
+            self.circuit,
+            self.first_instance,
+            self.instances,
+            len(self.payload),
+        )
+
+
+def overhead(*, digest: bool = True) -> int:
+    """Bytes that a message has besides its payload."""
+    return _HEADER.size + (DIGEST_BYTES if digest else 0)
+
+
+def _checksum(header: bytes | bytearray, payload: NDArray[np.uint8]) -> bytes:
+    # The nonce binds the header by a first tag, so that the payload need not be copied behind it.
+    gmac = AESGCM(bytes(16))
+    of_header = gmac.encrypt(_NONCE, b"", header)
+    return gmac.encrypt(of_header[: len(_NONCE)], b"", payload.data)

@@ -1,0 +1,73 @@
+"""What the compiled CPU kernel is told: one record of numbers and addresses, and the meaning of its codes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import numpy as np
+
+ROWS, STRIDED, TILED = range(3)
+POSZERO, NEGPASS, UNIFORM, WINDOW = range(4)
+RAISE, WRAP, SATURATE = range(3)
+BOTH, ZEROED, PASSED = range(3)
+
+NOT_FINITE = 7  # place among the counts; the others are COUNTS of :mod:`circa_train.kernels.plan`
+
+#: One forward or backward. Addresses and numbers; int64 unless said otherwise.
+TASK = np.dtype(
+    [
+        ("here", "i8"),  # address of this record
+        ("threads", "i8"),
+        # address of a function that tells a thread its number, or 0: in the order of arrival
+        ("thread_number", "i8"),
+        ("arrived", "i8"),  # threads so far
+        ("counts", "i8", 8),  # COUNTS and, after them, the number of values that are not finite
+        ("z", "i8"),  # address of the input (backward: the gradient)
+        ("y", "i8"),  # address of the output, which may be that of the input (backward: the forward's output)
+        ("out", "i8"),  # backward: address of the result
+        ("elements", "i8"),
+        ("chunk", "i8"),  # elements per chunk; they start at its multiples
+        ("shift", "i8"),  # less this
+        ("chunks", "i8"),
+        ("lead", "i8"),  # element number of the first element, modulo RUN
+        ("first_run", "i8"),  # and divided by it
+        ("channels", "i8"),  # size of dimension 1, or 1
+        ("plane", "i8"),  # elements per image and channel
+        ("layout", "i8"),  # ROWS (row-major), STRIDED or TILED (channels are adjacent in memory)
+        ("brain_float", "i8"),  # bool: 16-bit floats are bfloat16
+        ("test", "i8"),  # POSZERO, NEGPASS, UNIFORM, WINDOW
+        ("k", "i8"),  # address of one int64 k, or of one per channel
+        ("k_count", "i8"),
+        ("threshold", "i8"),  # UNIFORM: words below it flip
+        ("direction", "i8"),
+        ("low", "i8"),  # WINDOW
+        ("high", "i8"),
+        ("prime", "i8"),
+        ("limit", "i8"),  # largest centred value
+        # the largest |z| whose x does not exceed it, as the bit pattern of the arithmetic's type
+        ("reach", "u8"),
+        ("scale", "f8"),  # 2^frac_bits
+        ("policy", "i8"),
+        ("statistics", "i8"),  # bool
+        ("seed", "u8"),
+        ("site", "i8"),
+        ("draw", "i8"),
+    ]
+)
+
+_FIELDS: Any = TASK.fields
+
+#: Where the kernel finds, from ``here``, what threads count together: arrivals; COUNTS; and after the record,
+#: one int64 per thread, the chunks taken of those meant for it.
+ARRIVED, COUNTED, TAKEN = _FIELDS["arrived"][1], _FIELDS["counts"][1], TASK.itemsize
+
+#: The same record as 64-bit integers, which Python fills in faster than named fields: the place of each.
+PLACE = {name: offset // 8 for name, (_, offset, *_) in _FIELDS.items()}
+
+
+@functools.cache
+def integers(threads: int) -> Any:
+    """The type of a record with its counters for so many threads, as a ctypes array."""
+    return ctypes.c_int64 * (TASK.itemsize // 8 + threads)

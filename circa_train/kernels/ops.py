@@ -1,0 +1,195 @@
+"""The operators of a site as torch sees them: traceable, differentiable, and one for all backends.
+
+``stochastic_relu(z, address, plan, backend, statistics, name) -> (y, counts)`` reads the draw from the tensor
+``address``, so a compiled graph draws anew each time without being compiled again. It changes none of its
+arguments. Its derivative is the gate, read from y: nothing else is kept for the backward pass. ``counts`` are
+those of :data:`COUNTS`, and after them how many values are not finite: always 0 where the operator raises,
+which it does on the CPU and in the reference. On CUDA the host does not wait to see; whoever keeps the counts
+raises later.
+
+``gate_gradient(grad, y, backend)`` is that derivative, linear in ``grad``, so it is its own derivative in
+turn.
+
+``stochastic_relu_without_gradient`` is the first without a derivative, and without the Python that torch runs
+for one: between convolutions that costs as much as a thousand elements.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circa_train.fault.spec import spec_from_dict, spec_to_dict
+from circa_train.fixed_point import to_fixed
+from circa_train.kernels import reference
+from circa_train.kernels.plan import COUNTS, SitePlan
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def plan_to_text(plan: SitePlan) -> str:
+    """The plan as an operator's argument. Inverse of :func:`plan_from_text`."""
+    fields = {"frac_bits": plan.frac_bits, "seed": plan.seed, "site": plan.site, "overflow": plan.overflow}
+    return json.dumps({"spec": spec_to_dict(plan.spec), **fields})
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_from_text(text: str) -> SitePlan:
+    """The plan that :func:`plan_to_text` wrote."""
+    fields = json.loads(text)
+    return SitePlan(spec_from_dict(fields.pop("spec")), **fields)
+
+
+@functools.cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def unavailable(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Why ``cpu`` or ``triton`` cannot compute on such tensors, empty if it can."""
+    if backend == "cpu":
+        if device.type != "cpu":
+            return f"it computes on the CPU, and the activation is on {device}"
+        return "" if _installed("numba") else "numba is not installed (pip install numba)"
+    if not _installed("triton"):
+        return "triton is not installed (pip install triton)"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"it computes on CUDA devices, and the activation is on {device}"
+    return f"it computes up to 32 bits, and the activation is {dtype}" if dtype == torch.float64 else ""
+
+
+def choose(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that computes: the one asked for, or under ``auto`` the fused one of the device, else the
+    reference.
+
+    Raises:
+        ValueError: if the one asked for cannot compute on such tensors, saying why.
+    """
+    if backend == "auto":
+        fused = "cpu" if device.type == "cpu" else "triton"
+        return "reference" if unavailable(fused, device, dtype) else fused
+    reason = "" if backend == "reference" else unavailable(backend, device, dtype)
+    if reason:
+        raise ValueError(
+            f"backend = {backend!r} cannot run here: {reason}; backend='auto' chooses one that can"
+        )
+    return backend
+
+
+def _compute(
+    z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str
+) -> tuple[Tensor, Tensor]:
+    """See the module's page; ``name`` is how errors call the site.
+
+    Raises:
+        TypeError: if ``z`` is not a floating point tensor.
+        ValueError: if ``z`` holds NaN or an infinity, or the backend cannot run.
+        FixedPointOverflow: if a value does not fit, under the ``raise`` policy.
+    """
+    if z.dtype not in DTYPES:
+        raise TypeError(
+            f"site {name or '(unnamed)'}: the activation is {z.dtype}, not one of "
+            f"{', '.join(map(str, DTYPES))}"
+        )
+    try:
+        return _forward(z, plan_from_text(plan), address, choose(backend, z.device, z.dtype), statistics)
+    except ValueError as error:
+        raise named(error, name) from error
+
+
+def _shapes(
+    z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(z), torch.empty(len(COUNTS) + 1, dtype=torch.int64, device=z.device)
+
+
+stochastic_relu = torch.library.custom_op("circa_train::stochastic_relu", _compute, mutates_args=())
+stochastic_relu.register_fake(_shapes)
+
+_LIBRARY = torch.library.Library("circa_train", "FRAGMENT")
+_LIBRARY.define(
+    "stochastic_relu_without_gradient(Tensor z, Tensor address, str plan, str backend, bool statistics, str "
+    "name)"
+    " -> (Tensor, Tensor)"
+)
+_LIBRARY.impl("stochastic_relu_without_gradient", _compute, "CompositeExplicitAutograd")
+torch.library.register_fake("circa_train::stochastic_relu_without_gradient", _shapes, lib=_LIBRARY)
+stochastic_relu_without_gradient = torch.ops.circa_train.stochastic_relu_without_gradient.default
+
+
+@torch.library.custom_op("circa_train::gate_gradient", mutates_args=())
+def gate_gradient(grad: Tensor, y: Tensor, backend: str) -> Tensor:
+    """``grad`` where the gate that y shows is open, else 0."""
+    chosen = choose(backend, y.device, y.dtype) if grad.dtype == y.dtype else "reference"
+    if chosen == "cpu":
+        from circa_train.kernels.cpu import run as cpu
+
+        return cpu.backward(grad, y)
+    if chosen == "triton":
+        from circa_train.kernels import triton
+
+        return triton.backward(grad, y)
+    return torch.empty_like(y, dtype=grad.dtype).copy_(reference.backward(grad, y))
+
+
+@gate_gradient.register_fake
+def _(grad: Tensor, y: Tensor, backend: str) -> Tensor:
+    return torch.empty_like(y, dtype=grad.dtype)
+
+
+def _keep_y(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[0])
+    ctx.backend = inputs[3]
+
+
+def _gate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return gate_gradient(grad, ctx.saved_tensors[0], ctx.backend), None, None, None, None, None
+
+
+def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.backend = inputs[2]
+
+
+def _gate_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return gate_gradient(grad, ctx.saved_tensors[0], ctx.backend), None, None
+
+
+stochastic_relu.register_autograd(_gate, setup_context=_keep_y)
+gate_gradient.register_autograd(_gate_again, setup_context=_keep_gate)
+
+
+def refuse(z: Tensor, plan: SitePlan, overflows: int, not_finite: int) -> None:
+    """Raise if the activation holds what the plan's policy does not allow, saying how far it reached."""
+    if not_finite or (overflows and plan.overflow == "raise"):
+        to_fixed(z, plan.frac_bits, plan.prime, plan.overflow)
+
+
+def named(error: ValueError, name: str) -> ValueError:
+    """The same error, saying at which site."""
+    return type(error)(f"site {name or '(unnamed)'}: {error}")
+
+
+def _forward(
+    z: Tensor, plan: SitePlan, address: Tensor, backend: str, statistics: bool
+) -> tuple[Tensor, Tensor]:
+    if backend == "triton":
+        from circa_train.kernels import triton
+
+        return triton.forward(z, plan, address, statistics)
+    if backend == "cpu":
+        from circa_train.kernels.cpu import run as cpu
+
+        y, counts = cpu.forward(z, plan, address, statistics)
+        overflows, *_, not_finite = counts.tolist()
+        refuse(z, plan, overflows, not_finite)
+        return y, counts
+    y, counts = reference.forward(z, plan, address, statistics)
+    return torch.empty_like(z).copy_(y), F.pad(counts, (0, 1))

@@ -1,0 +1,1 @@
+"""The plain networks: by name (``registry``), their architectures, and their forms with fewer ReLUs."""

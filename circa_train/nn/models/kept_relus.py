@@ -1,0 +1,249 @@
+"""Masks over ReLU sites: the shapes they must have, their files, and first masks to start from.
+
+A set of masks is {site name: bool tensor of one image's activation}; True keeps the ReLU. ``reduced.py``
+applies them.
+
+Files: ``.safetensors`` or ``.npz``, one entry per site. Entries may be bool or numbers that are all 0 or 1
+(published masks are often float). Inside a JSON document a mask is ``encode_mask``'s dict: its bits, packed,
+deflated, base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+GRANULARITIES = ("pixel", "channel")
+
+
+def relu_shapes(model: nn.Module, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """{name of nn.ReLU: shape of its input for one image}, in the order they run, for an input of
+    ``input_shape``.
+
+    Found by running the model once on zeros in evaluation mode, which changes nothing in it. ValueError if
+    one module is called at several places: such a ReLU has no shape of its own and cannot be reduced in part.
+    """
+    weight = next(model.parameters(), torch.zeros(()))
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(site: str, values: Tensor) -> None:
+        if site in shapes:
+            raise ValueError(
+                f"ReLU {site!r} is called at several places, so that its parts cannot be told apart; "
+                "use a network with one nn.ReLU per site (resnet18, resnet32, vgg16, ...)"
+            )
+        shapes[site] = tuple(values.shape[1:])
+
+    _visit_relu_inputs(model, torch.zeros(1, *input_shape, dtype=weight.dtype, device=weight.device), note)
+    return shapes
+
+
+def _visit_relu_inputs(model: nn.Module, images: Tensor, visit: Callable[[str, Tensor], None]) -> None:
+    """Call ``visit(site, input)`` at every call of every nn.ReLU, in evaluation mode; the model is left as it
+    was.
+    """
+
+    def hook(site: str) -> Callable[..., None]:
+        return lambda _, args: visit(site, args[0])
+
+    handles = [
+        module.register_forward_pre_hook(hook(site))
+        for site, module in model.named_modules()
+        if isinstance(module, nn.ReLU)
+    ]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+
+
+def random_masks(
+    model: nn.Module, input_shape: Sequence[int], keep: float, *, granularity: str = "pixel", seed: int = 0
+) -> dict[str, Tensor]:
+    """Masks that keep a random fraction ``keep`` of all ReLUs of the network: the baseline every method must
+    beat.
+
+    ``granularity`` "pixel" draws single elements, "channel" whole channels (as many elements as come nearest
+    to, and not above, the fraction). The same arguments give the same masks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shapes = relu_shapes(model, input_shape)
+    scores = {
+        site: torch.rand(_score_shape(shape, granularity), generator=generator)
+        for site, shape in shapes.items()
+    }
+    return _keep_highest(scores, shapes, keep)
+
+
+def magnitude_masks(
+    model: nn.Module, batches: Iterable[Any], keep: float, *, granularity: str = "pixel"
+) -> dict[str, Tensor]:
+    """Masks that keep the ReLUs which change their input most: the largest mean of max(0, -z) over the
+    images.
+
+    That mean is what replacing the ReLU by the identity adds to the activation. ``batches`` yields image
+    tensors, or tuples that begin with one, on the model's device. Whole channels are ranked by their mean per
+    element.
+    """
+    totals: dict[str, Tensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    images_seen = 0
+
+    def add(site: str, values: Tensor) -> None:
+        totals[site] += values.neg().clamp_(min=0).sum(0, dtype=torch.float64).cpu()
+
+    for batch in batches:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        if not shapes:
+            shapes = relu_shapes(model, images.shape[1:])
+            totals = {site: torch.zeros(shape, dtype=torch.float64) for site, shape in shapes.items()}
+        _visit_relu_inputs(model, images, add)
+        images_seen += len(images)
+    if images_seen == 0:
+        raise ValueError("magnitude_masks needs at least one batch of images")
+    scores = {}
+    for site, shape in shapes.items():
+        scored = _score_shape(shape, granularity)
+        scores[site] = totals[site] if scored == shape else totals[site].flatten(1).mean(1).reshape(scored)
+    return _keep_highest(scores, shapes, keep)
+
+
+def _score_shape(shape: tuple[int, ...], granularity: str) -> tuple[int, ...]:
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity must be one of {', '.join(GRANULARITIES)}, not {granularity!r}")
+    return shape if granularity == "pixel" else (shape[0], *[1] * (len(shape) - 1))
+
+
+def _keep_highest(
+    scores: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], keep: float
+) -> dict[str, Tensor]:
+    """Keep units in falling order of score, across all sites, until the next would exceed the fraction of
+    elements.
+    """
+    if not 0 <= keep <= 1:
+        raise ValueError(f"keep must be a fraction in [0, 1], not {keep!r}")
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    sizes = torch.cat(
+        [torch.full((s.numel(),), math.prod(shapes[n]) // s.numel()) for n, s in scores.items()]
+    )
+    order = torch.argsort(flat, descending=True, stable=True)
+    allowed = math.floor(keep * int(sizes.sum()) + 0.5)
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    kept[order[sizes[order].cumsum(0) <= allowed]] = True
+    parts = kept.split([score.numel() for score in scores.values()])
+    masks = {}
+    for (site, score), part in zip(scores.items(), parts, strict=True):
+        masks[site] = part.reshape(score.shape).expand(shapes[site]).clone()
+    return masks
+
+
+def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
+    """Write masks as ``.safetensors`` or ``.npz``, atomically; ``load_masks`` is the inverse."""
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    checked = {site: _as_bool(site, mask).contiguous().cpu() for site, mask in masks.items()}
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(checked, partial)
+        elif path.suffix == ".npz":
+            np.savez_compressed(
+                partial, allow_pickle=False, **{site: mask.numpy() for site, mask in checked.items()}
+            )
+        else:
+            raise ValueError(f"masks are written as .safetensors or .npz, not {path.name!r}")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read masks from ``.safetensors`` or ``.npz``. ValueError names the file, or the site, that is not as it
+    should be.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no mask file {path}; write one with save_masks, or correct the reduction's 'masks'"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            raw: Mapping[str, Any] = load_file(path)
+        elif path.suffix == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                raw = {site: torch.from_numpy(archive[site]) for site in archive.files}
+        else:
+            raise ValueError("masks are read from .safetensors or .npz")
+    except (ValueError, OSError, TypeError, zipfile.BadZipFile, zlib.error, _safetensors_error()) as error:
+        raise ValueError(f"cannot read the mask file {path}: {error}") from error
+    return {site: _as_bool(site, mask) for site, mask in raw.items()}
+
+
+def _safetensors_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError
+
+
+def _as_bool(site: str, mask: Tensor) -> Tensor:
+    if mask.dtype == torch.bool:
+        return mask
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(f"the mask of ReLU site {site!r} has values other than 0 and 1; threshold it first")
+    return mask != 0
+
+
+def encode_mask(mask: Tensor) -> dict[str, Any]:
+    """A bool tensor as a JSON-readable dict: {"shape": [...], "bits": base64 of the deflated bits, C
+    order}.
+    """
+    bits = np.packbits(mask.cpu().numpy().reshape(-1))
+    return {
+        "shape": list(mask.shape),
+        "bits": base64.b64encode(zlib.compress(bits.tobytes(), 9)).decode("ascii"),
+    }
+
+
+def decode_mask(site: str, value: Any) -> Tensor:
+    """The bool tensor of ``encode_mask``'s dict, or of a tensor of zeros and ones; ``site`` is for the
+    message.
+    """
+    if isinstance(value, Tensor):
+        return _as_bool(site, value)
+    try:
+        shape = tuple(int(size) for size in value["shape"])
+        count = math.prod(shape)
+        if min(shape, default=1) < 0:
+            raise ValueError(f"a negative size in the shape {shape}")
+        # The length is known, so a small hostile string cannot unfold into gigabytes.
+        packed = zlib.decompressobj().decompress(
+            base64.b64decode(value["bits"], validate=True), (count + 7) // 8 + 1
+        )
+        if len(packed) != (count + 7) // 8:
+            raise ValueError(f"{len(packed)} bytes for {count} elements")
+    except (KeyError, TypeError, ValueError, zlib.error, binascii.Error) as error:
+        raise ValueError(
+            f"the mask of ReLU site {site!r} is not what encode_mask writes ({error})"
+        ) from error
+    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=count)
+    return torch.from_numpy(bits.astype(bool)).reshape(shape)

@@ -1,0 +1,70 @@
+"""Look at every site while a network runs, without changing what comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from circa_train.fault.law import FaultKinds
+from circa_train.kernels.plan import COUNTS
+from circa_train.nn.control import stochastic_relus
+
+
+@dataclass
+class SiteObservation:
+    """What one site has seen and done since the observation began.
+
+    Attributes:
+        values: activations tested.
+        low, high: range of the pre-activations.
+        overflows: values beyond the field (under ``raise`` there are none: the forward fails instead).
+        faults: faults by kind and direction.
+    """
+
+    values: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    overflows: int = 0
+    faults: FaultKinds = field(default_factory=FaultKinds)
+
+    def record(self, z: Tensor, counts: Tensor) -> None:
+        """Called by the site after each forward, with its input and the kernel's counts."""
+        if z.numel():
+            low, high = torch.aminmax(z)
+            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        self.values += z.numel()
+        overflows, *kinds = counts.tolist()
+        self.overflows += overflows
+        self.faults += FaultKinds(z.numel(), **dict(zip(COUNTS[1:], kinds, strict=True)))
+
+    @property
+    def fault_rate(self) -> float:
+        return self.faults.faults / self.values if self.values else 0.0
+
+
+@contextmanager
+def observe(model: nn.Module) -> Iterator[dict[str, SiteObservation]]:
+    """While open, every stochastic site counts its values, range, overflows and faults; a dict by site name.
+
+    Sites without faults (``NoFault``, or faults switched off) draw nothing and are not counted.
+
+    Example:
+        >>> with observe(network) as sites:
+        ...     network(images)
+        >>> sites["layer1.0.relu1"].faults.wrap_zeroed
+    """
+    relus = stochastic_relus(model)
+    observations = {name: SiteObservation() for name in relus}
+    before = {name: relu.observer for name, relu in relus.items()}
+    for name, relu in relus.items():
+        relu.observer = observations[name]
+    try:
+        yield observations
+    finally:
+        for name, relu in relus.items():
+            relu.observer = before[name]

@@ -1,0 +1,276 @@
+"""Run folders: what a job asked for, what came of it, and whether it has to run again.
+
+Every job owns one folder::
+
+    config.yaml       the resolved configuration, written first
+    started.json      the fingerprint of what was started, and the machine
+    metrics.jsonl     one JSON object per line, as the job goes on
+    job.log           its log, tracebacks included
+    result.json       written last and atomically: a folder with a result is a finished job
+    failure.json      instead of a result, if the job failed: error type, message, and what was asked
+
+The folder's name ends in the *config hash*: of everything that can change the result, and of nothing else
+(see ``RESULT_NEUTRAL``). So one question has one folder, a sweep may be widened or started again, and only
+what is missing runs. The hash names a checkpoint by its path; the *fingerprint* adds the contents of the
+files that the job reads, so a result on an overwritten checkpoint counts as stale, and :func:`changes` says
+what differs.
+
+This module needs neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+CONFIG, STARTED, RESULT, FAILURE = "config.yaml", "started.json", "result.json", "failure.json"
+
+#: Keys (a dotted name stands for its whole subtree) that say where and how a job runs, not what it computes.
+RESULT_NEUTRAL = ("run", "tracker", "data.root", "data.download")
+
+#: 40 bits: among a million runs two share a name with probability below one half, and then the fingerprint
+#: tells them apart.
+_HASH_DIGITS = 10
+
+
+def identity(config: Mapping[str, Any], neutral: tuple[str, ...] = RESULT_NEUTRAL) -> dict[str, Any]:
+    """The part of a resolved configuration that can change the result, as ``{dotted key: value}``."""
+    flat = flatten(config)
+    return {
+        key: flat[key]
+        for key in sorted(flat)
+        if not any(key == n or key.startswith(f"{n}.") for n in neutral)
+    }
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists and empty mappings are values.
+
+    >>> flatten({"fault": {"k": 12}, "seed": 0})
+    {'fault.k': 12, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits that name the question a resolved configuration asks."""
+    return _sha256(identity(config))[:_HASH_DIGITS]
+
+
+def fingerprint(config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> str:
+    """The question together with the contents it is asked of: ``inputs`` maps a key to
+    :func:`file_digest`.
+    """
+    return _sha256({"config": identity(config), "inputs": dict(inputs or {})})
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's contents, or of the names and contents of all files in a folder."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations' identities, one ``key: old -> new`` each."""
+    before, after = identity(old), identity(new)
+    absent = "(not there)"
+    return [
+        f"{key}: {before.get(key, absent)} -> {after.get(key, absent)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write atomically: a reader sees the old file or the new one, never a part of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """:func:`write_text` of strict JSON: a NaN or an object that JSON does not know is an error here, not at
+    the reader.
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The JSON object in a file, or None if there is no readable one."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a reader of a timing needs to know of the machine; versions come from metadata, nothing is
+    imported.
+    """
+    machine: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    for package in ("torch", "numpy", "circa_train"):
+        try:
+            machine[package] = version(package)
+        except PackageNotFoundError:
+            machine[package] = None
+    return machine
+
+
+@dataclass
+class RunFolder:
+    """One job's folder, and the protocol of its files.
+
+    Attributes:
+        path: the folder.
+        kind: train, evaluate, verify, search, export or benchmark.
+        config: the resolved configuration, as plain data.
+        overrides: what the command line (or the sweep) said, e.g. ``["fault.k=12"]``.
+        inputs: digests of the files the job reads, by key.
+    """
+
+    path: Path
+    kind: str
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    _started: float = field(default_factory=time.perf_counter, init=False, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.config, self.inputs)
+
+    def finished(self) -> dict[str, Any] | None:
+        """The stored result file if it answers exactly this question, else None."""
+        stored = read_json(self.path / RESULT)
+        return stored if stored is not None and stored.get("fingerprint") == self.fingerprint else None
+
+    def stale(self, neighbours: Iterable[Mapping[str, Any]] = ()) -> list[str]:
+        """What differs from the earlier result that this job replaces; empty if there is none.
+
+        That is the result in this very folder (then the contents of its inputs changed), or else one of
+        ``neighbours`` (:func:`stored_results`) that answered the same overrides under other defaults, and so
+        under another hash.
+        """
+        stored = read_json(self.path / RESULT)
+        if stored is None:
+            stored = next((dict(r) for r in neighbours if same_command(r, self.kind, self.overrides)), None)
+        if stored is None or stored.get("fingerprint") == self.fingerprint:
+            return []
+        before = stored.get("inputs") or {}
+        names = flatten(self.config)
+        return changes(stored.get("config") or {}, self.config) + [
+            f"contents of {key} ({names.get(key)})"
+            for key, digest in self.inputs.items()
+            if before.get(key) != digest
+        ]
+
+    def start(self, config_yaml: str) -> bool:
+        """Take possession: the configuration is written, and what an earlier attempt left as outcome is
+        removed.
+
+        Returns:
+            Whether that attempt was on the same question and contents, so that what it left half done may be
+                gone on with.
+        """
+        self._started = time.perf_counter()
+        self.path.mkdir(parents=True, exist_ok=True)
+        earlier = read_json(self.path / STARTED) or {}
+        for outcome in (RESULT, FAILURE):
+            (self.path / outcome).unlink(missing_ok=True)
+        write_text(self.path / CONFIG, config_yaml)
+        write_json(self.path / STARTED, {"fingerprint": self.fingerprint, "machine": describe_machine()})
+        return bool(earlier.get("fingerprint") == self.fingerprint)
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``result.json``, the last file of a job."""
+        content = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "config_hash": config_hash(self.config),
+            "fingerprint": self.fingerprint,
+            "inputs": dict(self.inputs),
+            "overrides": list(self.overrides),
+            "config": dict(self.config),
+            "seconds": round(time.perf_counter() - self._started, 3),
+            "finished": time.time(),
+            "machine": describe_machine(),
+            "result": dict(result),
+        }
+        write_json(self.path / RESULT, content)
+        return content
+
+    def fail(self, error: BaseException) -> None:
+        """Write ``failure.json``: which job, and why."""
+        write_json(
+            self.path / FAILURE,
+            {
+                "format": FORMAT,
+                "kind": self.kind,
+                "overrides": list(self.overrides),
+                "error": type(error).__name__,
+                "message": str(error),
+                "finished": time.time(),
+            },
+        )
+
+
+def stored_results(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The readable result files one level below ``folder``, as dicts."""
+    for path in sorted(Path(folder).glob(f"*/{RESULT}")):
+        stored = read_json(path)
+        if stored is not None:
+            yield stored
+
+
+def same_command(stored: Mapping[str, Any], kind: str, overrides: Iterable[str]) -> bool:
+    """Does a stored result (or failure) answer the same overrides, in any order?"""
+    return stored.get("kind") == kind and sorted(stored.get("overrides") or []) == sorted(overrides)
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+    ).hexdigest()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
