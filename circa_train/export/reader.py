@@ -1,6 +1,4 @@
-"""Reads an exported network with numpy alone and recomputes its test vectors: ``python reader.py
-[folder]``.
-"""
+"""Reads an exported network with numpy alone, recomputes its test vectors: ``python reader.py [folder]``."""
 
 import json
 import sys
@@ -13,12 +11,10 @@ import numpy as np
 def load(path):
     raw, types = path.read_bytes(), {"I32": "<i4", "I64": "<i8", "U8": "u1"}
     start = 8 + int.from_bytes(raw[:8], "little")
-    header = {name: e for name, e in json.loads(raw[8:start]).items() if name != "__metadata__"}
-    flat = {
-        name: np.frombuffer(raw[start:][slice(*e["data_offsets"])], types[e["dtype"]])
-        for name, e in header.items()
-    }
-    return {name: flat[name].reshape(e["shape"]).astype(np.int64) for name, e in header.items()}
+    header, data = json.loads(raw[8:start]), raw[start:]
+    header.pop("__metadata__", None)
+    flat = {n: np.frombuffer(data[slice(*e["data_offsets"])], types[e["dtype"]]) for n, e in header.items()}
+    return {n: flat[n].reshape(e["shape"]).astype(np.int64) for n, e in header.items()}
 
 
 # (N, H, W, C, *size), so that a matrix product over the last axes is a convolution
@@ -38,14 +34,12 @@ def convolve(x, at, w):
 # one layer: its inputs, all tensors, the mask of a relu or a rescaling
 def compute(at, xs, tensors, mask, p, local):
     w, b, index = (tensors.get(f"{at['name']}.{key}") for key in ("weight", "bias", "index"))
-    x, k = xs[0], np.reshape(at.get("k", 0), (-1, *[1] * (xs[0].ndim - 2)))  # one k, or one per channel
+    x, ties, k = xs[0], at.get("mode") == "negpass", np.reshape(at.get("k", 0), (-1, *[1] * (xs[0].ndim - 2)))
     rules = {
         "input": lambda: x,
         "conv2d": lambda: convolve(x, at, w) + b.reshape(-1, 1, 1),
         "linear": lambda: x @ w.T + b,
-        "relu": lambda: (
-            x * (x > 0 if mask is None else (x + mask) % p >> k > (mask >> k) - (at["mode"] == "negpass"))
-        ),
+        "relu": lambda: x * (x > 0 if mask is None else (x + mask) % p >> k > (mask >> k) - ties),
         "add": lambda: xs[0] + xs[1],
         "concat": lambda: np.concatenate(xs, at["axis"] + 1),
         "sum_pool": lambda: np.moveaxis(windows(x, at, at["kernel"]).sum((4, 5)), 3, 1),
@@ -54,34 +48,25 @@ def compute(at, xs, tensors, mask, p, local):
         "pad": lambda: np.pad(x, [(0, 0), *at["widths"]]),
         "reshape": lambda: x.reshape(len(x), *at["shape"]),
         "gather": lambda: x[:, index],
-        # index ascends
         "scatter": lambda: np.insert(np.delete(x, index, 1), index - np.arange(len(index)), xs[1], 1),
-        "rescale": lambda: (
-            ((x + mask) % p >> at["bits"]) - (mask >> at["bits"]) if local else x >> at["bits"]
-        ),
+        "rescale": lambda: ((x + mask) % p >> (b := at["bits"])) - (mask >> b) if local else x >> at["bits"],
         "shift": lambda: x << at["bits"],
     }
-    # centred; int64 never overflows, the export makes sure
-    return (rules[at["kind"]]() + p // 2) % p - p // 2
+    return (rules[at["kind"]]() + p // 2) % p - p // 2  # centred; the export makes sure int64 never overflows
 
 
 if __name__ == "__main__":
     folder, worst = Path(sys.argv[1] if len(sys.argv) > 1 else "."), 0
-    manifest, tensors = (
-        json.loads((folder / "manifest.json").read_text()),
-        load(folder / "weights.safetensors"),
-    )
-    vectors = load(folder / "vectors.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    tensors, vectors = load(folder / "weights.safetensors"), load(folder / "vectors.safetensors")
     for local in (False, True):
         values: dict[str, np.ndarray] = {}
         for at in manifest["layers"]:
             xs = [values[name] for name in at["inputs"]] or [vectors["inputs"]]
-            values[at["name"]] = compute(
-                at, xs, tensors, vectors.get(f"mask.{at['name']}"), manifest["prime"], local
-            )
-        difference = (
-            values[manifest["output"]["layer"]] - vectors["logits.local" if local else "logits.floor"]
-        )
+            mask = vectors.get(f"mask.{at['name']}")
+            values[at["name"]] = compute(at, xs, tensors, mask, manifest["prime"], local)
+        logits = vectors["logits.local" if local else "logits.floor"]
+        difference = values[manifest["output"]["layer"]] - logits
         worst = max(worst, abs(difference).max())
     print(f"largest difference from the recorded logits: {worst}")
     sys.exit(worst != 0)
