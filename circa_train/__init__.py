@@ -6,31 +6,40 @@ start-up time.
 
 from __future__ import annotations
 
-import importlib
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from circa_train.lazy import face
 
 if TYPE_CHECKING:
-    from circa_train.fault.law import expected_faults, fault_count, fault_probability
-    from circa_train.fault.masks import uniform_masks
-    from circa_train.fault.sign import truncated_sign
-    from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
+    from circa_train.fault import (
+        BitWindow,
+        NoFault,
+        TruncatedSign,
+        UniformFault,
+        expected_faults,
+        fault_count,
+        fault_probability,
+        truncated_sign,
+        uniform_masks,
+    )
     from circa_train.nn.activation import StochasticReLU
     from circa_train.nn.calibration import fit_frac_bits
     from circa_train.nn.convert import with_exact_relus, with_stochastic_relus
     from circa_train.nn.models.registry import build_model
     from circa_train.nn.sites import relu_sites
 
-_HOME = {
-    "TruncatedSign": "fault.spec",
-    "UniformFault": "fault.spec",
-    "BitWindow": "fault.spec",
-    "NoFault": "fault.spec",
-    "truncated_sign": "fault.sign",
-    "fault_count": "fault.law",
-    "fault_probability": "fault.law",
-    "expected_faults": "fault.law",
-    "uniform_masks": "fault.masks",
+_HOMES = {
+    "BitWindow": "fault",
+    "NoFault": "fault",
+    "SignTest": "fault",
+    "TruncatedSign": "fault",
+    "UniformFault": "fault",
+    "expected_faults": "fault",
+    "fault_count": "fault",
+    "fault_probability": "fault",
+    "truncated_sign": "fault",
+    "uniform_masks": "fault",
     "StochasticReLU": "nn.activation",
     "with_stochastic_relus": "nn.convert",
     "with_exact_relus": "nn.convert",
@@ -42,6 +51,7 @@ _HOME = {
 __all__ = [
     "BitWindow",
     "NoFault",
+    "SignTest",
     "StochasticReLU",
     "TruncatedSign",
     "UniformFault",
@@ -62,12 +72,4 @@ try:
 except PackageNotFoundError:  # imported from a source tree that was never installed
     __version__ = "0+unknown"
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = face(__name__, _HOMES)

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from circa_train.data import Batches, ImageSet
-from circa_train.fault.spec import NoFault
 from circa_train.nn.activation import raise_pending
 from circa_train.nn.control import draw_state, evaluating, load_draw_state, set_draw, stochastic_relus
 
@@ -192,6 +191,6 @@ def kept_draws(model: nn.Module) -> Iterator[None]:
 def has_faults(model: nn.Module) -> bool:
     """Does any site of the network draw faults as it stands?"""
     return any(
-        relu.faults_enabled and not isinstance(relu.spec, NoFault)
+        relu.faults_enabled and not relu.spec.is_exact
         for relu in stochastic_relus(model).values()
     )

@@ -15,7 +15,7 @@ import torch
 from IPython.display import Image
 
 from circa_train import StochasticReLU, TruncatedSign, fault_count, fault_probability
-from circa_train.fault.law import expected_faults
+from circa_train.fault import expected_faults
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.observation import observe
 from circa_train.plots import fault_probability_curves, save_figure

@@ -23,7 +23,7 @@ def cost(config: CostConfig) -> None:
         network_rows,
         paper_circuits,
     )
-    from circa_train.fault.spec import NoFault, TruncatedSign
+    from circa_train.fault import NoFault, TruncatedSign
     from circa_train.nn.models.registry import build_model
     from circa_train.nn.sites import relu_sites
     from circa_train.runs.table import write_csv

@@ -22,7 +22,7 @@ from circa_train.config.inputs import input_digests
 from circa_train.config.registration import config_folder, register
 from circa_train.config.templates import TemplateLoader
 from circa_train.config.training import build_settings, build_wandb
-from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
+from circa_train.fault import BitWindow, NoFault, TruncatedSign, UniformFault
 from circa_train.training import TrainingSettings
 
 CONFIGS = Path(config_folder())

@@ -24,7 +24,7 @@ from circa_train.cost import (
     relu_bytes,
 )
 from circa_train.cost.accounting import serialised_by_delphi
-from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
+from circa_train.fault import BitWindow, NoFault, TruncatedSign, UniformFault
 from circa_train.field import DEFAULT_PRIME, bit_length
 from circa_train.gc.accounting import relu_cost
 from circa_train.gc.circuits.relu import ReluCircuit

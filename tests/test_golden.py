@@ -19,10 +19,7 @@ from torch import nn
 
 from circa_train import BitWindow, NoFault, StochasticReLU, TruncatedSign, UniformFault, uniform_masks
 from circa_train.export import save_export, to_integers
-from circa_train.fault.law import fault_probability
-from circa_train.fault.masks import random_words, ring_masks
-from circa_train.fault.sign import draw_sign
-from circa_train.fault.spec import spec_to_dict
+from circa_train.fault import draw_sign, fault_probability, random_words, ring_masks
 from circa_train.field import DEFAULT_PRIME, largest_centred
 from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.gc.protocol.beaver import TrustedDealer
@@ -76,7 +73,7 @@ def gates(name: str) -> str:
     x = values_of(spec)
     gate, _ = draw_sign(x, spec, seed=3, site=2, draw=9)
     one_channel = TruncatedSign(12) if name == "by channel" else spec
-    return digest(gate, fault_probability(x, one_channel), spec_to_dict(spec))
+    return digest(gate, fault_probability(x, one_channel), spec.to_dict())
 
 
 def layer(name: str) -> str:

@@ -10,8 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from circa_train.fault.law import fault_count
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign, fault_count
 from circa_train.field import DEFAULT_PRIME
 from circa_train.plots import (
     MixedExperiments,

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from circa_train.data import ImageSet
-from circa_train.fault.masks import masks_at, uniform_masks
-from circa_train.fault.sign import truncated_sign
-from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
+from circa_train.fault import BitWindow, NoFault, TruncatedSign, UniformFault, truncated_sign, uniform_masks
+from circa_train.fault.masks import masks_at
 from circa_train.field import DEFAULT_PRIME, largest_centred
 from circa_train.fixed_point import to_fixed
 from circa_train.gc.accounting import relu_cost

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from circa_train.fault.law import fault_probability
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.field import largest_centred
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.convert import with_stochastic_relus

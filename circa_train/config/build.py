@@ -18,7 +18,7 @@ import yaml
 
 from circa_train.config.schema import DataConfig, FaultConfig, ModelConfig
 from circa_train.data import Augmentation, DataSplits, load_data
-from circa_train.fault.spec import FaultSpec, field_prime, spec_from_dict, spec_to_dict
+from circa_train.fault import SignTest, sign_test_from_dict
 from circa_train.nn.models.registry import build_model
 
 #: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
@@ -30,7 +30,7 @@ _RECORDED = ("name", "validation_fraction", "seed", "image_size", "mean", "std")
 #: Fields of the fault section that are not the sign test's own.
 _COMMON = ("frac_bits", "headroom_bits", "seed", "overflow")
 
-Faults = FaultSpec | dict[str, FaultSpec]
+Faults = SignTest | dict[str, SignTest]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,14 @@ class FaultPlan:
     description: dict[str, Any]
 
     @property
+    def exact(self) -> bool:
+        """Is there no fault at all?"""
+        return isinstance(self.faults, SignTest) and self.faults.is_exact
+
+    @property
     def prime(self) -> int:
         specs = self.faults.values() if isinstance(self.faults, dict) else [self.faults]
-        return min(field_prime(spec) for spec in specs)
+        return min(spec.prime for spec in specs)
 
 
 def check_fault(section: FaultConfig) -> None:
@@ -86,17 +91,17 @@ def build_fault(section: FaultConfig, metadata: Mapping[str, Any] | None = None)
             )
         fields = dict(trained)
     if "sites" in fields:
-        sites = {name: spec_from_dict(description) for name, description in fields["sites"].items()}
+        sites = {name: sign_test_from_dict(description) for name, description in fields["sites"].items()}
         return FaultPlan(sites, chosen, {"sites": fields["sites"]})
     if section.kind != "file":
-        spec = spec_from_dict(fields)
-        return FaultPlan(spec, chosen, spec_to_dict(spec))
+        spec = sign_test_from_dict(fields)
+        return FaultPlan(spec, chosen, spec.to_dict())
     sites, stored_bits = read_fault_file(fields["path"])
-    description = {"sites": {name: spec_to_dict(spec) for name, spec in sites.items()}}
+    description = {"sites": {name: spec.to_dict() for name, spec in sites.items()}}
     return FaultPlan(sites, stored_bits if chosen is None else chosen, description)
 
 
-def read_fault_file(path: str | Path) -> tuple[dict[str, FaultSpec], int | None]:
+def read_fault_file(path: str | Path) -> tuple[dict[str, SignTest], int | None]:
     """Specs by site, and the fraction bits they were chosen for, from YAML or JSON ``{"sites": {name: spec},
     "frac_bits": n}``.
 
@@ -123,7 +128,7 @@ def read_fault_file(path: str | Path) -> tuple[dict[str, FaultSpec], int | None]
     sites = {}
     for name, description in content["sites"].items():
         try:
-            sites[str(name)] = spec_from_dict(description)
+            sites[str(name)] = sign_test_from_dict(description)
         except (ValueError, TypeError) as error:
             raise type(error)(f"fault file {path}, site {name}: {error}") from error
     return sites, content.get("frac_bits")

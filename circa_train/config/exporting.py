@@ -20,8 +20,7 @@ from circa_train.config.source import Source, open_source
 from circa_train.data import Batches, DataSplits, ImageSet
 from circa_train.evaluation import CONFIDENCE, FIRST_DRAW, evaluate
 from circa_train.export import Conversion, IntegerNetwork, open_export, save_export, to_integers
-from circa_train.fault.law import expected_faults, observed_faults
-from circa_train.fault.spec import spec_to_dict
+from circa_train.fault import expected_faults, observed_faults
 from circa_train.nn.control import set_draw, set_specs, without_faults
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.runs.folder import file_digest
@@ -117,7 +116,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         raise ValueError(
             f"{config.checkpoint} is an export folder and brings its own network; leave out model="
         )
-    own = {"sites": {name: spec_to_dict(spec) for name, spec in network.specs.items()}}
+    own = {"sites": {name: spec.to_dict() for name, spec in network.specs.items()}}
     plan = build_fault(config.fault, {"fault": own})
     frac_bits = network.plan.format.accumulator_frac_bits
     if plan.frac_bits not in (None, frac_bits):

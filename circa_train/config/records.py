@@ -13,8 +13,7 @@ from circa_train.config.schema import EvaluateConfig
 from circa_train.config.source import Source
 from circa_train.data import Batches
 from circa_train.evaluation import FIRST_DRAW, Evaluation, evaluate
-from circa_train.fault.law import FaultKinds, expected_faults
-from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign, field_prime
+from circa_train.fault import FaultKinds, SignTest, TruncatedSign, expected_faults
 from circa_train.field import bit_length
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.control import evaluating, set_draw, site_inputs, specs_by_site, stochastic_relus
@@ -88,7 +87,7 @@ def comparison_cost(relus: Mapping[str, int], plan: FaultPlan) -> dict[str, int 
     return cost
 
 
-def _and_gates(relus: int, spec: FaultSpec) -> int:
+def _and_gates(relus: int, spec: SignTest) -> int:
     assert isinstance(spec, TruncatedSign)
     ks = spec.k if isinstance(spec.k, tuple) else (spec.k,)
     return sum(relus // len(ks) * (bit_length(spec.prime) - k) for k in ks)
@@ -103,10 +102,10 @@ def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> 
 
     def record(name: str, z: Any) -> None:
         relu = relus[name]
-        if isinstance(relu.spec, NoFault):
+        if relu.spec.is_exact:
             expected[name] = FaultKinds(values=z.numel())
             return
-        x, _ = to_fixed(z, relu.frac_bits, field_prime(relu.spec), config.fault.overflow)
+        x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, config.fault.overflow)
         expected[name] = expected_faults(x, relu.spec)
 
     splits = source.splits

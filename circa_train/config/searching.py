@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from circa_train.config.build import FaultPlan
 from circa_train.config.schema import SearchConfig
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign
 from circa_train.search import SearchSettings
 
 

@@ -21,7 +21,7 @@ from circa_train.config.build import FROM_CHECKPOINT, FaultPlan, build_splits, d
 from circa_train.config.schema import AugmentConfig, DataConfig, FaultConfig, ModelConfig
 from circa_train.data import Batches, DataSplits, ImageSet
 from circa_train.evaluation import Evaluation, evaluate
-from circa_train.fault.spec import NoFault
+from circa_train.fault import NoFault
 from circa_train.nn.calibration import fit_frac_bits
 from circa_train.nn.control import set_specs
 from circa_train.nn.convert import with_stochastic_relus

@@ -14,7 +14,6 @@ from circa_train.config.build import FROM_CHECKPOINT, FaultPlan, build_splits, d
 from circa_train.config.schema import TrackerConfig, TrainConfig
 from circa_train.config.source import calibrated_frac_bits
 from circa_train.data import DataSplits
-from circa_train.fault.spec import NoFault
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models.registry import build_model
 from circa_train.runs.metrics import WandbSettings
@@ -81,7 +80,7 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
         recorded = _start_from(config.checkpoint, network)
     network.to(device)
     frac_bits = None
-    if not isinstance(plan.faults, NoFault):
+    if not plan.exact:
         frac_bits = plan.frac_bits if plan.frac_bits is not None else recorded
         if frac_bits is None:
             frac_bits = calibrated_frac_bits(network, splits, plan.prime, config.fault.headroom_bits)
@@ -91,7 +90,7 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     metadata = {
         "model": arguments,
         "data": describe_data(splits, config.data),
-        "fault": None if isinstance(plan.faults, NoFault) else plan.description,
+        "fault": None if plan.exact else plan.description,
         "frac_bits": frac_bits,
         "started_from": config.checkpoint,
     }

@@ -19,14 +19,15 @@ from circa_train.cost import (
     measure_seconds,
     network_rows,
     paper_circuits,
+    why_no_circuit,
 )
 from circa_train.evaluation import FIRST_DRAW
 from circa_train.export import check_export, is_export, open_export
 from circa_train.export.vectors import DRAW, SEED
-from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign, spec_to_dict
+from circa_train.fault import SignTest
 from circa_train.gc.aes.engines import make_kernel
 from circa_train.gc.aes.key_schedule import KEY_BYTES
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.nn.control import set_draw, specs_by_site
 from circa_train.verify import (
     SiteReport,
@@ -37,7 +38,6 @@ from circa_train.verify import (
     sampled,
     verification_table,
     verify_site,
-    why_not_garbled,
 )
 
 #: Instances that each circuit is timed on.
@@ -56,7 +56,7 @@ class Collected:
     """
 
     head: Mapping[str, Any]
-    specs: Mapping[str, FaultSpec]
+    specs: Mapping[str, SignTest]
     relus: Mapping[str, int]
     samples: Sequence[SiteSample]
     left_out: Mapping[str, str]
@@ -67,7 +67,7 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
     the table to print.
 
     Raises:
-        ValueError: if nothing can be verified, because no site has a truncated sign; or, of an export folder,
+        ValueError: if nothing can be verified, because no site has a circuit; or, of an export folder,
             if a checksum or a test vector is wrong.
     """
     check_transport(config.verify.transport)
@@ -78,9 +78,9 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
     ]
     timings = _timings(found.specs)
     four = {
-        report.site: compare_circuits(_truncated(found.specs[report.site]), timings) for report in reports
+        report.site: compare_circuits(found.specs[report.site], timings) for report in reports
     }
-    priced = all(isinstance(spec, NoFault) or why_not_garbled(spec) is None for spec in found.specs.values())
+    priced = all(spec.is_exact or why_no_circuit(spec) is None for spec in found.specs.values())
     network = f"{found.head['model']} on {found.head['data']}"
     record = {
         **found.head,
@@ -142,7 +142,7 @@ def _from_export(config: VerifyConfig) -> Collected:
         "model": Path(config.checkpoint).name,
         "data": export.manifest["data"]["name"],
         "split": "test vectors",
-        "fault": {"sites": {name: spec_to_dict(spec) for name, spec in network.specs.items()}},
+        "fault": {"sites": {name: spec.to_dict() for name, spec in network.specs.items()}},
         "frac_bits": export.manifest["frac_bits"]["accumulator"],
         "draw": DRAW,
         "digest": export.digest,
@@ -168,15 +168,10 @@ def _site_record(report: SiteReport, relus: int, circuits: Sequence[CircuitCost]
     }
 
 
-def _timings(specs: Mapping[str, FaultSpec]) -> dict[ReluCircuit, Seconds]:
+def _timings(specs: Mapping[str, SignTest]) -> dict[SignCircuit, Seconds]:
     """Of every circuit that the sites use or are compared with."""
-    tests = {spec for spec in specs.values() if isinstance(spec, TruncatedSign)}
+    tests = {spec for spec in specs.values() if why_no_circuit(spec) is None}
     circuits = {
         circuit: None for spec in tests for group in paper_circuits(spec).values() for circuit in group
     }
     return measure_seconds(circuits, instances=_TIMED)
-
-
-def _truncated(spec: FaultSpec) -> TruncatedSign:
-    assert isinstance(spec, TruncatedSign)
-    return spec

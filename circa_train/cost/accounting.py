@@ -20,7 +20,7 @@ from functools import lru_cache
 from circa_train.gc.accounting import ReluCost
 from circa_train.gc.accounting import relu_cost as uncached_cost
 from circa_train.gc.aes.key_schedule import BLOCK_BYTES
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.gc.protocol.garbling import AND_BYTES
 
 ACCOUNTINGS = ("tables", "labels", "ot", "delphi")
@@ -78,13 +78,13 @@ DELPHI = Reference(
 
 
 @lru_cache(maxsize=4096)
-def relu_cost(circuit: ReluCircuit) -> ReluCost:
+def relu_cost(circuit: SignCircuit) -> ReluCost:
     """:func:`circa_train.gc.accounting.relu_cost`, remembered: counting builds the circuit."""
     return uncached_cost(circuit)
 
 
 @lru_cache(maxsize=4096)
-def relu_bytes(circuit: ReluCircuit, accounting: str) -> int:
+def relu_bytes(circuit: SignCircuit, accounting: str) -> int:
     """Bytes of one ReLU under an accounting.
 
     Raises:
@@ -99,7 +99,7 @@ def relu_bytes(circuit: ReluCircuit, accounting: str) -> int:
     return by_name[accounting]
 
 
-def delphi_bytes(circuit: ReluCircuit) -> int:
+def delphi_bytes(circuit: SignCircuit) -> int:
     """Bytes of one ReLU as Delphi would have stored it, had its circuit been this one: an estimate, not a
     measurement.
 
@@ -108,10 +108,11 @@ def delphi_bytes(circuit: ReluCircuit) -> int:
     multiplexer, n more AND gates; and the serialisation overhead in the proportion measured for Delphi,
     17,072 / 12,576.
     """
-    if circuit.shares_bit and not circuit.multiplexer:
-        circuit = ReluCircuit(circuit.kind, circuit.prime, circuit.k, circuit.mode, multiplexer=True)
     gates = circuit.circuit
-    return serialised_by_delphi(gates.and_gates, len(gates.outputs), gates.inputs)
+    if circuit.draws_share:
+        return serialised_by_delphi(gates.and_gates, len(gates.outputs), gates.inputs)
+    n = circuit.bits
+    return serialised_by_delphi(gates.and_gates + n, n, gates.inputs + 2 * n)
 
 
 def serialised_by_delphi(and_gates: int, output_wires: int, input_wires: int) -> int:

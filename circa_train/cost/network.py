@@ -4,21 +4,18 @@ tests.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from circa_train.cost.accounting import relu_bytes, relu_cost
+from circa_train.cost.circuits import EXACT, circuits_of
 from circa_train.cost.timing import Seconds, sum_of
-from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.fault import SignTest
+from circa_train.gc.circuits.sign import SignCircuit
 
 Sites = Sequence[tuple[str, int]]
-Specs = FaultSpec | Mapping[str, FaultSpec]
-
-#: What a site without faults is taken to run: the paper's circuit (b).
-EXACT = ReluCircuit("exact")
+Specs = SignTest | Mapping[str, SignTest]
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,8 @@ def network_cost(
     specs: Specs,
     *,
     accounting: str = "labels",
-    exact: ReluCircuit = EXACT,
-    timings: Mapping[ReluCircuit, Seconds] | None = None,
+    exact: SignCircuit = EXACT,
+    timings: Mapping[SignCircuit, Seconds] | None = None,
 ) -> NetworkCost:
     """What all ReLUs of a network cost, per image. A few look-ups per site, once a circuit has been counted.
 
@@ -117,23 +114,8 @@ def gates_saved(sites: Sites, specs: Specs, versus: Specs) -> int:
     return before - after
 
 
-def circuits_of(spec: FaultSpec, exact: ReluCircuit = EXACT) -> Counter[ReluCircuit]:
-    """The circuits that realise a sign test, each with the number of channels that use it (1 in all, if k is
-    one int).
-
-    Raises:
-        ValueError: if no circuit of Z_p computes it.
-    """
-    if isinstance(spec, NoFault):
-        return Counter([exact])
-    if not isinstance(spec, TruncatedSign):
-        raise ValueError(f"{spec} has no garbled circuit and so no cost; truncated and exact signs do")
-    ks = spec.k if isinstance(spec.k, tuple) else (spec.k,)
-    return Counter(ReluCircuit("truncated", spec.prime, k, spec.mode) for k in ks)  # type: ignore[arg-type]
-
-
 @lru_cache(maxsize=4096)
-def _per_channel(spec: FaultSpec, accounting: str, exact: ReluCircuit) -> tuple[int, int, int]:
+def _per_channel(spec: SignTest, accounting: str, exact: SignCircuit) -> tuple[int, int, int]:
     """(channels, AND gates, bytes) of one ReLU in each channel."""
     circuits = circuits_of(spec, exact)
     gates = sum(count * relu_cost(circuit).and_gates for circuit, count in circuits.items())

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from circa_train.cost.accounting import ACCOUNTINGS, relu_bytes, relu_cost
-from circa_train.cost.network import Sites, Specs, circuits_of, network_cost
+from circa_train.cost.circuits import circuits_of, why_no_circuit
+from circa_train.cost.network import Sites, Specs, network_cost
 from circa_train.cost.timing import Seconds, sum_of
-from circa_train.fault.spec import NoFault, TruncatedSign
+from circa_train.fault import NoFault, SignTest, TruncatedSign
 from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 
-Timings = Mapping[ReluCircuit, Seconds]
+Timings = Mapping[SignCircuit, Seconds]
 
 #: The names of figure 2.
 LETTERS = {"full": "a", "exact": "b", "stochastic": "c", "truncated": "d"}
@@ -39,23 +41,27 @@ class CircuitCost:
     seconds: Seconds | None
 
 
-def paper_circuits(spec: TruncatedSign) -> dict[str, tuple[ReluCircuit, ...]]:
+def paper_circuits(spec: SignTest) -> dict[str, tuple[SignCircuit, ...]]:
     """The circuits (a) to (d), by letter, over the field of ``spec``; (d) are as many as it has channels."""
+    mode: Any = spec.mode if isinstance(spec, TruncatedSign) else "poszero"
     return {
         "a": (ReluCircuit("full", spec.prime),),
         "b": (ReluCircuit("exact", spec.prime),),
-        "c": (ReluCircuit("stochastic", spec.prime, mode=spec.mode),),  # type: ignore[arg-type]
+        "c": (ReluCircuit("stochastic", spec.prime, mode=mode),),
         "d": tuple(circuits_of(spec).elements()),
     }
 
 
-def compare_circuits(spec: TruncatedSign, timings: Timings | None = None) -> list[CircuitCost]:
+def compare_circuits(spec: SignTest, timings: Timings | None = None) -> list[CircuitCost]:
     """The four circuits of one ReLU, ``spec`` being the last.
 
     Args:
-        spec: the truncated sign; its field is that of all four.
+        spec: a sign test with a circuit; its field is that of all four.
         timings: for all of :func:`paper_circuits`.
     """
+    kinds = {letter: kind for kind, letter in LETTERS.items()}
+    if not isinstance(spec, TruncatedSign):
+        kinds["d"] = spec.kind
     rows = []
     for letter, circuits in paper_circuits(spec).items():
         count = len(circuits)
@@ -64,7 +70,7 @@ def compare_circuits(spec: TruncatedSign, timings: Timings | None = None) -> lis
         if timings is not None:
             seconds = sum_of(timings[circuit] for circuit in circuits) * (1 / count)
         gates = sum(relu_cost(circuit).and_gates for circuit in circuits) / count
-        rows.append(CircuitCost(letter, circuits[0].kind, gates, size, seconds))
+        rows.append(CircuitCost(letter, kinds[letter], gates, size, seconds))
     return rows
 
 
@@ -85,7 +91,7 @@ def network_rows(
     Raises:
         ValueError: if a site has no spec, or one without a circuit.
     """
-    uniform = paper_circuits(_truncated(specs))
+    uniform = paper_circuits(_with_circuit(specs))
     rows = []
     for network, sites in networks.items():
         for kind, letter in LETTERS.items():
@@ -136,7 +142,9 @@ def align(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _truncated(specs: Specs) -> TruncatedSign:
-    """A truncated sign among ``specs``, for its field and mode; the default ones where there is none."""
+def _with_circuit(specs: Specs) -> SignTest:
+    """A sign test among ``specs`` that has a circuit, for its field; the default truncated sign where there
+    is none.
+    """
     candidates = specs.values() if isinstance(specs, Mapping) else [specs]
-    return next((spec for spec in candidates if isinstance(spec, TruncatedSign)), TruncatedSign(0))
+    return next((spec for spec in candidates if why_no_circuit(spec) is None), TruncatedSign(0))

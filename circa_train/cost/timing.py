@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circa_train.gc.aes.randomness import Randomness
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.gc.protocol.garbling import Garbler
 from circa_train.gc.protocol.local import run_locally
 from circa_train.gc.protocol.ot import EvaluatorTransfer, GarblerTransfer
@@ -53,8 +53,8 @@ def sum_of(parts: Iterable[Seconds]) -> Seconds:
 
 
 def measure_seconds(
-    circuits: Iterable[ReluCircuit], *, instances: int = 4096, repeats: int = 3, kernel: str = "auto"
-) -> dict[ReluCircuit, Seconds]:
+    circuits: Iterable[SignCircuit], *, instances: int = 4096, repeats: int = 3, kernel: str = "auto"
+) -> dict[SignCircuit, Seconds]:
     """Garble, transfer and evaluate ``instances`` of each circuit: the median of ``repeats`` runs, after one
     to warm up.
     """
@@ -79,7 +79,7 @@ def measure_seconds(
 
 
 def _transfer(
-    circuit: ReluCircuit, mask: NDArray[np.int64], sender: GarblerTransfer, receiver: EvaluatorTransfer
+    circuit: SignCircuit, mask: NDArray[np.int64], sender: GarblerTransfer, receiver: EvaluatorTransfer
 ) -> float:
     """Seconds that both sides take for the labels of all evaluator inputs, in chunks as the protocol has
     them.

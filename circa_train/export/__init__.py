@@ -8,7 +8,7 @@ from circa_train.export.bundle import Export, check_export, is_export, load_expo
 from circa_train.export.convert import Conversion, to_integers
 from circa_train.export.errors import ExportError
 from circa_train.export.fold import Fold, fold_batch_norms
-from circa_train.export.integer import IntegerNetwork, SignTest, Step
+from circa_train.export.integer import IntegerNetwork, SiteSigns, Step
 from circa_train.export.quantize import Format, IntegerPlan, Scale
 from circa_train.export.ranges import RangeReport, range_report
 from circa_train.export.real import RealNetwork
@@ -26,7 +26,7 @@ __all__ = [
     "RealNetwork",
     "RescaleLaw",
     "Scale",
-    "SignTest",
+    "SiteSigns",
     "Step",
     "check_export",
     "fold_batch_norms",

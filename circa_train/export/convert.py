@@ -14,7 +14,7 @@ from circa_train.export.graph import LayerGraph, layer_graph
 from circa_train.export.integer import IntegerNetwork
 from circa_train.export.quantize import VALUE_BITS, Format, calibrate, choose_format, quantize
 from circa_train.export.ranges import RangeReport, range_report, require_fit
-from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
+from circa_train.fault import NoFault, SignTest, TruncatedSign
 from circa_train.field import DEFAULT_PRIME
 
 
@@ -39,7 +39,7 @@ class Conversion:
 
 def to_integers(
     model: nn.Module,
-    spec: FaultSpec | Mapping[str, FaultSpec],
+    spec: SignTest | Mapping[str, SignTest],
     batches: Iterable[Any],
     *,
     frac_bits: int | None = None,
@@ -84,7 +84,7 @@ def to_integers(
     return Conversion(network, folded, folds, graph, report)
 
 
-def _field(spec: FaultSpec | Mapping[str, FaultSpec]) -> int:
+def _field(spec: SignTest | Mapping[str, SignTest]) -> int:
     specs = list(spec.values()) if isinstance(spec, Mapping) else [spec]
     for item in specs:
         if not isinstance(item, (TruncatedSign, NoFault)):

@@ -38,9 +38,7 @@ from circa_train.export.quantize import IntegerPlan
 from circa_train.export.rearrange import rearrange
 from circa_train.export.rescale import check_rescaling, floor_rescale, local_rescale
 from circa_train.export.tree import module_at
-from circa_train.fault.masks import uniform_masks
-from circa_train.fault.sign import draw_sign
-from circa_train.fault.spec import FaultSpec, TruncatedSign
+from circa_train.fault import SignTest, TruncatedSign, draw_sign, uniform_masks
 from circa_train.field import largest_centred, to_centred
 from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
 from circa_train.nn.activation import StochasticReLU
@@ -70,7 +68,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class SignTest:
+class SiteSigns:
     """The sign tests of one site on one batch: all that a circuit needs to be checked against it.
 
     Attributes:
@@ -84,7 +82,7 @@ class SignTest:
 
     site: str
     index: int
-    spec: FaultSpec
+    spec: SignTest
     x: Tensor
     mask: Tensor | None
     gate: Tensor
@@ -96,7 +94,7 @@ class IntegerReLU(StochasticReLU):
     work.
     """
 
-    def set_spec(self, spec: FaultSpec) -> None:
+    def set_spec(self, spec: SignTest) -> None:
         check_prime_of(spec, self.plan.prime, self.name)
         super().set_spec(spec)
 
@@ -126,7 +124,7 @@ class IntegerNetwork(nn.Module):
     def __init__(
         self,
         plan: IntegerPlan,
-        specs: FaultSpec | Mapping[str, FaultSpec],
+        specs: SignTest | Mapping[str, SignTest],
         *,
         seed: int = 0,
         rescaling: str = "floor",
@@ -221,7 +219,7 @@ class IntegerNetwork(nn.Module):
                     values.pop(name, None)
             yield step
 
-    def sign_tests(self, x: Tensor) -> Iterator[SignTest]:
+    def sign_tests(self, x: Tensor) -> Iterator[SiteSigns]:
         """Execute on integer inputs and yield, site by site, values, masks, answers and outputs."""
         draw, first_image = self._address()
         for step in self.steps(x):
@@ -231,7 +229,7 @@ class IntegerNetwork(nn.Module):
                 gate, mask = draw_sign(
                     source, relu.spec, seed=relu.seed, site=relu.site, draw=draw, first_element=first
                 )
-                yield SignTest(step.layer.name, relu.site, relu.spec, source, mask, gate, step.value)
+                yield SiteSigns(step.layer.name, relu.site, relu.spec, source, mask, gate, step.value)
 
     def rescale_masks(self, images: int) -> dict[str, Tensor]:
         """The masks that ``rescaling="local"`` would use next, by layer, for a batch of so many images."""
@@ -244,7 +242,7 @@ class IntegerNetwork(nn.Module):
         return self.plan.format.prime
 
     @property
-    def specs(self) -> dict[str, FaultSpec]:
+    def specs(self) -> dict[str, SignTest]:
         """The sign test of each site."""
         return {layer.name: self._relu(layer).spec for layer in self.plan.sites}
 
@@ -316,7 +314,7 @@ class IntegerNetwork(nn.Module):
         return Step(layer, inputs, to_centred(total.long(), self.prime), low, high, count)
 
 
-def check_prime_of(spec: FaultSpec, prime: int, site: str) -> None:
+def check_prime_of(spec: SignTest, prime: int, site: str) -> None:
     """ValueError unless ``spec`` is of the field ``prime``, or of none."""
     if isinstance(spec, TruncatedSign) and spec.prime != prime:
         raise ValueError(

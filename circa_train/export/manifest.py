@@ -14,7 +14,7 @@ from circa_train.export.convert import Conversion
 from circa_train.export.errors import ExportError
 from circa_train.export.layers import Layer, ReLU, layer_from_dict, layer_to_dict
 from circa_train.export.quantize import Format, IntegerPlan, Scale
-from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
+from circa_train.fault import NoFault, SignTest, TruncatedSign
 
 FORMAT = 1
 
@@ -64,7 +64,7 @@ def _scale_to_dict(scale: Scale) -> dict[str, Any]:
     return {"frac_bits": scale.frac_bits, "factor": [scale.factor.numerator, scale.factor.denominator]}
 
 
-def _test_to_dict(layer: Layer, specs: Mapping[str, FaultSpec]) -> dict[str, Any]:
+def _test_to_dict(layer: Layer, specs: Mapping[str, SignTest]) -> dict[str, Any]:
     """Of a ReLU: its sign test, ``mode`` exact or as in :class:`TruncatedSign`, with ``k``."""
     if not isinstance(layer, ReLU):
         return {}
@@ -75,7 +75,7 @@ def _test_to_dict(layer: Layer, specs: Mapping[str, FaultSpec]) -> dict[str, Any
     return {"mode": spec.mode, "k": list(spec.k) if isinstance(spec.k, tuple) else spec.k}
 
 
-def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[IntegerPlan, dict[str, FaultSpec]]:
+def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[IntegerPlan, dict[str, SignTest]]:
     """The network and its sign tests. Any error that it raises says that this is no manifest, or not that of
     ``weights``.
     """
@@ -83,7 +83,7 @@ def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[Integ
     fixed = Format(bits["activation"], bits["weight"], prime)
     layers: list[Layer] = []
     scales: dict[str, Scale] = {}
-    specs: dict[str, FaultSpec] = {}
+    specs: dict[str, SignTest] = {}
     for entry in manifest["layers"]:
         entry = dict(entry)
         scale = Scale(entry.pop("frac_bits"), Fraction(*entry.pop("factor")))

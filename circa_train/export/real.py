@@ -17,7 +17,7 @@ from circa_train.export.graph import LayerGraph
 from circa_train.export.layers import Conv2d, Input, Layer, Linear, MaxPool, ReLU, SumPool
 from circa_train.export.rearrange import rearrange
 from circa_train.export.tree import module_at
-from circa_train.fault.spec import FaultSpec
+from circa_train.fault import SignTest
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import specs_by_site
 
@@ -36,7 +36,7 @@ class RealNetwork(nn.Module):
     def __init__(
         self,
         graph: LayerGraph,
-        specs: FaultSpec | Mapping[str, FaultSpec],
+        specs: SignTest | Mapping[str, SignTest],
         *,
         frac_bits: int,
         seed: int = 0,

@@ -13,8 +13,7 @@ from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork
 from circa_train.export.layers import ReLU, Rescale
 from circa_train.export.rescale import RESCALINGS
-from circa_train.fault.masks import uniform_masks
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign, uniform_masks
 
 #: Seed and draw that the recorded masks belong to; readers use the masks and need neither.
 SEED, DRAW = 0, 0

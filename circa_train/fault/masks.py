@@ -72,7 +72,7 @@ def uniform_masks(
     Raises:
         ValueError: for an address outside its range, or an invalid prime.
     """
-    elements = _elements(shape, first_element, device)
+    elements = element_numbers(shape, first_element, device)
     return masks_at(elements, seed=seed, site=site, draw=draw, prime=prime).reshape(tuple(shape))
 
 
@@ -108,7 +108,7 @@ def random_words(
     first_element: int | Tensor = 0,
 ) -> Tensor:
     """Words uniform on [0, 2^32), addressed as in :func:`uniform_masks`; int64 tensor of ``shape``."""
-    elements = _elements(shape, first_element, device)
+    elements = element_numbers(shape, first_element, device)
     return words_at(elements, seed=seed, site=site, draw=draw, attempt=attempt).reshape(tuple(shape))
 
 
@@ -122,10 +122,17 @@ def ring_masks(
     first_element: int | Tensor = 0,
 ) -> Tensor:
     """Masks uniform on Z_2^64 as int64 bit patterns: the words of attempts 0 (low half) and 1 (high half)."""
-    elements = _elements(shape, first_element, device)
+    elements = element_numbers(shape, first_element, device)
+    return ring_masks_at(elements, seed=seed, site=site, draw=draw).reshape(tuple(shape))
+
+
+def ring_masks_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor) -> Tensor:
+    """The masks of :func:`ring_masks` for any choice of elements, given by number: int64, as ``elements``
+    is.
+    """
     low = words_at(elements, seed=seed, site=site, draw=draw)
     high = words_at(elements, seed=seed, site=site, draw=draw, attempt=1)
-    return (low | (high << 32)).reshape(tuple(shape))
+    return low | (high << 32)
 
 
 def words_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor, attempt: int = 0) -> Tensor:
@@ -179,7 +186,7 @@ def check_address(seed: int, site: int, draw: int | Tensor) -> None:
         raise ValueError(f"draw = {draw} is outside [0, 2^63); number the draws from 0")
 
 
-def _elements(shape: Sequence[int], first_element: int | Tensor, device: torch.device | str) -> Tensor:
+def element_numbers(shape: Sequence[int], first_element: int | Tensor, device: torch.device | str) -> Tensor:
     """Flat int64 tensor of the addresses of a tensor of ``shape``, in row-major order."""
     count = math.prod(shape)
     if not isinstance(first_element, Tensor) and not 0 <= first_element <= MAX_ELEMENTS - count:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from circa_train.gc.aes.key_schedule import BLOCK_BYTES
 from circa_train.gc.circuits.circuit import count
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.gc.protocol.beaver import OPENING_BYTES
 from circa_train.gc.protocol.garbling import AND_BYTES, OUTPUT_BYTES
 from circa_train.gc.protocol.ot import TRANSFER_BYTES
@@ -60,7 +60,7 @@ class ReluCost:
         return self.garbled_bytes + self.garbler_label_bytes + self.transfer_bytes + self.opening_bytes
 
 
-def relu_cost(relu: ReluCircuit) -> ReluCost:
+def relu_cost(relu: SignCircuit) -> ReluCost:
     """The cost of one ReLU of this kind."""
     circuit, gates = relu.circuit, count(relu.circuit)
     projected = circuit.share_modulus is not None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circa_train.fault import SignTest
 from circa_train.kernels import ops
 from circa_train.kernels.cpu import run as cpu
 from circa_train.kernels.plan import SitePlan
@@ -28,9 +29,11 @@ _is_profiled: Any = getattr(torch.autograd, "_profiler_enabled", None)
 _KNOWN = None not in (_modes, _is_transformed, _is_profiled)
 
 
-def applies(z: Tensor, backend: str, address: Tensor | None = None) -> bool:
-    """Whether the short way may be gone: no tracer, transformation, mode or profiler looks on (nor a
-    compiler: not asked here).
+def applies(
+    z: Tensor, backend: str, address: Tensor | None = None, spec: SignTest | None = None
+) -> bool:
+    """May the short way be taken? Only where no tracer, transformation, mode or profiler looks on (whether a
+    compiler does is not asked here), and for a sign test that the CPU kernel knows.
 
     ``address`` is that of the draw: read and written where it lies, which a module left on another device
     does not allow. Some of this torch tells only by private names; where one is missing, the answer is no.
@@ -40,6 +43,7 @@ def applies(z: Tensor, backend: str, address: Tensor | None = None) -> bool:
         and z.is_cpu
         and (address is None or (address.is_cpu and type(address) is Tensor))
         and (backend == "auto" or backend == "cpu")
+        and (spec is None or cpu.computes(spec))
         and z.dtype in ops.DTYPES
         and _KNOWN
         and not (_modes() or _is_transformed(z) or _is_profiled() or torch.jit.is_tracing())

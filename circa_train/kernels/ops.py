@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circa_train.fault.spec import spec_from_dict, spec_to_dict
+from circa_train.fault import SignTest, sign_test_from_dict
 from circa_train.fixed_point import to_fixed
 from circa_train.kernels import reference
 from circa_train.kernels.plan import COUNTS, SitePlan
@@ -37,14 +37,14 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def plan_to_text(plan: SitePlan) -> str:
     """The plan as an operator's argument. Inverse of :func:`plan_from_text`."""
     fields = {"frac_bits": plan.frac_bits, "seed": plan.seed, "site": plan.site, "overflow": plan.overflow}
-    return json.dumps({"spec": spec_to_dict(plan.spec), **fields})
+    return json.dumps({"spec": plan.spec.to_dict(), **fields})
 
 
 @functools.lru_cache(maxsize=4096)
 def plan_from_text(text: str) -> SitePlan:
     """The plan that :func:`plan_to_text` wrote."""
     fields = json.loads(text)
-    return SitePlan(spec_from_dict(fields.pop("spec")), **fields)
+    return SitePlan(sign_test_from_dict(fields.pop("spec")), **fields)
 
 
 @functools.cache
@@ -52,30 +52,49 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def unavailable(backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Why ``cpu`` or ``triton`` cannot compute on such tensors, empty if it can."""
+def kernel(backend: str) -> Any:
+    """The module of a fused backend, imported at its first use: numba and Triton take a second each."""
+    if backend == "cpu":
+        from circa_train.kernels.cpu import run
+
+        return run
+    from circa_train.kernels import triton
+
+    return triton
+
+
+def unavailable(backend: str, device: torch.device, dtype: torch.dtype, spec: SignTest | None = None) -> str:
+    """Why ``cpu`` or ``triton`` cannot compute this sign test on such tensors, empty if it can.
+
+    Without a ``spec`` the question is of the backward pass, which is the same for all.
+    """
     if backend == "cpu":
         if device.type != "cpu":
             return f"it computes on the CPU, and the activation is on {device}"
-        return "" if _installed("numba") else "numba is not installed (pip install numba)"
-    if not _installed("triton"):
+        if not _installed("numba"):
+            return "numba is not installed (pip install numba)"
+    elif not _installed("triton"):
         return "triton is not installed (pip install triton)"
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    elif device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it computes on CUDA devices, and the activation is on {device}"
-    return f"it computes up to 32 bits, and the activation is {dtype}" if dtype == torch.float64 else ""
+    elif dtype == torch.float64:
+        return f"it computes up to 32 bits, and the activation is {dtype}"
+    if spec is not None and not kernel(backend).computes(spec):
+        return f"it has no code for the sign test {spec.kind!r}"
+    return ""
 
 
-def choose(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+def choose(backend: str, device: torch.device, dtype: torch.dtype, spec: SignTest | None = None) -> str:
     """The backend that computes: the one asked for, or under ``auto`` the fused one of the device, else the
-    reference.
+    reference, which knows every sign test by its contract.
 
     Raises:
-        ValueError: if the one asked for cannot compute on such tensors, saying why.
+        ValueError: if the one asked for cannot compute this sign test on such tensors, saying why.
     """
     if backend == "auto":
         fused = "cpu" if device.type == "cpu" else "triton"
-        return "reference" if unavailable(fused, device, dtype) else fused
-    reason = "" if backend == "reference" else unavailable(backend, device, dtype)
+        return "reference" if unavailable(fused, device, dtype, spec) else fused
+    reason = "" if backend == "reference" else unavailable(backend, device, dtype, spec)
     if reason:
         raise ValueError(
             f"backend = {backend!r} cannot run here: {reason}; backend='auto' chooses one that can"
@@ -99,7 +118,8 @@ def _compute(
             f"{', '.join(map(str, DTYPES))}"
         )
     try:
-        return _forward(z, plan_from_text(plan), address, choose(backend, z.device, z.dtype), statistics)
+        site = plan_from_text(plan)
+        return _forward(z, site, address, choose(backend, z.device, z.dtype, site.spec), statistics)
     except ValueError as error:
         raise named(error, name) from error
 
@@ -128,14 +148,8 @@ stochastic_relu_without_gradient = torch.ops.circa_train.stochastic_relu_without
 def gate_gradient(grad: Tensor, y: Tensor, backend: str) -> Tensor:
     """``grad`` where the gate that y shows is open, else 0."""
     chosen = choose(backend, y.device, y.dtype) if grad.dtype == y.dtype else "reference"
-    if chosen == "cpu":
-        from circa_train.kernels.cpu import run as cpu
-
-        return cpu.backward(grad, y)
-    if chosen == "triton":
-        from circa_train.kernels import triton
-
-        return triton.backward(grad, y)
+    if chosen != "reference":
+        return kernel(chosen).backward(grad, y)
     return torch.empty_like(y, dtype=grad.dtype).copy_(reference.backward(grad, y))
 
 
@@ -180,16 +194,11 @@ def named(error: ValueError, name: str) -> ValueError:
 def _forward(
     z: Tensor, plan: SitePlan, address: Tensor, backend: str, statistics: bool
 ) -> tuple[Tensor, Tensor]:
-    if backend == "triton":
-        from circa_train.kernels import triton
-
-        return triton.forward(z, plan, address, statistics)
+    if backend == "reference":
+        y, counts = reference.forward(z, plan, address, statistics)
+        return torch.empty_like(z).copy_(y), F.pad(counts, (0, 1))
+    y, counts = kernel(backend).forward(z, plan, address, statistics)
     if backend == "cpu":
-        from circa_train.kernels.cpu import run as cpu
-
-        y, counts = cpu.forward(z, plan, address, statistics)
         overflows, *_, not_finite = counts.tolist()
         refuse(z, plan, overflows, not_finite)
-        return y, counts
-    y, counts = reference.forward(z, plan, address, statistics)
-    return torch.empty_like(z).copy_(y), F.pad(counts, (0, 1))
+    return y, counts

@@ -8,28 +8,20 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from circa_train.fault import FAULT_COLUMNS, SignTest
 from circa_train.fault.masks import check_address
-from circa_train.fault.spec import FaultSpec, field_prime
 from circa_train.fixed_point import check_frac_bits, check_overflow_policy
 
 #: What a kernel counts, in the order of its ``counts`` tensor (int64). Without statistics only the first is
 #: filled in.
-COUNTS = (
-    "overflows",
-    "wrap_zeroed",
-    "wrap_passed",
-    "truncation_zeroed",
-    "truncation_passed",
-    "flip_zeroed",
-    "flip_passed",
-)
+COUNTS = ("overflows", *FAULT_COLUMNS)
 
 
 @dataclass(frozen=True)
 class SitePlan:
     """A site: its sign test, its fixed-point format, and its part of the mask address. Checked when made."""
 
-    spec: FaultSpec
+    spec: SignTest
     frac_bits: int
     seed: int
     site: int
@@ -50,7 +42,7 @@ class SitePlan:
     @property
     def prime(self) -> int:
         """The field that bounds the fixed-point values."""
-        return field_prime(self.spec)
+        return self.spec.prime
 
 
 @cache

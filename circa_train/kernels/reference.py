@@ -7,8 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from circa_train.fault.law import observed_faults
-from circa_train.fault.sign import draw_sign
+from circa_train.fault import draw_sign, observed_faults
 from circa_train.fixed_point import to_fixed
 from circa_train.kernels.plan import COUNTS, SitePlan
 

@@ -25,9 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fault.masks import LANES, RUN
-from circa_train.fault.sign import truncation
-from circa_train.fault.spec import BitWindow, TruncatedSign, UniformFault
 from circa_train.field import largest_centred
 from circa_train.kernels.plan import COUNTS, SitePlan, is_channels_last, largest_float
 
@@ -41,6 +40,11 @@ _DIRECTIONS = {"both": 0, "zeroed": 1, "passed": 2}
 _GRADIENT_BLOCK = 1024
 
 
+def computes(spec: SignTest) -> bool:
+    """Is the sign test one that these kernels were written for? A class derived from one is another test."""
+    return type(spec) in (TruncatedSign, UniformFault, BitWindow)
+
+
 def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
     """(y, counts) as :func:`circa_train.kernels.reference.forward`, and in counts[7] how many values are not
     finite.
@@ -50,14 +54,14 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
     dense = z if channels_last else z.contiguous()
     y = torch.empty_like(dense)
     counts = torch.zeros(len(COUNTS) + 1, dtype=torch.int64, device=z.device)
-    if isinstance(spec, TruncatedSign):
+    if type(spec) is TruncatedSign:
         test, (low, high), threshold, direction = _TESTS[spec.mode], (0, 0), 2**32 % spec.prime, 0
-        k = truncation(spec, z.shape, z.device)
+        k = spec.shift(z.shape, z.device)
     else:
         test, k = _TESTS[type(spec)], 0
-        low, high = (spec.low, spec.high) if isinstance(spec, BitWindow) else (0, 0)
+        low, high = (spec.low, spec.high) if type(spec) is BitWindow else (0, 0)
         threshold, direction = (
-            (spec.threshold, _DIRECTIONS[spec.direction]) if isinstance(spec, UniformFault) else (0, 0)
+            (spec.threshold, _DIRECTIONS[spec.direction]) if type(spec) is UniformFault else (0, 0)
         )
     limit = largest_centred(plan.prime)
     bound = largest_float(limit)

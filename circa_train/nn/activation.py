@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circa_train import kernels
+from circa_train.fault import SignTest
 from circa_train.fault.masks import MAX_DRAWS
-from circa_train.fault.spec import FaultSpec, NoFault
 from circa_train.field import largest_centred
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.kernels.ops import plan_to_text, stochastic_relu, stochastic_relu_without_gradient
@@ -67,7 +67,7 @@ class StochasticReLU(nn.Module):
 
     def __init__(
         self,
-        spec: FaultSpec,
+        spec: SignTest,
         *,
         frac_bits: int = 16,
         seed: int = 0,
@@ -98,7 +98,7 @@ class StochasticReLU(nn.Module):
         self._plan, self._plan_text = plan, plan_to_text(plan)
 
     @property
-    def spec(self) -> FaultSpec:
+    def spec(self) -> SignTest:
         return self.plan.spec
 
     @property
@@ -113,7 +113,7 @@ class StochasticReLU(nn.Module):
     def site(self) -> int:
         return self.plan.site
 
-    def set_spec(self, spec: FaultSpec) -> None:
+    def set_spec(self, spec: SignTest) -> None:
         """Put another sign test at this site; fixed-point format and masks' address stay."""
         self.plan = replace(self.plan, spec=spec)
 
@@ -140,11 +140,11 @@ class StochasticReLU(nn.Module):
         return any(m._forward_hooks or m._forward_pre_hooks for m in modules) or bool(_global_hooks())
 
     def forward(self, z: Tensor) -> Tensor:
-        if not self.faults_enabled or isinstance(self.plan.spec, NoFault):
+        if not self.faults_enabled or self._plan.spec.is_exact:
             return F.relu(z)
         if not torch.compiler.is_compiling() and self.observer is None:
             eager = _eager()
-            if eager is not None and eager.applies(z, self.backend, self.address):
+            if eager is not None and eager.applies(z, self.backend, self.address, self._plan.spec):
                 in_place = self._overwrites and not self._watched()
                 return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name, in_place)
         if z.device != self.address.device:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from circa_train.fault.spec import FaultSpec, NoFault
+from circa_train.fault import NoFault, SignTest
 from circa_train.nn.activation import StochasticReLU
 
 
@@ -20,7 +20,7 @@ def stochastic_relus(model: nn.Module) -> dict[str, StochasticReLU]:
     return dict(sorted(found.items(), key=lambda item: item[1].site))
 
 
-def specs_by_site(spec: FaultSpec | Mapping[str, FaultSpec], sites: Iterable[str]) -> dict[str, FaultSpec]:
+def specs_by_site(spec: SignTest | Mapping[str, SignTest], sites: Iterable[str]) -> dict[str, SignTest]:
     """One spec per site: the same for all, or a mapping that names every site and nothing else (ValueError
     otherwise).
     """
@@ -43,7 +43,7 @@ def check_sites(model: nn.Module, names: Iterable[str]) -> None:
     specs_by_site(dict.fromkeys(names, NoFault()), stochastic_relus(model))
 
 
-def set_specs(model: nn.Module, spec: FaultSpec | Mapping[str, FaultSpec]) -> None:
+def set_specs(model: nn.Module, spec: SignTest | Mapping[str, SignTest]) -> None:
     """Put another sign test at every site of a converted network, without tracing it again."""
     relus = stochastic_relus(model)
     for name, site_spec in specs_by_site(spec, relus).items():

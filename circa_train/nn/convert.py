@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from circa_train.fault.spec import FaultSpec
+from circa_train.fault import SignTest
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import check_sites, specs_by_site
 from circa_train.nn.tracing import (
@@ -61,7 +61,7 @@ class StochasticNetwork(fx.GraphModule):
 
 def with_stochastic_relus(
     model: nn.Module,
-    spec: FaultSpec | Mapping[str, FaultSpec],
+    spec: SignTest | Mapping[str, SignTest],
     *,
     frac_bits: int = 16,
     seed: int = 0,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from circa_train.fault.law import FaultKinds
+from circa_train.fault import FaultKinds
 from circa_train.kernels.plan import COUNTS
 from circa_train.nn.control import stochastic_relus
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from circa_train.fault.spec import NoFault
+from circa_train.fault import NoFault
 from circa_train.nn.control import evaluating, site_inputs, stochastic_relus, without_faults
 from circa_train.nn.convert import with_stochastic_relus
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from matplotlib.figure import Figure
 
-from circa_train.fault.law import fault_probability
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.field import DEFAULT_PRIME, largest_centred
 from circa_train.plots.style import dress, mode_name, new_figure, series_style
 

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from circa_train.cost import circuits_of, measure_seconds, network_cost
-from circa_train.fault.spec import FaultSpec, TruncatedSign, spec_to_dict
+from circa_train.fault import SignTest, TruncatedSign
 from circa_train.field import bit_length
 from circa_train.runs.folder import write_text
 from circa_train.search.engine import SearchResult
@@ -163,9 +163,9 @@ def summary(answer: Answer, path: Path) -> str:
     return "\n".join(lines)
 
 
-def fault_file(sites: Mapping[str, FaultSpec], frac_bits: int, remarks: Sequence[str] = ()) -> str:
+def fault_file(sites: Mapping[str, SignTest], frac_bits: int, remarks: Sequence[str] = ()) -> str:
     """The text of a fault file: remarks as comments, ``frac_bits``, and one sign test per site. YAML."""
-    content = {"frac_bits": frac_bits, "sites": {name: spec_to_dict(spec) for name, spec in sites.items()}}
+    content = {"frac_bits": frac_bits, "sites": {name: spec.to_dict() for name, spec in sites.items()}}
     comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
     return "\n".join(
         [*comments, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)]

@@ -31,7 +31,7 @@ from torch import nn
 
 from circa_train.cost import network_cost
 from circa_train.data import DataSplits, ImageSet
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign
 from circa_train.field import bit_length
 from circa_train.nn.control import set_specs, stochastic_relus
 from circa_train.nn.sites import relu_sites

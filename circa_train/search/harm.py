@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from circa_train.data import Batches, ImageSet
 from circa_train.diagnosis import site_sensitivity
-from circa_train.fault.law import fault_probability
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.field import bit_length
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.control import evaluating, set_specs, site_inputs, stochastic_relus, without_faults

@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_into, save_checkpoint
 from circa_train.data import Augmentation, Batches, DataSplits
-from circa_train.fault.spec import NoFault, spec_to_dict
 from circa_train.nn.control import draw_state, load_draw_state, set_draw, stochastic_relus
 from circa_train.runs.metrics import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
@@ -309,8 +308,8 @@ class _Run:
         precedence.
         """
         specs = self.stepper.specs
-        faulty = any(not isinstance(spec, NoFault) for spec in specs.values())
-        sites = {name: spec_to_dict(spec) for name, spec in specs.items()}
+        faulty = any(not spec.is_exact for spec in specs.values())
+        sites = {name: spec.to_dict() for name, spec in specs.items()}
         relus = list(stochastic_relus(self.model).values())
         return {
             "data": {
@@ -321,7 +320,7 @@ class _Run:
             },
             "fault": None
             if not faulty
-            else spec_to_dict(relus[0].spec)
+            else relus[0].spec.to_dict()
             if len(set(specs.values())) == 1
             else {"sites": sites},
             "frac_bits": relus[0].frac_bits if faulty else None,
@@ -371,7 +370,7 @@ def _check_fit(
             f"distillation_weight = {settings.distillation_weight}, but {given}; give both or neither"
         )
     if teacher is not None and any(
-        relu.faults_enabled and not isinstance(relu.spec, NoFault)
+        relu.faults_enabled and not relu.spec.is_exact
         for relu in stochastic_relus(teacher).values()
     ):
         raise ValueError("the teacher has stochastic ReLUs; distil from the exact network (with_exact_relus)")

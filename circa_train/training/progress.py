@@ -10,7 +10,6 @@ from torch import nn
 
 from circa_train.checkpoint import CheckpointError, digest
 from circa_train.data import DataSplits
-from circa_train.fault.spec import spec_to_dict
 from circa_train.nn.control import stochastic_relus
 from circa_train.training.settings import TrainingSettings
 
@@ -62,7 +61,7 @@ def identity(
         values[f"data.{split}"] = len(getattr(splits, split))
     values["data.mean"], values["data.std"] = tuple(splits.mean), tuple(splits.std)
     for site, relu in stochastic_relus(model).items():
-        described = spec_to_dict(relu.spec) | {
+        described = relu.spec.to_dict() | {
             "frac_bits": relu.frac_bits,
             "seed": relu.seed,
             "overflow": relu.plan.overflow,

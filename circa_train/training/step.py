@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from circa_train.nn.activation import raise_pending
 from circa_train.nn.control import fault_buffer_names, set_draw, set_specs, stochastic_relus
 from circa_train.training.averaging import MovingAverage
-from circa_train.training.curriculum import at_level, fault_level
+from circa_train.training.curriculum import fault_level
 from circa_train.training.distributed import Ranks
 from circa_train.training.objective import logits_of, loss_sum
 from circa_train.training.optimization import build_optimizer, learning_rate, set_learning_rate
@@ -132,7 +132,7 @@ class Stepper:
     def set_level(self, level: float) -> None:
         """Put the fraction ``level`` of the network's own faults in effect, 1 the faults themselves."""
         if level != self._level:
-            set_specs(self.model, {name: at_level(spec, level) for name, spec in self.specs.items()})
+            set_specs(self.model, {name: spec.at_level(level) for name, spec in self.specs.items()})
             self._level = level
 
     def check_finite(self, kept: str) -> None:

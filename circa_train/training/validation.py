@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circa_train.data import Batches, DataSplits
-from circa_train.fault.law import FaultKinds, expected_faults
-from circa_train.fault.spec import NoFault, field_prime
+from circa_train.fault import FaultKinds, expected_faults
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.control import evaluating, set_draw, site_inputs, stochastic_relus
 from circa_train.training.distributed import Ranks
@@ -92,12 +91,12 @@ def _with_fault_rates(
 ) -> tuple[Tensor, dict[str, float]]:
     kinds: dict[str, FaultKinds] = {}
     relus = {name: relu for name, relu in stochastic_relus(model).items()
-             if relu.faults_enabled and not isinstance(relu.spec, NoFault)}
+             if relu.faults_enabled and not relu.spec.is_exact}
 
     def record(site: str, z: Tensor) -> None:
         if site in relus:
             relu = relus[site]
-            x, _ = to_fixed(z, relu.frac_bits, field_prime(relu.spec), relu.plan.overflow)
+            x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.plan.overflow)
             kinds[site] = kinds.get(site, FaultKinds()) + expected_faults(x, relu.spec)
 
     with site_inputs(model, record):

@@ -19,7 +19,6 @@ from circa_train.verify.sampling import (
     collect_samples,
     sampled,
     select,
-    why_not_garbled,
 )
 from circa_train.verify.text import verification_table
 
@@ -36,5 +35,4 @@ __all__ = [
     "select",
     "verification_table",
     "verify_site",
-    "why_not_garbled",
 ]

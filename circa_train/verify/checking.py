@@ -1,6 +1,6 @@
 """Four ways to the same answers, compared value by value.
 
-The law, :func:`circa_train.fault.sign.truncated_sign` of x and t, says what must come out. Against it stand
+The law, that is the gate of the sign test on x and t, says what must come out. Against it stand
 
     simulator   what the network's own forward let through; its kernel draws the masks anew from their address
     circuit     the boolean circuit on the bits of x_s = (x + t) mod p and t, in the clear
@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from circa_train.fault.law import FaultKinds, observed_faults
-from circa_train.fault.sign import truncated_sign
+from circa_train.cost import circuit_of
+from circa_train.fault import FaultKinds, SignTest, TruncatedSign, observed_faults
 from circa_train.field import share
 from circa_train.gc.aes.randomness import Seed
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.gc.protocol.local import run_locally
 from circa_train.gc.protocol.parties import DEFAULT_CHUNK
 from circa_train.gc.protocol.session import run_in_memory, run_over_loopback
@@ -131,11 +131,11 @@ def verify_site(
     faults, mismatches, named = FaultKinds(), dict.fromkeys(WAYS, 0), []
     sent, protocol_seconds = 0, 0.0
     for part in _by_truncation(sample):
-        k, p = int(part.k[0]), part.spec.prime
-        spec = replace(part.spec, k=k)
-        relu = ReluCircuit("truncated", p, k, spec.mode)  # type: ignore[arg-type]
+        spec, p = _single(part), part.spec.prime
+        relu = circuit_of(spec)
         x, t = torch.from_numpy(part.x), torch.from_numpy(part.t)
-        gate = truncated_sign(x, t, spec)
+        spec.check_values(x)
+        gate = spec.gate(x, t)
         faults += observed_faults(x, t, gate, spec)
         law = gate.numpy().astype(np.int64)
         server_share, _ = share(part.x, part.t, p)
@@ -158,7 +158,7 @@ def verify_site(
         protocol_seconds += outcome.seconds
     return SiteReport(
         site=sample.site,
-        mode=sample.spec.mode,
+        mode=getattr(sample.spec, "mode", sample.spec.kind),
         prime=sample.spec.prime,
         ks=tuple(sorted({int(k) for k in sample.k})),
         values=len(sample),
@@ -191,8 +191,17 @@ def _by_truncation(sample: SiteSample) -> Iterator[SiteSample]:
         )
 
 
+def _single(part: SiteSample) -> SignTest:
+    """The sign test of elements that all drop the same number of bits."""
+    if isinstance(part.spec, TruncatedSign):
+        return replace(part.spec, k=int(part.k[0]))
+    if part.spec.by_channel:
+        raise ValueError(f"site {part.site}: {part.spec} differs by channel; verify one channel at a time")
+    return part.spec
+
+
 def _in_the_clear(
-    relu: ReluCircuit, server_share: NDArray[np.int64], t: NDArray[np.int64]
+    relu: SignCircuit, server_share: NDArray[np.int64], t: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     starts = range(0, len(t), _CLEAR_CHUNK)
     return np.concatenate(

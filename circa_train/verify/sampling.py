@@ -15,24 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from circa_train.cost import why_no_circuit
 from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW
-from circa_train.fault.masks import masks_at
-from circa_train.fault.sign import truncation
-from circa_train.fault.spec import BitWindow, FaultSpec, NoFault, TruncatedSign, UniformFault
+from circa_train.fault import SignTest, TruncatedSign
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import evaluating, set_draw, stochastic_relus
 
 #: Samples come from at least this many images: one image alone may leave most channels of a site silent.
 _LEAST_IMAGES = 8
-
-_NOT_GARBLED = {
-    NoFault: "an exact ReLU: it draws no mask, so there is no stochastic sign to compare",
-    UniformFault: "flips at a uniform rate are a statistical model; no circuit computes them",
-    BitWindow: "HummingBird's bit window is tested on shares modulo 2^64; the circuits here are those of Z_p",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class SiteSample:
@@ -44,13 +36,13 @@ class SiteSample:
         elements: int64 (n,), the elements' numbers within the draw, by which the masks are addressed.
         x: int64 (n,), centred values.
         t: int64 (n,), the masks.
-        k: int64 (n,), low bits dropped, which may differ by channel.
+        k: int64 (n,), low bits dropped, which may differ by channel; 0 for a test that drops none.
         applied: int8 (n,), what the network's own forward let through: 1 its input, 0 zero, -1 something
             else.
     """
 
     site: str
-    spec: TruncatedSign
+    spec: SignTest
     elements: NDArray[np.int64]
     x: NDArray[np.int64]
     t: NDArray[np.int64]
@@ -61,13 +53,8 @@ class SiteSample:
         return len(self.x)
 
 
-def why_not_garbled(spec: FaultSpec) -> str | None:
-    """None if there is a circuit to verify ``spec`` against, else the reason why there is not."""
-    return _NOT_GARBLED.get(type(spec))
-
-
 def choose_sites(
-    specs: Mapping[str, FaultSpec], wanted: str | int | Sequence[str]
+    specs: Mapping[str, SignTest], wanted: str | int | Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
     """The sites to verify, and the reason for each that is asked for but cannot be.
 
@@ -79,7 +66,7 @@ def choose_sites(
     Raises:
         ValueError: for a name that no site has, a count below 1, or if no wanted site can be verified.
     """
-    verifiable = [name for name, spec in specs.items() if why_not_garbled(spec) is None]
+    verifiable = [name for name, spec in specs.items() if why_no_circuit(spec) is None]
     if isinstance(wanted, str):
         names = list(specs) if wanted == "all" else [wanted]
     elif isinstance(wanted, int):
@@ -93,7 +80,7 @@ def choose_sites(
         raise ValueError(
             f"no ReLU site is called {', '.join(unknown) or '(none given)'}; the sites are {', '.join(specs)}"
         )
-    left_out = {name: reason for name in names if (reason := why_not_garbled(specs[name])) is not None}
+    left_out = {name: reason for name in names if (reason := why_no_circuit(specs[name])) is not None}
     chosen = [name for name in names if name not in left_out]
     if not chosen:
         raise ValueError(
@@ -134,7 +121,7 @@ def collect_samples(
     Args:
         network: converted, see :func:`circa_train.nn.convert.with_stochastic_relus`.
         image_set, mean, std: images, and their normalisation per channel.
-        sites: names of sites with a :class:`TruncatedSign`.
+        sites: names of sites whose sign test has a circuit.
         relus: ReLUs per image of each of them.
         samples: activations per site; fewer only if the set has no more.
         batch_size: images per forward pass.
@@ -183,7 +170,7 @@ def sampled(
 
 
 def select(
-    site: str, spec: TruncatedSign, x: Tensor, t: Tensor, applied: Tensor, elements: Tensor | None = None
+    site: str, spec: SignTest, x: Tensor, t: Tensor, applied: Tensor, elements: Tensor | None = None
 ) -> SiteSample:
     """The sign tests of a layer, or of some of its elements, from tensors that are there already.
 
@@ -223,18 +210,18 @@ class Tap:
 
     def __call__(self, relu: StochasticReLU, inputs: tuple[Any, ...], y: Tensor) -> None:
         (z,), spec = inputs, relu.spec
-        assert isinstance(spec, TruncatedSign)
         next_draw, first_image = relu.address.tolist()
         first = first_image * z[0].numel()
         elements = self._chosen[(self._chosen >= first) & (self._chosen < first + z.numel())] - first
         elements = elements.to(z.device)
         z, y, k = (tensor.reshape(-1)[elements] for tensor in (z, y, _truncations(spec, z)))
+        t = spec.masks_at(elements + first, seed=relu.seed, site=relu.site, draw=next_draw - 1)
+        assert t is not None  # an exact test has no circuit, and is not sampled
         applied = let_through(z, y)
         if z.is_floating_point():
             x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)
         else:  # an integer zero looks the same behind either gate; its shares tie, so the law is the mode's
-            x, applied = z, torch.where(z == 0, int(spec.mode == "negpass"), applied)
-        t = masks_at(elements + first, seed=relu.seed, site=relu.site, draw=next_draw - 1, prime=spec.prime)
+            x, applied = z, torch.where(z == 0, spec.gate(z, t).to(torch.int8), applied)
         arrays = [tensor.cpu().numpy() for tensor in (elements + first, x, t, k, applied.to(torch.int8))]
         self._parts.append(SiteSample(relu.name, spec, *arrays))
 
@@ -246,9 +233,11 @@ class Tap:
         return SiteSample(self._parts[0].site, self._parts[0].spec, **arrays)
 
 
-def _truncations(spec: TruncatedSign, like: Tensor) -> Tensor:
+def _truncations(spec: SignTest, like: Tensor) -> Tensor:
     """k of every element, int64, as a view that takes no memory."""
-    return torch.as_tensor(truncation(spec, like.shape, like.device), device=like.device).expand(like.shape)
+    if not isinstance(spec, TruncatedSign):
+        return torch.zeros((), dtype=torch.int64, device=like.device).expand(like.shape)
+    return torch.as_tensor(spec.shift(like.shape, like.device), device=like.device).expand(like.shape)
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circa_train.fault.law import (
+from circa_train.fault import (
+    BitWindow,
     FaultKinds,
+    NoFault,
+    TruncatedSign,
+    UniformFault,
     expected_faults,
     fault_count,
     fault_probability,
     mask_count,
     observed_faults,
+    truncated_sign,
 )
-from circa_train.fault.sign import truncated_sign, window_sign
-from circa_train.fault.spec import BitWindow, NoFault, TruncatedSign, UniformFault
 from circa_train.field import DEFAULT_PRIME, bit_length, largest_centred
 
 SMALL_PRIMES = (3, 5, 7, 11, 13, 17, 31, 37, 61, 127, 131, 251, 257)
@@ -127,7 +130,7 @@ def test_bit_window_count_is_enumeration_of_the_low_parts(low: int, high: int) -
     spec = BitWindow(low, high)
     r = torch.arange(2**12) * 31  # every residue modulo 2^12 once
     for x in (-3000, -70, -33, -9, -1, 0, 1, 5, 7, 8, 31, 33, 64, 2047, 2048):
-        s = window_sign(torch.full_like(r, x), r, spec)
+        s = spec.gate(torch.full_like(r, x), r)
         faults = int((s != (x > 0)).sum()) if x else 0
         assert fault_count(x, spec) * 2**12 == faults * mask_count(spec), x
         got = fault_probability(torch.tensor([x]), spec)

@@ -11,8 +11,8 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from circa_train.fault import masks
-from circa_train.fault.masks import masks_at, philox, random_words, ring_masks, uniform_masks, words_at
+from circa_train.fault import masks, random_words, ring_masks, uniform_masks
+from circa_train.fault.masks import masks_at, philox, words_at
 from circa_train.field import DEFAULT_PRIME
 
 #: A test that looks at a correct generator fails with this probability: that of a 5 sigma event, two-sided.

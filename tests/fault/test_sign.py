@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circa_train.fault.masks import uniform_masks
-from circa_train.fault.sign import draw_sign, flipped_sign, truncated_sign, window_sign
-from circa_train.fault.spec import (
+from circa_train.fault import (
     BitWindow,
     NoFault,
     TruncatedSign,
     UniformFault,
-    spec_from_dict,
-    spec_to_dict,
+    draw_sign,
+    sign_test_from_dict,
+    truncated_sign,
+    uniform_masks,
 )
 from circa_train.field import DEFAULT_PRIME
 
@@ -54,8 +54,8 @@ def test_masks_broadcast_and_k_per_channel() -> None:
 def test_flips_spare_zero_and_the_other_direction() -> None:
     x = torch.tensor([-2, 0, 2]).repeat(2)
     word = torch.tensor([0, 0, 0, 2**31, 2**31, 2**31])
-    assert flipped_sign(x, word, UniformFault(0.5)).tolist() == [True, False, False, False, False, True]
-    assert flipped_sign(x, word, UniformFault(0.5, "zeroed")).tolist() == [
+    assert UniformFault(0.5).gate(x, word).tolist() == [True, False, False, False, False, True]
+    assert UniformFault(0.5, "zeroed").gate(x, word).tolist() == [
         False,
         False,
         False,
@@ -63,7 +63,7 @@ def test_flips_spare_zero_and_the_other_direction() -> None:
         False,
         True,
     ]
-    assert flipped_sign(x, word, UniformFault(0.5, "passed")).tolist() == [
+    assert UniformFault(0.5, "passed").gate(x, word).tolist() == [
         True,
         False,
         True,
@@ -72,14 +72,14 @@ def test_flips_spare_zero_and_the_other_direction() -> None:
         True,
     ]
     highest = torch.full_like(x, 2**32 - 1)
-    assert flipped_sign(x, highest, UniformFault(1.0)).tolist() == [True, False, False] * 2
-    assert flipped_sign(x, torch.zeros_like(x), UniformFault(0.0)).tolist() == [False, False, True] * 2
+    assert UniformFault(1.0).gate(x, highest).tolist() == [True, False, False] * 2
+    assert UniformFault(0.0).gate(x, torch.zeros_like(x)).tolist() == [False, False, True] * 2
 
 
 def test_a_whole_window_is_exact() -> None:
     x = torch.tensor([-(2**40), -1, 0, 1, 2**40])
     r = torch.tensor([0, 2**62, -(2**63), 12345, -1])
-    assert window_sign(x, r, BitWindow(0, 63)).tolist() == [False, False, True, True, True]
+    assert BitWindow(0, 63).gate(x, r).tolist() == [False, False, True, True, True]
 
 
 def test_window_on_python_integers() -> None:
@@ -87,7 +87,7 @@ def test_window_on_python_integers() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-100, 100, (500,), generator=generator)
     r = torch.randint(-(2**63), 2**63 - 1, (500,), generator=generator)
-    for value, mask, s in zip(x.tolist(), r.tolist(), window_sign(x, r, spec).tolist(), strict=True):
+    for value, mask, s in zip(x.tolist(), r.tolist(), spec.gate(x, r).tolist(), strict=True):
         server, client = (value + mask) % 2**64, -mask % 2**64
         total = ((server >> 2) + (client >> 2)) % 2**5
         assert s == (total < 2**4), (value, mask)
@@ -95,7 +95,7 @@ def test_window_on_python_integers() -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_specs_go_to_dicts_and_back(spec: object) -> None:
-    assert spec_from_dict(spec_to_dict(spec)) == spec  # type: ignore[arg-type]
+    assert sign_test_from_dict(spec.to_dict()) == spec  # type: ignore[arg-type]
 
 
 def test_draw_sign_returns_the_masks_it_used() -> None:
@@ -124,8 +124,8 @@ def test_draw_sign_returns_the_masks_it_used() -> None:
         (lambda: UniformFault(0.1, "up"), "direction = 'up' is not one of both, zeroed, passed"),
         (lambda: BitWindow(5, 5), "is empty"),
         (lambda: BitWindow(0, 64), "leaves"),
-        (lambda: spec_from_dict({"kind": "magic"}), "fault kind 'magic' is not one of truncated_sign"),
-        (lambda: spec_from_dict({"kind": "uniform", "k": 3}), "has no field 'k'"),
+        (lambda: sign_test_from_dict({"kind": "magic"}), "fault kind 'magic' is not one of truncated_sign"),
+        (lambda: sign_test_from_dict({"kind": "uniform", "k": 3}), "has no field 'k'"),
     ],
 )
 def test_bad_specs_are_refused_by_name(make, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign
 from circa_train.kernels import reference
 from circa_train.kernels.cpu import compiled
 from circa_train.kernels.cpu import run as cpu

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circa_train.fault.spec import BitWindow, FaultSpec, TruncatedSign, UniformFault
+from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.field import bit_length, largest_centred
 from circa_train.kernels import reference
 from circa_train.kernels.cpu import run as cpu
@@ -16,7 +16,7 @@ from circa_train.kernels.plan import SitePlan
 
 PRIMES = (3, 5, 251, 65537, 2**30 + 3, 2138816513, 2147483647)
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-SPECS: tuple[FaultSpec, ...] = (
+SPECS: tuple[SignTest, ...] = (
     TruncatedSign(k=12),
     TruncatedSign(k=30, mode="negpass"),
     UniformFault(0.3),
@@ -56,7 +56,7 @@ def assert_same(z: Tensor, plan: SitePlan, draw: int = 3, first_image: int = 0) 
 
 
 def plan_of(
-    spec: FaultSpec, frac_bits: int = 16, overflow: str = "raise", seed: int = 2**64 - 5, site: int = 65535
+    spec: SignTest, frac_bits: int = 16, overflow: str = "raise", seed: int = 2**64 - 5, site: int = 65535
 ) -> SitePlan:
     return SitePlan(spec, frac_bits, seed, site, overflow)
 
@@ -80,7 +80,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
-def test_equals_reference_for_every_shape_and_sign_test(shape: tuple[int, ...], spec: FaultSpec) -> None:
+def test_equals_reference_for_every_shape_and_sign_test(shape: tuple[int, ...], spec: SignTest) -> None:
     assert_same(activation(*shape), plan_of(spec))
 
 

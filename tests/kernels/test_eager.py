@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from circa_train.fault.spec import BitWindow, FaultSpec, TruncatedSign, UniformFault
+from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.kernels import eager
 from circa_train.kernels.cpu import run as cpu
@@ -18,7 +18,7 @@ from circa_train.nn import activation
 from circa_train.nn.activation import StochasticReLU
 
 
-def site(spec: FaultSpec | None = None, **options: object) -> StochasticReLU:
+def site(spec: SignTest | None = None, **options: object) -> StochasticReLU:
     return StochasticReLU(spec or TruncatedSign(14), seed=5, site=3, name="layer1.relu",
     **options)  # type: ignore[arg-type]
 
@@ -42,7 +42,7 @@ SPECS = [TruncatedSign(14), TruncatedSign(20, "negpass"), UniformFault(0.2), Bit
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_it_draws_and_differentiates_as_the_operator_does(
-    spec: FaultSpec, dtype: torch.dtype, short_calls: list[Tensor], monkeypatch: pytest.MonkeyPatch
+    spec: SignTest, dtype: torch.dtype, short_calls: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short, long, z = site(spec), site(spec), torch.randn(6, 5, 9, 7, dtype=dtype)
     for relu in (short, long):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from circa_train.fault.spec import BitWindow, TruncatedSign, UniformFault
+from circa_train.fault import BitWindow, TruncatedSign, UniformFault
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.kernels.ops import choose, plan_from_text, plan_to_text, stochastic_relu
 from circa_train.kernels.plan import SitePlan

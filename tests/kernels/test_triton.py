@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circa_train.fault.spec import BitWindow, FaultSpec, TruncatedSign, UniformFault
+from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.kernels import reference
 from circa_train.kernels.plan import SitePlan
@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 BITS = {2: torch.int16, 4: torch.int32}
-SPECS: tuple[tuple[FaultSpec, int], ...] = (  # with fraction bits
+SPECS: tuple[tuple[SignTest, int], ...] = (  # with fraction bits
     (TruncatedSign(12), 16),
     (TruncatedSign(28, "negpass"), 16),
     (TruncatedSign((1, 20, 30)), 16),
@@ -44,7 +44,7 @@ def activation(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     return (z.clamp(-6e4, 6e4) if dtype == torch.float16 else z).reshape(shape).to(dtype)
 
 
-def check(spec: FaultSpec, frac_bits: int, dtype: torch.dtype, policy: str, device: str) -> None:
+def check(spec: SignTest, frac_bits: int, dtype: torch.dtype, policy: str, device: str) -> None:
     from circa_train.kernels import triton
 
     plan, address = SitePlan(spec, frac_bits, 2**64 - 7, 9, policy), torch.tensor([2**40 + 3, 7])
@@ -124,7 +124,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(dtype: str) -> None:
 @pytest.mark.parametrize("policy", ["wrap", "saturate"])
 @pytest.mark.parametrize(("spec", "frac_bits"), SPECS, ids=repr)
 def test_the_compiled_kernels_equal_the_reference(
-    spec: FaultSpec, frac_bits: int, dtype: torch.dtype, policy: str
+    spec: SignTest, frac_bits: int, dtype: torch.dtype, policy: str
 ) -> None:
     check(spec, frac_bits, dtype, policy, "cuda")
     check_counts("cuda")

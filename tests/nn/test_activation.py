@@ -21,12 +21,11 @@ from circa_train import (
     expected_faults,
     uniform_masks,
 )
-from circa_train.fault.sign import draw_sign, truncated_sign
-from circa_train.fault.spec import FaultSpec
+from circa_train.fault import SignTest, draw_sign, truncated_sign
 from circa_train.fixed_point import FixedPointOverflow, to_fixed
 from circa_train.nn.observation import observe
 
-SPECS: list[FaultSpec] = [
+SPECS: list[SignTest] = [
     TruncatedSign(12),
     TruncatedSign(18, "negpass"),
     TruncatedSign(0),
@@ -39,7 +38,7 @@ SPECS: list[FaultSpec] = [
 KINDS = ("wrap_zeroed", "wrap_passed", "truncation_zeroed", "truncation_passed", "flip_zeroed", "flip_passed")
 
 
-def activations(spec: FaultSpec, count: int = 300_000) -> tuple[Tensor, int]:
+def activations(spec: SignTest, count: int = 300_000) -> tuple[Tensor, int]:
     """Reals that span the field of ``spec`` without overflow, dense near zero, with exact zeros among
     them.
     """
@@ -61,7 +60,7 @@ def deviations(observed: object, expected: object) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_faults_follow_the_law_by_kind_and_direction(spec: FaultSpec) -> None:
+def test_faults_follow_the_law_by_kind_and_direction(spec: SignTest) -> None:
     z, frac_bits = activations(spec)
     relu = StochasticReLU(spec, frac_bits=frac_bits, seed=2, site=1, name="")
     x, _ = to_fixed(z, frac_bits, relu.plan.prime)
@@ -88,7 +87,7 @@ def test_the_bound_sees_a_bias_of_one_bit() -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_gate_is_the_sign_test_at_the_address(spec: FaultSpec) -> None:
+def test_the_gate_is_the_sign_test_at_the_address(spec: SignTest) -> None:
     z, frac_bits = activations(spec, 5000)
     relu = StochasticReLU(spec, frac_bits=frac_bits, seed=7, site=3)
     relu.set_draw(11, 2)
@@ -102,7 +101,7 @@ def test_the_gate_is_the_sign_test_at_the_address(spec: FaultSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_gradient_is_the_drawn_gate_even_at_zero(spec: FaultSpec) -> None:
+def test_gradient_is_the_drawn_gate_even_at_zero(spec: SignTest) -> None:
     z, frac_bits = activations(spec, 3000)
     z[0], z[1] = 0.0, -0.0
     z.requires_grad_()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from circa_train import BitWindow, NoFault, StochasticReLU, TruncatedSign, UniformFault, with_stochastic_relus
-from circa_train.fault.spec import FaultSpec
+from circa_train.fault import SignTest
 from circa_train.nn.control import set_draw, set_faults, stochastic_relus
 from circa_train.nn.observation import SiteObservation, observe
 
-SPECS: list[FaultSpec] = [
+SPECS: list[SignTest] = [
     TruncatedSign(20),
     TruncatedSign(18, "negpass"),
     UniformFault(0.1),
@@ -25,14 +25,14 @@ def inputs(count: int = 12) -> Tensor:
     return torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
-def network(spec: FaultSpec, **options: str) -> nn.Module:
+def network(spec: SignTest, **options: str) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 2), nn.ReLU(), nn.Flatten())
     return with_stochastic_relus(model, spec, frac_bits=16, seed=2, **options).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_observing_changes_nothing(spec: FaultSpec) -> None:
+def test_observing_changes_nothing(spec: SignTest) -> None:
     model = network(spec)
     set_draw(model, 5)
     plain = model(inputs())
@@ -45,7 +45,7 @@ def test_observing_changes_nothing(spec: FaultSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_counts_against_inputs_and_outputs(spec: FaultSpec) -> None:
+def test_counts_against_inputs_and_outputs(spec: SignTest) -> None:
     model = network(spec)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     for name, relu in stochastic_relus(model).items():

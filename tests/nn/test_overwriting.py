@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from circa_train.fault.spec import TruncatedSign
+from circa_train.fault import TruncatedSign
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.kernels.cpu import run as cpu
 from circa_train.kernels.plan import SitePlan

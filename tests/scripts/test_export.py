@@ -14,7 +14,7 @@ import torch
 from circa_train.checkpoint import save_checkpoint
 from circa_train.data import load_data
 from circa_train.export import check_export, open_export
-from circa_train.fault.spec import NoFault, TruncatedSign, spec_to_dict
+from circa_train.fault import NoFault, TruncatedSign
 from circa_train.nn.models.registry import build_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -40,7 +40,7 @@ def checkpoints(tmp_path_factory):
     }
     metadata = {"model": arguments, "data": data, "fault": None, "frac_bits": None, "metrics": {}}
     save_checkpoint(folder / "plain.pt", model.eval(), metadata)
-    save_checkpoint(folder / "tuned.pt", model, {**metadata, "fault": spec_to_dict(TUNED), "frac_bits": 18})
+    save_checkpoint(folder / "tuned.pt", model, {**metadata, "fault": TUNED.to_dict(), "frac_bits": 18})
     return folder
 
 

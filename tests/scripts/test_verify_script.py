@@ -16,7 +16,7 @@ import torch
 from circa_train.checkpoint import load_network, save_checkpoint
 from circa_train.data import Batches, load_data
 from circa_train.export import save_export, to_integers
-from circa_train.fault.spec import NoFault, TruncatedSign, spec_to_dict
+from circa_train.fault import NoFault, TruncatedSign
 from circa_train.nn.models.registry import build_model
 from circa_train.nn.sites import relu_sites
 from circa_train.verify import checking
@@ -46,9 +46,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "class_names": list(splits.class_names),
     }
     by_site = {
-        name: spec_to_dict(TruncatedSign(6 + i) if i % 2 else NoFault()) for i, name in enumerate(sites)
+        name: (TruncatedSign(6 + i) if i % 2 else NoFault()).to_dict() for i, name in enumerate(sites)
     }
-    faults = {"plain": None, "tuned": spec_to_dict(TruncatedSign(9, "negpass")), "mixed": {"sites": by_site}}
+    faults = {"plain": None, "tuned": TruncatedSign(9, "negpass").to_dict(), "mixed": {"sites": by_site}}
     for name, fault in faults.items():
         metadata = {
             "model": arguments,
@@ -136,7 +136,7 @@ def test_a_tuned_checkpoint_brings_its_own_faults(verify) -> None:
     code, stored = verify("tuned.pt", "verify.samples=64", "verify.sites=2")
     assert code == 0
     assert stored is not None
-    assert stored["result"]["fault"] == spec_to_dict(TruncatedSign(9, "negpass"))
+    assert stored["result"]["fault"] == TruncatedSign(9, "negpass").to_dict()
     assert stored["result"]["frac_bits"] == 14
     assert [site["k"] for site in stored["result"]["sites"]] == [[9], [9]]
 

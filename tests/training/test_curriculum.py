@@ -7,7 +7,7 @@ import pytest
 
 from circa_train import BitWindow, NoFault, TruncatedSign, UniformFault
 from circa_train.training import TrainingSettings
-from circa_train.training.curriculum import at_level, fault_level
+from circa_train.training.curriculum import fault_level
 
 
 def test_level_one_is_the_spec_itself_and_level_zero_the_least() -> None:
@@ -18,13 +18,13 @@ def test_level_one_is_the_spec_itself_and_level_zero_the_least() -> None:
         BitWindow(4, 20),
         NoFault(),
     ):
-        assert at_level(spec, 1.0) is spec
-    assert at_level(TruncatedSign((3, 5), mode="negpass", prime=251), 0.0) == TruncatedSign(
+        assert spec.at_level(1.0) is spec
+    assert TruncatedSign((3, 5), mode="negpass", prime=251).at_level(0.0) == TruncatedSign(
         (0, 0), mode="negpass", prime=251
     )
-    assert at_level(UniformFault(0.2, "zeroed"), 0.0) == UniformFault(0.0, "zeroed")
-    assert at_level(BitWindow(4, 20), 0.0) == BitWindow(0, 20)
-    assert at_level(NoFault(), 0.0) == NoFault()
+    assert UniformFault(0.2, "zeroed").at_level(0.0) == UniformFault(0.0, "zeroed")
+    assert BitWindow(4, 20).at_level(0.0) == BitWindow(0, 20)
+    assert NoFault().at_level(0.0) == NoFault()
 
 
 def test_rising_level_reaches_the_networks_faults() -> None:
@@ -55,7 +55,7 @@ def _largest_deviation(counts: Counter[int], n: int, kinds: int) -> float:
 def test_random_k_is_uniform_up_to_the_networks_own() -> None:
     settings, n = TrainingSettings(curriculum="random"), 4000
     levels = [fault_level(settings, 0, step) for step in range(n)]
-    drawn = Counter(at_level(TruncatedSign(4), level).k for level in levels)
+    drawn = Counter(TruncatedSign(4).at_level(level).k for level in levels)
     assert set(drawn) == {0, 1, 2, 3, 4}
     assert _largest_deviation(drawn, n, 5) < 5
     # The same bound sees a rounding that gives the ends half their share.
@@ -64,5 +64,5 @@ def test_random_k_is_uniform_up_to_the_networks_own() -> None:
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.999999])
 def test_scaled_rate_is_proportional(level: float) -> None:
-    scaled = at_level(UniformFault(0.01), level)
+    scaled = UniformFault(0.01).at_level(level)
     assert scaled.rate == pytest.approx(0.01 * level)

@@ -31,9 +31,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.field import DEFAULT_PRIME, bit_length, check_prime, largest_centred
+from circa_train.field import DEFAULT_PRIME, check_prime, largest_centred
 from circa_train.gc.circuits import arithmetic
-from circa_train.gc.circuits.circuit import Builder, Circuit, evaluate
+from circa_train.gc.circuits.circuit import Bit, Builder, Circuit, Wire
+from circa_train.gc.circuits.sign import SignCircuit, canonical, to_bits
 
 Kind = Literal["full", "exact", "stochastic", "truncated"]
 Mode = Literal["poszero", "negpass"]
@@ -42,7 +43,7 @@ MODES: tuple[Mode, ...] = ("poszero", "negpass")
 
 
 @dataclass(frozen=True)
-class ReluCircuit:
+class ReluCircuit(SignCircuit):
     """One of the four circuits, with the meaning of its inputs and outputs.
 
     Attributes:
@@ -81,11 +82,6 @@ class ReluCircuit:
             raise ValueError("the full circuit shares its result by an addition; it has no multiplexer")
 
     @property
-    def bits(self) -> int:
-        """n, the bit length of p."""
-        return bit_length(self.prime)
-
-    @property
     def shares_bit(self) -> bool:
         """Whether the result is a bit still to be multiplied with x; only (a) ends with the ReLU itself."""
         return self.kind != "full"
@@ -97,6 +93,10 @@ class ReluCircuit:
         """
         return self.kind == "full" or self.multiplexer
 
+    def sign(self, builder: Builder, server: list[Wire], client: list[Wire]) -> Bit:
+        """[x_s > t] or [x_s >= t] of the compared bits: (c) and (d). The others need x itself."""
+        return arithmetic.greater(builder, server, client, or_equal=self.mode == "negpass")
+
     @cached_property
     def circuit(self) -> Circuit:
         """The gates. Inputs in order: x_s (its kept bits), the drawn share if any; the evaluator's bits of t
@@ -106,7 +106,7 @@ class ReluCircuit:
         compared = self.bits - self.k
         server, client = b.garbler_input(compared), b.evaluator_input(compared)
         if self.kind in ("stochastic", "truncated"):
-            bit = arithmetic.greater(b, server, client, or_equal=self.mode == "negpass")
+            bit = self.sign(b, server, client)
         else:
             x = arithmetic.reduce_once(b, arithmetic.add(b, server, client), self.prime)
             half = arithmetic.constant(largest_centred(self.prime), self.bits)
@@ -149,41 +149,3 @@ class ReluCircuit:
         if self.kind in ("stochastic", "truncated"):
             return to_bits(mask >> self.k, self.bits - self.k)
         return to_bits((self.prime - mask) % self.prime, self.bits)
-
-    def cleartext(self, server_share: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Run the circuit in the clear: the bit s, 0 or 1, or for (a) ReLU(x), canonical. int64 (instances,).
-
-        Where the circuit takes a drawn share it gets 0, so that the client's share is the result itself.
-        """
-        server_share = np.asarray(server_share, dtype=np.int64)
-        drawn = np.zeros_like(server_share) if self.draws_share else None
-        outputs = evaluate(self.circuit, self.garbler_bits(server_share, drawn), self.evaluator_bits(mask))
-        return from_bits(outputs)
-
-
-def canonical(values: NDArray[np.int64], prime: int, name: str) -> NDArray[np.int64]:
-    """``values`` as a one-dimensional int64 array, refused with a ValueError unless all lie in [0, p)."""
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"{name}: expected a one-dimensional integer array, got {array.dtype} {array.shape}")
-    outside = (array < 0) | (array >= prime)
-    if outside.any():
-        raise ValueError(
-            f"{name}: {array[outside][0]} is outside [0, {prime}); reduce it with field.to_canonical"
-        )
-    return array.astype(np.int64, copy=False)
-
-
-def to_bits(values: NDArray[np.int64], bits: int) -> NDArray[np.bool_]:
-    """The low ``bits`` bits of non-negative integers (instances,) as bool (bits, instances). Inverse of
-    from_bits.
-    """
-    return (values[None, :] >> np.arange(bits, dtype=np.int64)[:, None] & 1).astype(bool)
-
-
-def from_bits(bits: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Integers (instances,) whose bits, lowest first, are the rows of bool (bits, instances). Inverse of
-    to_bits.
-    """
-    weights = np.int64(1) << np.arange(len(bits), dtype=np.int64)
-    return weights @ bits.astype(np.int64)

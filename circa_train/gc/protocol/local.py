@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from circa_train.gc.aes.hashing import to_field
 from circa_train.gc.aes.randomness import Randomness, Seed
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.gc.protocol.garbling import Evaluator, Garbler
 from circa_train.gc.protocol.messages import Message
 from circa_train.gc.protocol.parties import DEFAULT_CHUNK
@@ -26,7 +26,7 @@ class LocalRun:
     """Results of a garbled layer.
 
     Attributes:
-        values: int64 (instances,): the bit s, or ReLU(x) canonical; compare with ``ReluCircuit.cleartext``.
+        values: int64 (instances,): the bit s, or ReLU(x) canonical; compare with ``SignCircuit.cleartext``.
         message_bytes: tables, output words and garbler's labels as they were serialised.
         garble_seconds, evaluate_seconds: processor time inside the garbler and inside the evaluator.
     """
@@ -38,7 +38,7 @@ class LocalRun:
 
 
 def run_locally(
-    relu: ReluCircuit,
+    relu: SignCircuit,
     server_share: NDArray[np.int64],
     mask: NDArray[np.int64],
     *,

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from circa_train.gc.aes.hashing import to_field
 from circa_train.gc.aes.randomness import Randomness, Seed
-from circa_train.gc.circuits.relu import ReluCircuit, canonical
+from circa_train.gc.circuits.sign import SignCircuit, canonical
 from circa_train.gc.protocol.beaver import Multiplication, Triples, TripleSource
 from circa_train.gc.protocol.garbling import Evaluator, GarbledBatch, Garbler
 from circa_train.gc.protocol.messages import Message, MessageKind
@@ -60,7 +60,7 @@ class Traffic:
 
 
 def server(
-    relu: ReluCircuit,
+    relu: SignCircuit,
     server_share: Share,
     triples: TripleSource | None,
     *,
@@ -98,7 +98,7 @@ def server(
 
 
 def client(
-    relu: ReluCircuit,
+    relu: SignCircuit,
     mask: Share,
     triples: TripleSource | None,
     *,
@@ -169,7 +169,7 @@ def _chunks(instances: int, chunk: int) -> Iterator[slice]:
 
 
 def _receive_choices(
-    relu: ReluCircuit, transfer: GarblerTransfer, matrix: Message, part: slice
+    relu: SignCircuit, transfer: GarblerTransfer, matrix: Message, part: slice
 ) -> NDArray[np.uint64]:
     """False-labels of the client's input wires, from its OT matrix."""
     _check_part(matrix, part)

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 from circa_train.field import reconstruct
 from circa_train.gc.aes.randomness import Randomness, Seed
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.gc.protocol.beaver import DealtTriples, TrustedDealer
 from circa_train.gc.protocol.parties import DEFAULT_CHUNK, Share, Traffic, client, run_party, server
 from circa_train.gc.protocol.transport import DEFAULT_TIMEOUT, Listener, connect, memory_pair
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def run_in_memory(
-    relu: ReluCircuit,
+    relu: SignCircuit,
     server_share: Share,
     mask: Share,
     *,
@@ -88,7 +88,7 @@ def run_in_memory(
 
 
 def run_over_loopback(
-    relu: ReluCircuit,
+    relu: SignCircuit,
     server_share: Share,
     mask: Share,
     *,
@@ -141,7 +141,7 @@ def run_over_loopback(
 def _client_process(
     result: Connection,
     address: tuple[str, int],
-    relu: ReluCircuit,
+    relu: SignCircuit,
     mask: Share,
     triples: DealtTriples | None,
     seed: Seed,
@@ -154,7 +154,7 @@ def _client_process(
     result.send(run_party(party, connect(address, timeout), digest=digest))
 
 
-def _deal(relu: ReluCircuit, seed: Seed) -> tuple[DealtTriples | None, DealtTriples | None]:
+def _deal(relu: SignCircuit, seed: Seed) -> tuple[DealtTriples | None, DealtTriples | None]:
     return TrustedDealer(relu.prime, seed).deal_on_demand() if relu.shares_bit else (None, None)
 
 
@@ -166,6 +166,6 @@ def _party_seeds(seed: Seed) -> tuple[Seed, Seed]:
 
 
 def _outcome(
-    relu: ReluCircuit, own: tuple[Share, Traffic], other: tuple[Share, Traffic], started: float
+    relu: SignCircuit, own: tuple[Share, Traffic], other: tuple[Share, Traffic], started: float
 ) -> Outcome:
     return Outcome(relu.prime, own[0], other[0], own[1], other[1], time.perf_counter() - started)

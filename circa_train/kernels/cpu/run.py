@@ -13,15 +13,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fault.masks import MAX_ELEMENTS, RUN
-from circa_train.fault.sign import truncation
-from circa_train.fault.spec import BitWindow, TruncatedSign, UniformFault
 from circa_train.field import largest_centred
 from circa_train.kernels.cpu import compiled, layouts, memory, tasks, team
 from circa_train.kernels.cpu.tasks import PLACE
@@ -43,6 +43,43 @@ _LAYOUT = PLACE["layout"]
 #: Where a task that is done says how many values overflowed, and how many were not finite.
 COUNTED = PLACE["counts"]
 NOT_FINITE = COUNTED + tasks.NOT_FINITE
+
+
+
+def _circa(spec: TruncatedSign, shape: torch.Size, task: Any) -> Any:
+    """Fill in the sign test of a task; returns the array of k, which the task only points to."""
+    if spec.by_channel:
+        spec.shift(shape, torch.device("cpu"))  # refuses another number of channels
+    task["test"] = tasks.POSZERO if spec.mode == "poszero" else tasks.NEGPASS
+    return np.atleast_1d(np.array(spec.k, dtype=np.int64))
+
+
+def _uniform(spec: UniformFault, shape: torch.Size, task: Any) -> Any:
+    task["test"], task["threshold"], task["direction"] = (
+        tasks.UNIFORM,
+        spec.threshold,
+        _DIRECTIONS[spec.direction],
+    )
+    return np.zeros(1, dtype=np.int64)
+
+
+def _window(spec: BitWindow, shape: torch.Size, task: Any) -> Any:
+    task["test"], task["low"], task["high"] = tasks.WINDOW, spec.low, spec.high
+    return np.zeros(1, dtype=np.int64)
+
+
+#: The sign tests that this kernel computes. A class derived from one of them is another test, and not among
+#: them.
+_TESTS: dict[type[SignTest], Callable[[Any, torch.Size, Any], Any]] = {
+    TruncatedSign: _circa,
+    UniformFault: _uniform,
+    BitWindow: _window,
+}
+
+
+def computes(spec: SignTest) -> bool:
+    """Is the sign test one that this kernel was written for?"""
+    return type(spec) in _TESTS
 
 
 def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
@@ -104,17 +141,8 @@ def _template(
     task["seed"], task["site"] = plan.seed, plan.site
     task["prime"], task["limit"], task["scale"] = plan.prime, limit, 2.0**plan.frac_bits
     task["reach"] = _reach(limit, plan.frac_bits, dtype == torch.float64)
-    k = np.atleast_1d(np.array(plan.spec.k if isinstance(plan.spec, TruncatedSign) else 0, dtype=np.int64))
+    k = _TESTS[type(plan.spec)](plan.spec, shape, task)
     task["k"], task["k_count"] = k.ctypes.data, len(k)
-    if isinstance(plan.spec, TruncatedSign):
-        task["test"] = tasks.POSZERO if plan.spec.mode == "poszero" else tasks.NEGPASS
-        if isinstance(plan.spec.k, tuple):
-            truncation(plan.spec, shape, torch.device("cpu"))
-    elif isinstance(plan.spec, UniformFault):
-        task["test"], task["threshold"] = tasks.UNIFORM, plan.spec.threshold
-        task["direction"] = _DIRECTIONS[plan.spec.direction]
-    elif isinstance(plan.spec, BitWindow):
-        task["test"], task["low"], task["high"] = tasks.WINDOW, plan.spec.low, plan.spec.high
     unit = CHUNK
     if channels_last:  # whole planes, of as many channels as are computed together or share a cache line
         tiled = plane % RUN == 0 and channels % layouts.CHANNELS == 0

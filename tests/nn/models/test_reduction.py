@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from circa_train.fault.spec import NoFault
+from circa_train.fault import NoFault
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models.kept_relus import random_masks, relu_shapes, save_masks
 from circa_train.nn.models.reduction import MaskedReLU, Reduction, portable, reduce_relus
