@@ -16,6 +16,7 @@ from torch import fx, nn
 from circa_train.fault import SignTest
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import check_sites, specs_by_site
+from circa_train.nn.module_tree import put_module
 from circa_train.nn.tracing import (
     ConversionError,
     TrainingFlag,
@@ -108,7 +109,7 @@ def with_stochastic_relus(
     tree = _mirror(model, owned)
     for node in graph.nodes:
         if node.op == "call_module" and node.target.endswith("training_flag") and node.target not in modules:
-            _attach(tree, node.target, TrainingFlag())
+            put_module(tree, node.target, TrainingFlag())
         elif "constant" in node.meta:
             tree.register_buffer(node.target, node.meta["constant"], persistent=False)
     for index, (name, node) in enumerate(calls):
@@ -121,7 +122,7 @@ def with_stochastic_relus(
             backend=backend,
             name=name,
         )
-        _attach(tree, name, _like(relu, model))
+        put_module(tree, name, _like(relu, model))
         redirect_in_place(node, modules)
         source: Any = node.args[0] if node.args else node.kwargs["input"]
         if len(source.users) == 1 and makes_new_memory(source, modules):
@@ -162,7 +163,7 @@ def _reconvert(model: nn.Module, sites: dict[str, StochasticReLU], training: boo
         model, {name: relu.spec for name, relu in sites.items()}, other_activations="keep"
     )
     for name, relu in sites.items():
-        _attach(network, name, relu)
+        put_module(network, name, relu)
     check_sites(network, sites)
     return network.train(training) if training != network.training else network
 
@@ -182,16 +183,6 @@ def _mirror(module: nn.Module, leaves: set[str], path: str = "") -> nn.Module:
         )
         mirror._modules[name] = _mirror(child, leaves, full) if inside and child is not None else child
     return mirror
-
-
-def _attach(tree: nn.Module, path: str, module: nn.Module) -> None:
-    """Put ``module`` at a qualified name, making bare parents where there are none."""
-    *parents, name = path.split(".")
-    for parent in parents:
-        if parent not in tree._modules:
-            tree._modules[parent] = nn.Module()
-        tree = tree._modules[parent]  # type: ignore[assignment]
-    tree._modules[name] = module
 
 
 def _like(relu: StochasticReLU, model: nn.Module) -> StochasticReLU:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from circa_train.nn.activation import StochasticReLU
+from circa_train.nn.module_tree import kept_modes
 
 OTHER_ACTIVATIONS = ("refuse", "keep")
 
@@ -133,15 +134,11 @@ def trace(model: nn.Module) -> fx.Graph:
     Raises:
         ConversionError: if the forward cannot be traced, or changes its structure with the mode.
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
+    with kept_modes(model):
         model.train()
         graph = _trace_once(model)
         model.eval()
         reference = _trace_once(model)
-    finally:
-        for module, training in modes.items():
-            module.training = training
     _unify_modes(graph, reference)
     return graph
 
