@@ -31,8 +31,8 @@ def garbled(relu=None, instances=8, seed=1, kernel="auto"):
     return garbler, batch, own, labels, Evaluator(garbler.hello(), kernel=kernel)
 
 
-#: sha256 over every payload that is sent for seed 2106, every circuit, 5 instances. A change of these bytes is
-#: a change of the protocol: sessions of different versions would no longer understand each other.
+#: sha256 over every payload that is sent for seed 2106, every circuit, 5 instances. A change of these bytes
+#: is a change of the protocol: sessions of different versions would no longer understand each other.
 GOLDEN_TRANSCRIPT = "cdb458acf6800246e6b011973f41ebb07462cdd42b4823904eec46d62b886fa4"
 
 
