@@ -125,14 +125,17 @@ def export(folder: Path) -> str:
 LASTING = ("images", "labels", "inputs", "logits.floor", "logits.local")
 
 
-def transcript(kind: str) -> str:
-    """Every message of a two-party ReLU whose secrets come from a seed."""
+def payloads(kind: str) -> str:
+    """Kind and payload of every message of a two-party ReLU whose secrets come from a seed, and both shares.
+
+    Headers are not of it: they name the session, which is another one every time.
+    """
     relu = ReluCircuit(kind, DEFAULT_PRIME, 12 if kind == "truncated" else 0)
     x_s = np.arange(50, dtype=np.int64) * 40503777 % DEFAULT_PRIME
     t = np.arange(50, dtype=np.int64) * 97654321 % DEFAULT_PRIME
     dealt = TrustedDealer(DEFAULT_PRIME, 5).deal_on_demand() if relu.shares_bit else (None, None)
     parties = [server(relu, x_s, dealt[0], seed=1, chunk=32), client(relu, t, dealt[1], seed=2, chunk=32)]
-    sent: list[bytes] = []
+    sent: list[object] = []
     inboxes: list[list[object]] = [[], []]
     wanted = [next(party) for party in parties]
     shares: list[np.ndarray | None] = [None, None]
@@ -143,7 +146,7 @@ def transcript(kind: str) -> str:
                     if wanted[me] is None:
                         wanted[me] = parties[me].send(inboxes[me].pop(0))
                     else:
-                        sent.append(wanted[me].to_bytes(digest=False))
+                        sent += [int(wanted[me].kind), wanted[me].payload.tobytes()]
                         inboxes[1 - me].append(wanted[me])
                         wanted[me] = next(parties[me])
                 except StopIteration as end:
@@ -167,7 +170,7 @@ CASES: dict[str, Callable[[Path], str]] = {
     **{f"layer, {name}": lambda _, name=name: layer(name) for name in SPECS},
     "export": lambda folder: export(folder / "export"),
     **{
-        f"transcript, {kind}": lambda _, kind=kind: transcript(kind)
+        f"payloads, {kind}": lambda _, kind=kind: payloads(kind)
         for kind in ("truncated", "exact", "full")
     },
     "identities of runs": lambda _: identities(),

@@ -7,7 +7,7 @@
     memory, randomness, messages    where blocks live, where secrets come from, what is sent
     garbling                        half gates; garbler and evaluator share nothing but messages
     base_ot, ot, beaver             oblivious transfer, multiplication of shares
-    transport, protocol             the whole ReLU between two parties, in memory or over a socket
+    transport, channel, parties     the whole ReLU between two parties, in memory or over a socket
     local, session                  both parties under one roof: garbling alone, or the whole protocol
     accounting                      gates and bytes of one ReLU
     speed                           rates beside the AES ceiling of the same run

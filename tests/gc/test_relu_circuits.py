@@ -8,7 +8,8 @@ from gc_cases import all_pairs, boundary_pairs, check_equal, circuits, plain
 
 from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.accounting import relu_cost
-from circa_train.gc.circuits.relu import ReluCircuit, from_bits, to_bits
+from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc.circuits.sign import from_bits, to_bits
 from circa_train.gc.protocol.local import run_locally
 
 TINY = (3, 5, 7, 11, 13)

@@ -2,6 +2,10 @@
 
 A seed makes a whole run repeatable byte for byte, which is for tests, replays and debugging only: whoever
 knows the seed knows every secret.
+
+Two processes never go on with one stream: after a fork both would draw the same labels, pads and triples, for
+different inputs, and so give them away. What holds such a stream holds a :class:`OneProcess`, too, and
+refuses in the child.
 """
 
 from __future__ import annotations
@@ -15,6 +19,39 @@ from circa_train.gc.aes.engines import make_kernel
 from circa_train.gc.aes.key_schedule import KEY_BYTES, Blocks
 
 Seed = int | bytes | None
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # elsewhere there is no fork
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+class OneProcess:
+    """Held by whatever must not be used on both sides of a fork. It counts forks: process numbers come again.
+
+    Args:
+        what: for the message.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what, self._forks = what, _forks
+
+    def check(self) -> None:
+        """Nothing, or a RuntimeError in a process that was forked since."""
+        if self._forks != _forks:
+            raise RuntimeError(
+                f"{self._what} was made before this process was forked, and both processes would draw the "
+                "same secrets from it: make it in the process that uses it"
+            )
+
+    def __reduce__(self) -> tuple[type[OneProcess], tuple[str]]:
+        return OneProcess, (self._what,)  # whoever sends it to another process hands it over on purpose
 
 
 class Randomness:
@@ -35,20 +72,24 @@ class Randomness:
         else:
             raise TypeError(f"seed must be None, an int or bytes, got {seed!r}")
         self._root = hashlib.sha256(b"circa_train/" + purpose.encode() + b"/" + root).digest()
+        self._here = OneProcess("a generator of secrets")
         self._kernel_name = kernel
         self._kernel = make_kernel(self.secret("stream")[:KEY_BYTES], kernel)
         self._next_block = 0
 
     def child(self, purpose: str) -> Randomness:
         """An independent generator; the same purpose gives the same child."""
+        self._here.check()
         return Randomness(self._root, purpose, self._kernel_name)
 
     def secret(self, purpose: str) -> bytes:
         """64 bytes for one purpose, independent of the stream of blocks."""
+        self._here.check()
         return hashlib.sha512(self._root + purpose.encode()).digest()
 
     def fill(self, out: Blocks) -> None:
         """Overwrite a contiguous uint64 array (..., 2) with the next pseudorandom blocks."""
+        self._here.check()
         self._kernel.counters(self._next_block, out)
         self._next_block += out.size // 2
 

@@ -12,7 +12,7 @@ in its offline phase.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from circa_train.field import check_prime
 from circa_train.gc.aes.hashing import to_field
-from circa_train.gc.aes.randomness import Randomness, Seed
+from circa_train.gc.aes.randomness import OneProcess, Randomness, Seed
 from circa_train.gc.protocol.messages import Message, MessageKind
 
 #: What each party sends per multiplication: two field elements.
@@ -39,13 +39,16 @@ class Triples:
     b: NDArray[np.int64]
     c: NDArray[np.int64]
     _taken: int = 0
+    _here: OneProcess = field(default_factory=lambda: OneProcess("a supply of triples"))
 
     def take(self, count: int) -> Triples:
         """The next ``count`` triples.
 
         Raises:
             ValueError: if fewer are left.
+            RuntimeError: after a fork.
         """
+        self._here.check()
         left = len(self.a) - self._taken
         if count > left:
             raise ValueError(f"{count} triples wanted, {left} left of {len(self.a)}: ask the dealer for more")
@@ -97,9 +100,11 @@ class DealtTriples:
     def __init__(self, prime: int, root: bytes, party: int) -> None:
         self._prime, self._root, self._party = prime, root, party
         self._dealt = 0
+        self._here = OneProcess("a supply of triples")
 
     def take(self, count: int) -> Triples:
-        """This party's shares of the next ``count`` triples."""
+        """This party's shares of the next ``count`` triples; a RuntimeError after a fork."""
+        self._here.check()
         dealer = TrustedDealer(self._prime, self._root + self._dealt.to_bytes(8, "little"))
         self._dealt += count
         return dealer.deal(count)[self._party]
@@ -134,7 +139,7 @@ class Multiplication:
             ValueError: if the peer's message is of another kind or length, or holds what is no field element.
         """
         p, triples = self._triples.prime, self._triples
-        payload = peer.expect(MessageKind.OPENING, OPENING_BYTES * self._opening.shape[1])
+        payload = peer.expect(MessageKind.OPENING, OPENING_BYTES * self._opening.shape[1], peer.circuit)
         theirs = payload.view("<u4").reshape(2, -1).astype(np.int64)
         if (theirs >= p).any():
             raise ValueError(f"the peer's opening holds {theirs.max()}, which is no element of Z_{p}")

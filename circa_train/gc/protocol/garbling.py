@@ -21,7 +21,7 @@ Honest-but-curious parties; labels of a batch must reach the evaluator for one s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from circa_train.gc.aes.engines import make_kernel
 from circa_train.gc.aes.key_schedule import BLOCK_BYTES, KEY_BYTES, Blocks
 from circa_train.gc.aes.memory import MemoryPool
-from circa_train.gc.aes.randomness import Randomness, Seed
+from circa_train.gc.aes.randomness import OneProcess, Randomness, Seed
 from circa_train.gc.circuits.circuit import Circuit
 from circa_train.gc.protocol.messages import Message, MessageKind
 
@@ -124,14 +124,16 @@ class GarbledBatch:
     _evaluator_labels: Blocks
     _offset: Blocks
     _spent: bool = False
+    _here: OneProcess = field(default_factory=lambda: OneProcess("a garbled batch"))
 
     def input_labels(self, garbler_bits: NDArray[np.bool_]) -> Message:
         """The active labels for the garbler's input bits, bool (input wires, instances). Once only.
 
         Raises:
-            RuntimeError: on a second call; both labels of a wire would give away the offset and with it
-                everything.
+            RuntimeError: on a second call, or one on the other side of a fork; both labels of a wire would
+                give away the offset and with it everything.
         """
+        self._here.check()
         if self._spent:
             raise RuntimeError(
                 "the input labels of this batch have been sent; garble another batch for other inputs"

@@ -1,12 +1,17 @@
-"""What travels between the parties: a kind, what it belongs to, a payload, and a digest over all of it.
+"""What travels between the parties: a kind, where it belongs, a payload, and a digest over all of it.
 
-Layout, little-endian: magic "CGC1", kind, flags (bit 0: digest present), two zero bytes, fingerprint of the
-circuit (8), first instance (8), instances (8), payload length (8), eight zero bytes, then the digest (16,
-unless switched off), then the payload, which so starts on a 16-byte boundary and is evaluated where it lies.
+Layout, little-endian: magic "CGC2", kind, flags (bit 0: digest present), two zero bytes, fingerprint of the
+circuit (8), first instance (8), instances (8), payload length (8), number of the message in its direction
+(8), session (16), then the digest (16, unless switched off), then the payload, which so starts on a 16-byte
+boundary and is evaluated where it lies.
+
+Session and number say which message of which connection this is (:mod:`circa_train.gc.protocol.channel`), so
+that none can be played again, left out or taken from elsewhere. Outside a session both are zero.
 
 The digest is the AES-GMAC of everything else under a fixed, public key: a 128-bit checksum that runs at
 memory speed. It finds damage in transit before anything is evaluated. It is no authentication: against
-somebody who alters messages on purpose, run the connection inside TLS.
+somebody who alters messages on purpose, run the connection inside TLS
+(:mod:`circa_train.gc.protocol.transport`).
 """
 
 from __future__ import annotations
@@ -19,12 +24,15 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-_MAGIC = b"CGC1"
-_HEADER = struct.Struct("<4sBBxx8sQQQ8x")
+_MAGIC = b"CGC2"
+_HEADER = struct.Struct("<4sBBH8sQQQQ16s")
 _HAS_DIGEST = 1
 _NO_CIRCUIT = bytes(8)
 _NONCE = bytes(12)
 DIGEST_BYTES = 16
+
+#: The session of what is sent outside any.
+NO_SESSION = bytes(16)
 
 #: Numbers of instances stay far from where 64-bit arithmetic on bytes would wrap.
 _LAST_INSTANCE = 1 << 48
@@ -60,33 +68,47 @@ class Message:
     first_instance: int = 0
     instances: int = 0
 
-    def to_bytes(self, *, digest: bool = True) -> bytes:
-        """The message as it is sent. Inverse of :meth:`from_bytes`."""
-        header = self._header(digest)
+    def to_bytes(self, *, digest: bool = True, session: bytes = NO_SESSION, number: int = 0) -> bytes:
+        """The message as it is sent, as number ``number`` of ``session``. Inverse of :meth:`from_bytes`."""
         payload = np.ascontiguousarray(self.payload)
+        header = _HEADER.pack(
+            _MAGIC, self.kind, _HAS_DIGEST if digest else 0, 0, self.circuit, self.first_instance,
+            self.instances, len(payload), number, session,
+        )  # fmt: skip
         checksum = _checksum(header, payload) if digest else b""
         return b"".join([header, checksum, payload.data])
 
     @classmethod
-    def from_bytes(cls, data: bytes | bytearray, *, digest: bool = True) -> Message:
-        """Read a message that arrived; ``digest`` says whether it must carry one.
+    def from_bytes(
+        cls,
+        data: bytes | bytearray,
+        *,
+        digest: bool = True,
+        session: bytes | None = NO_SESSION,
+        number: int = 0,
+    ) -> Message:
+        """Read a message that arrived; ``digest`` says whether it must carry one, ``session`` and ``number``
+        which one it must be, None for any session.
 
         Raises:
             ValueError: if it is too short, of an unknown version or kind, not as long as it says, has or
-                lacks a digest unexpectedly, or does not match its digest.
+                lacks a digest unexpectedly, does not match its digest, or is another message of this session
+                or one of another session.
         """
         if len(data) < _HEADER.size:
             raise ValueError(
                 f"message of {len(data)} bytes: too short for a header of {_HEADER.size}; was it cut off?"
             )
-        magic, kind, flags, circuit, first, instances, length = _HEADER.unpack_from(data)
+        magic, kind, flags, unused, circuit, first, instances, length, numbered, named = _HEADER.unpack_from(
+            data
+        )
         if magic != _MAGIC:
             raise ValueError(
                 f"message starts with {magic!r} instead of {_MAGIC!r}: not from this protocol or version"
             )
         if kind not in set(MessageKind):
             raise ValueError(f"message of unknown kind {kind}")
-        if flags != (_HAS_DIGEST if digest else 0):
+        if flags != (_HAS_DIGEST if digest else 0) or unused:
             raise ValueError(
                 f"message flags {flags}: both sides must agree on whether messages carry a digest"
             )
@@ -104,7 +126,32 @@ class Message:
             raise ValueError(
                 f"{MessageKind(kind).name} message does not match its digest: it was damaged in transit"
             )
+        if session is not None and named != session:
+            raise ValueError(
+                f"{MessageKind(kind).name} message is of session {named.hex()}, not {session.hex()}: "
+                "it belongs to another connection"
+            )
+        if numbered != number:
+            raise ValueError(
+                f"{MessageKind(kind).name} message is number {numbered} of its session, due is {number}: "
+                "one was lost, or this one was played again"
+            )
         return cls(MessageKind(kind), payload, circuit, first, instances)
+
+    @classmethod
+    def without_payload(cls, beginning: bytes | bytearray) -> Message | None:
+        """What a message says of itself whose payload shall not be read; None if it is none of ours."""
+        if len(beginning) < _HEADER.size:
+            return None
+        magic, kind, _, _, circuit, first, instances, *_ = _HEADER.unpack_from(beginning)
+        if magic != _MAGIC or kind not in set(MessageKind):
+            return None
+        return cls(MessageKind(kind), np.empty(0, dtype=np.uint8), circuit, first, instances)
+
+    @staticmethod
+    def session_of(data: bytes | bytearray) -> bytes:
+        """The session that a message names, which :meth:`from_bytes` has accepted."""
+        return bytes(_HEADER.unpack_from(data)[-1])
 
     def expect(
         self, kind: MessageKind, payload_bytes: int, circuit: bytes = _NO_CIRCUIT
@@ -125,16 +172,51 @@ class Message:
             raise ValueError(f"{kind.name} payload has {len(self.payload)} bytes instead of {payload_bytes}")
         return self.payload
 
-    def _header(self, digest: bool) -> bytes:
-        return _HEADER.pack(
-            _MAGIC,
-            self.kind,
-            _HAS_DIGEST if digest else 0,
-            self.circuit,
-            self.first_instance,
-            self.instances,
-            len(self.payload),
+
+@dataclass(frozen=True)
+class Due:
+    """Which message a party waits for, known before any of it has come: what bounds the memory it may take.
+
+    Attributes:
+        kind, circuit, first_instance, instances: as in :class:`Message`.
+        payload_bytes: the length of its payload.
+    """
+
+    kind: MessageKind
+    payload_bytes: int
+    circuit: bytes = _NO_CIRCUIT
+    first_instance: int = 0
+    instances: int = 0
+
+    def check(self, message: Message) -> Message:
+        """``message``, if it is what is due.
+
+        Raises:
+            ValueError: saying what differs: the kind, the circuit, the instances or the length.
+        """
+        self.check_place(message)
+        message.expect(self.kind, self.payload_bytes, self.circuit)
+        return message
+
+    def check_place(self, message: Message) -> None:
+        """The same without the length of the payload, for a message whose payload is not there yet."""
+        if message.kind != self.kind:
+            raise ValueError(
+                f"expected a {self.kind.name} message, got {message.kind.name}: the parties are out of step"
+            )
+        if message.circuit != self.circuit:
+            raise ValueError(
+                f"{message.kind.name} is of another circuit, {message.circuit.hex()} and not "
+                f"{self.circuit.hex()}: both parties need the same prime, k, mode and kind of circuit"
+            )
+        here, there = (
+            (part.first_instance, part.first_instance + part.instances) for part in (self, message)
         )
+        if here != there:
+            raise ValueError(
+                f"{message.kind.name} is for instances {there[0]} to {there[1]}, expected {here[0]} to "
+                f"{here[1]}: both parties need layers of the same length and the same chunk"
+            )
 
 
 def overhead(*, digest: bool = True) -> int:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from circa_train.gc.aes.key_schedule import BLOCK_BYTES, Blocks
-from circa_train.gc.aes.randomness import Randomness
+from circa_train.gc.aes.randomness import OneProcess, Randomness
 from circa_train.gc.protocol.base_ot import BaseReceiver, BaseSender
 from circa_train.gc.protocol.messages import Message, MessageKind
 
@@ -38,6 +38,7 @@ class GarblerTransfer:
     def __init__(self, offset: Blocks, random: Randomness) -> None:
         self._choices = np.unpackbits(offset.view(np.uint8), bitorder="little").astype(bool)
         self._base = BaseReceiver(self._choices, random)
+        self._here = OneProcess("a side of oblivious transfers")
         self._streams: list[_Stream] = []
 
     def setup(self, message: Message) -> Message:
@@ -51,8 +52,9 @@ class GarblerTransfer:
 
         Raises:
             ValueError: if the message is of another kind or length.
-            RuntimeError: before :meth:`setup`.
+            RuntimeError: before :meth:`setup`, or after a fork.
         """
+        self._here.check()
         _check_ready(self._streams)
         length = column_bytes(transfers)
         matrix = message.expect(MessageKind.OT_EXTENSION, COLUMNS * length, message.circuit).reshape(
@@ -70,6 +72,7 @@ class EvaluatorTransfer:
 
     def __init__(self, random: Randomness) -> None:
         self._base = BaseSender(COLUMNS, random)
+        self._here = OneProcess("a side of oblivious transfers")
         self._streams: list[tuple[_Stream, _Stream]] = []
 
     def hello(self) -> Message:
@@ -84,8 +87,9 @@ class EvaluatorTransfer:
         """(matrix for the garbler, own blocks uint64 (transfers, 2)) for choice bits, bool (transfers,).
 
         Raises:
-            RuntimeError: before :meth:`setup`.
+            RuntimeError: before :meth:`setup`, or after a fork.
         """
+        self._here.check()
         _check_ready(self._streams)
         choices = np.asarray(choices, dtype=bool)
         length = column_bytes(len(choices))

@@ -12,7 +12,8 @@ from circa_train.field import reconstruct
 from circa_train.gc.aes.randomness import Randomness, Seed
 from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.gc.protocol.beaver import DealtTriples, TrustedDealer
-from circa_train.gc.protocol.parties import DEFAULT_CHUNK, Share, Traffic, client, run_party, server
+from circa_train.gc.protocol.channel import Traffic
+from circa_train.gc.protocol.parties import DEFAULT_CHUNK, Share, client, run_party, server
 from circa_train.gc.protocol.transport import DEFAULT_TIMEOUT, Listener, connect, memory_pair
 
 
