@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import circa_train
+from circa_train import user_code
 from circa_train.nn.models.registry import build_model, translate_keys
 
 FORMAT = 1
@@ -127,16 +128,24 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(content["state_dict"], content["metadata"], content["training_state"], path)
 
 
-def load_network(source: str | os.PathLike[str] | Checkpoint) -> nn.Module:
+def load_network(
+    source: str | os.PathLike[str] | Checkpoint, *, code: str | None = None, trust_code: bool = False
+) -> nn.Module:
     """The plain network of a checkpoint, built from its metadata, with its weights, in evaluation mode, on
     the CPU.
 
+    Args:
+        source: the file, or what was read from it.
+        code: ``python:...``, where the network of somebody's own that the checkpoint records is defined;
+            naming it is what allows to import it.
+        trust_code: import what the checkpoint names.
+
     Raises:
-        CheckpointError: as :func:`load_checkpoint`, or if the metadata do not build a network that fits the
-            weights.
+        CheckpointError: as :func:`load_checkpoint`, if the metadata do not build a network that fits the
+            weights, or if its code is somebody's own and was neither named nor trusted.
     """
     checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
-    model = _build(checkpoint.metadata.get("model"), checkpoint.path)
+    model = _build(checkpoint.metadata.get("model"), checkpoint.path, code, trust_code)
     load_state_into(model, checkpoint.state_dict, source=str(checkpoint.path))
     return model.eval()
 
@@ -380,15 +389,24 @@ def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
                           f"Expected are a state_dict, or a dict with one under {', '.join(_NESTED)}")
 
 
-def _build(arguments: Any, path: Path) -> nn.Module:
+def _build(arguments: Any, path: Path, code: str | None = None, trust_code: bool = False) -> nn.Module:
     if not isinstance(arguments, Mapping) or "name" not in arguments:
         raise CheckpointError(
             f"the metadata of {path} do not say which network it is (model = {arguments!r}); "
             "use adopt_foreign(path, model={'name': ..., ...})"
         )
     try:
+        if code is not None:
+            arguments = {**arguments, "name": code}
+        elif user_code.is_reference(arguments["name"]):
+            name = arguments["name"]
+            user_code.require_named(
+                name, trusted=trust_code, how=f"model.name={name} (in Python: code='{name}')"
+            )
         # A seed only so that the weights, which are overwritten, are not drawn from the caller's generator.
         return build_model(**{**arguments, "seed": 0})
+    except user_code.UnnamedCode as error:
+        raise CheckpointError(f"{path} is not opened: {error}") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the network of {path} cannot be built from model = {dict(arguments)}: {error}"

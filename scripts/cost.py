@@ -9,56 +9,12 @@ import hydra
 from omegaconf import DictConfig
 
 from circa_train.config import config_folder, entry, run_tool
-from circa_train.config.schema import CostConfig
-
-
-def cost(config: CostConfig) -> None:
-    """Count the sites of every network, time the circuits, and print the table; write it if asked to."""
-    from circa_train.config.build import build_fault
-    from circa_train.cost import (
-        DELPHI,
-        circuits_of,
-        cost_table,
-        measure_seconds,
-        network_rows,
-        paper_circuits,
-    )
-    from circa_train.fault import NoFault, TruncatedSign
-    from circa_train.nn.models.registry import build_model
-    from circa_train.nn.sites import relu_sites
-    from circa_train.runs.table import write_csv
-
-    faults = build_fault(config.fault).faults
-    specs = set(faults.values()) if isinstance(faults, dict) else {faults}
-    truncated = [spec for spec in specs if isinstance(spec, TruncatedSign)]
-    for spec in specs - {NoFault()}:
-        circuits_of(spec)  # refuses what has no circuit, before anything is built
-    timings = None
-    if config.timed:
-        four = [paper_circuits(spec) for spec in truncated or [TruncatedSign(0)]]
-        timings = measure_seconds(
-            {circuit for by_letter in four for circuits in by_letter.values() for circuit in circuits}
-        )
-    networks = {}
-    for size in config.image_sizes:
-        for name in config.models:
-            model = build_model(name, num_classes=config.num_classes, image_size=size)
-            networks[f"{name} {size}x{size}"] = relu_sites(model, (3, size, size))
-    rows = network_rows(networks, faults, timings)
-    print(cost_table(rows))
-    print(
-        f"\nFor comparison, per ReLU: {DELPHI.and_gates} AND gates over {DELPHI.prime_bits} bits, "
-        f"{DELPHI.serialised_bytes:,} bytes, {DELPHI.garble_microseconds:g} µs to garble and "
-        f"{DELPHI.evaluate_microseconds:g} µs to evaluate: {DELPHI.source}."
-    )
-    if config.out is not None:
-        print("written:", write_csv(rows, config.out))
 
 
 @entry
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="cost")
 def main(cfg: DictConfig) -> None:
-    run_tool(cfg, cost)
+    run_tool(cfg, "cost")
 
 
 if __name__ == "__main__":

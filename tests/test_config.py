@@ -15,14 +15,15 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from circa_train.config.build import build_device, build_fault, check_fault, check_model
 from circa_train.config.entry import quote_paths
-from circa_train.config.identify import plain, run_folder
-from circa_train.config.inputs import input_digests
+from circa_train.config.naming import plain, run_folder
 from circa_train.config.registration import config_folder, register
 from circa_train.config.templates import TemplateLoader
-from circa_train.config.training import build_settings, build_wandb
 from circa_train.fault import BitWindow, NoFault, TruncatedSign, UniformFault
+from circa_train.jobs.build import build_device, check_model
+from circa_train.jobs.faults import build_fault, check_fault
+from circa_train.jobs.inputs import input_digests
+from circa_train.jobs.train import build_settings, build_wandb
 from circa_train.training import TrainingSettings
 
 CONFIGS = Path(config_folder())

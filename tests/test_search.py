@@ -21,11 +21,11 @@ from circa_train import (
     expected_faults,
     with_stochastic_relus,
 )
-from circa_train.config.build import read_fault_file
 from circa_train.cost import gates_saved, network_cost
 from circa_train.data import DataSplits, ImageSet
 from circa_train.evaluation import Evaluation, evaluate
 from circa_train.fixed_point import to_fixed
+from circa_train.jobs.faults import read_fault_file
 from circa_train.nn.control import draw_state, set_draw, site_inputs, stochastic_relus
 from circa_train.search import Answer, SearchSettings, fault_file, search, summary, write_fault_file
 from circa_train.search import judging as judging_module

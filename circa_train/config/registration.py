@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
 
-from circa_train.config.identify import run_folder
-from circa_train.config.schema import store_schemas
+from circa_train.config.naming import register_resolver
+from circa_train.config.schema import own_fault, store_schemas
 
 
-def register() -> None:
-    """Tell Hydra our schemas, the ``${run_folder:}`` resolver and the sweeper. Calling it again changes
+def register(arguments: Sequence[str] = ()) -> None:
+    """Tell Hydra the schemas, the ``${run_folder:}`` resolver and the sweeper. Calling it again changes
     nothing.
+
+    Args:
+        arguments: the command line; a sign test of the user's own that it names becomes a schema.
     """
     # Hydra's scan for plugins, at the first call of instance(), executes its own modules anew: a sweeper
     # imported before it would descend from a class that is replaced.
     plugins = Plugins.instance()
-    # The sweeper composes with templates, whose arrival in a worker process registers: only a late import is
-    # no circle.
     from hydra_plugins.circa_train_sweeper import ResumableSweeper
 
-    store_schemas()
-    OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)
+    store_schemas(own_fault(arguments))
+    register_resolver()
     plugins.register(ResumableSweeper)
 
 

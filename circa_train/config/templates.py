@@ -18,11 +18,13 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from circa_train.config.naming import register_resolver
+
 
 class TemplateLoader:
     """Hydra's config loader with quick ``load_sweep_config``; everything else is passed on.
 
-    It travels to the workers of parallel launchers, where unpickling it is what registers the resolvers.
+    It travels to the workers of parallel launchers, where unpickling it is what registers the resolver.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:
@@ -38,9 +40,7 @@ class TemplateLoader:
         return {"_loader": self._loader, "_templates": {}}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        from circa_train.config.registration import register
-
-        register()
+        register_resolver()
         self.__dict__.update(state)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:

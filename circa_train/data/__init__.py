@@ -13,5 +13,15 @@ from circa_train.data.augmentation import Augmentation
 from circa_train.data.batches import Batches
 from circa_train.data.images import DataError, DataSplits, ImageSet
 from circa_train.data.loading import data_names, load_data
+from circa_train.data.own import register_dataset
 
-__all__ = ["Augmentation", "Batches", "DataError", "DataSplits", "ImageSet", "data_names", "load_data"]
+__all__ = [
+    "Augmentation",
+    "Batches",
+    "DataError",
+    "DataSplits",
+    "ImageSet",
+    "data_names",
+    "load_data",
+    "register_dataset",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from circa_train.data import cifar, digits, fashion_mnist, image_folder, synthetic, tiny_imagenet
+from circa_train.data import cifar, digits, fashion_mnist, image_folder, own, synthetic, tiny_imagenet
 from circa_train.data.cache import cached
 from circa_train.data.images import DataError, DataSplits, Decoded, channel_statistics
 from circa_train.data.splitting import limited, split
@@ -18,7 +18,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def data_names() -> tuple[str, ...]:
-    """The names ``load_data`` knows."""
+    """The names ``load_data`` knows, those of registered and installed data sets last."""
     return (
         "digits",
         "synthetic",
@@ -27,6 +27,8 @@ def data_names() -> tuple[str, ...]:
         "fashion_mnist",
         "tiny_imagenet",
         f"{FOLDER_PREFIX}<path>",
+        "python:<module or file.py>:<name>",
+        *own.own_names(),
     )
 
 
@@ -46,7 +48,8 @@ def load_data(
     """A data set as three uint8 tensors on ``device``.
 
     Args:
-        name: one of ``data_names()``; also ``synthetic:classes=4,size=16,channels=1,images=500``.
+        name: one of ``data_names()``, see :mod:`circa_train.data.own` for your own; also
+            ``synthetic:classes=4,size=16,channels=1,images=500``.
         root: folder of the public data sets and of the cache of decoded images. ``imagefolder:<path>`` reads
             from its own path, and only its cache lies here.
         download: fetch a public set that is missing; nothing is ever fetched otherwise.
@@ -124,4 +127,7 @@ def _decode(
         decoded = cached(root, f"imagefolder-{label}", image_folder.files(found), options,
                          lambda: image_folder.decode(found, image_size, label=label))
         return decoded, None
+    factory = own.find(name)
+    if factory is not None:
+        return own.decode(name, factory, root, download), None
     raise DataError(f"there is no data set {name!r}; there are {', '.join(data_names())}")

@@ -34,6 +34,7 @@ class BitWindow(SignTest):
     kind: ClassVar[str] = "bit_window"
     kinds: ClassVar[tuple[str, ...]] = ("wrap", "truncation")
     severity: ClassVar[str | None] = "low"
+    shown: ClassVar[tuple[str, ...] | None] = ("low", "high")
 
     def __post_init__(self) -> None:
         for name, value in (("low", self.low), ("high", self.high)):

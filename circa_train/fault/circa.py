@@ -61,6 +61,7 @@ class TruncatedSign(SignTest):
     kind: ClassVar[str] = "truncated_sign"
     kinds: ClassVar[tuple[str, ...]] = ("wrap", "truncation")
     severity: ClassVar[str | None] = "k"
+    shown: ClassVar[tuple[str, ...] | None] = ("mode", "k")
 
     def __post_init__(self) -> None:
         check_prime(self.prime)

@@ -55,6 +55,7 @@ class SignTest(ABC):
         kinds: causes of faults, of :data:`FAULT_KINDS`, in the order of :meth:`counts`.
         severity: the field that says how severe the faults are (sweeps and curricula vary it); None: there is
             none.
+        shown: fields that a run folder's name shows; by default the severity.
         is_exact: no mask is drawn and no fault made.
         by_channel: a parameter differs by channel (dimension 1 of the activation).
         prime: the field whose range bounds the values; a model over a field of its own has ``prime`` among
@@ -64,6 +65,7 @@ class SignTest(ABC):
     kind: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = ("flip",)
     severity: ClassVar[str | None] = None
+    shown: ClassVar[tuple[str, ...] | None] = None
     is_exact: ClassVar[bool] = False
     by_channel: bool = False
     prime: int = DEFAULT_PRIME
@@ -144,6 +146,13 @@ class SignTest(ABC):
             return self
         return replace(self, **{self.severity: _part(getattr(self, self.severity),
         level)})  # type: ignore[type-var]
+
+    @classmethod
+    def label(cls, description: Mapping[str, Any]) -> str:
+        """A short name of a description (:meth:`to_dict`) for folders: ``poszero-k12``, or the kind."""
+        fields = ((cls.severity,) if cls.severity else ()) if cls.shown is None else cls.shown
+        parts = [(name, description[name]) for name in fields if name in description]
+        return "-".join(str(v) if isinstance(v, str) else f"{name}{v}" for name, v in parts) or cls.kind
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description, ``{"kind": ..., <fields>}``. Inverse of :func:`sign_test_from_dict`."""

@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
-from circa_train.search.answer import Answer, fault_file, summary, write_fault_file
-from circa_train.search.engine import SearchResult, search
-from circa_train.search.judging import Judgement
-from circa_train.search.settings import SearchSettings
+from typing import TYPE_CHECKING
+
+from circa_train.lazy import face
+
+if TYPE_CHECKING:
+    from circa_train.search.answer import Answer, fault_file, summary, write_fault_file
+    from circa_train.search.engine import SearchResult, search
+    from circa_train.search.judging import Judgement
+    from circa_train.search.settings import SearchSettings
 
 __all__ = [
     "Answer",
@@ -19,3 +24,17 @@ __all__ = [
     "summary",
     "write_fault_file",
 ]
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "Answer": "answer",
+        "Judgement": "judging",
+        "SearchResult": "engine",
+        "SearchSettings": "settings",
+        "fault_file": "answer",
+        "search": "engine",
+        "summary": "answer",
+        "write_fault_file": "answer",
+    },
+)

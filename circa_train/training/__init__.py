@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from circa_train.training.distributed import Ranks, join_ranks
-from circa_train.training.loop import TrainingResult, train
-from circa_train.training.settings import TrainingSettings
+from typing import TYPE_CHECKING
+
+from circa_train.lazy import face
+
+if TYPE_CHECKING:
+    from circa_train.training.distributed import Ranks, join_ranks
+    from circa_train.training.loop import TrainingResult, train
+    from circa_train.training.settings import TrainingSettings
 
 __all__ = ["Ranks", "TrainingResult", "TrainingSettings", "join_ranks", "train"]
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "Ranks": "distributed",
+        "TrainingResult": "loop",
+        "TrainingSettings": "settings",
+        "join_ranks": "distributed",
+        "train": "loop",
+    },
+)

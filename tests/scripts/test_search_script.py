@@ -25,10 +25,10 @@ from omegaconf import OmegaConf
 from circa_train import build_model
 from circa_train.checkpoint import save_checkpoint
 from circa_train.config import Job, config_folder, register
-from circa_train.config.build import describe_data
-from circa_train.config.identify import plain
-from circa_train.config.schema import DataConfig
+from circa_train.config.naming import plain
 from circa_train.data import Batches, load_data
+from circa_train.jobs.build import describe_data
+from circa_train.jobs.settings import DataConfig
 
 ROOT = Path(__file__).parents[2]
 DATA = "synthetic:classes=3,size=8,channels=1,images=240"

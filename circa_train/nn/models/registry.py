@@ -8,23 +8,54 @@ is a number, a string, None, or the reduction's plain dict.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from circa_train import user_code
 from circa_train.nn.models.reduction import Reduction, reduce_relus
 from circa_train.nn.models.resnet import CIFAR_DEPTHS, cifar_resnet, resnet18
 from circa_train.nn.models.vgg import VGG16
 
 TORCHVISION_PREFIX = "torchvision:"
 _CIFAR_FAMILY = {f"resnet{depth}": depth for depth in CIFAR_DEPTHS}
+_OURS = (*_CIFAR_FAMILY, "resnet18", "vgg16")
+
+Factory = Callable[..., nn.Module]
+
+
+
+#: Networks of the user's own by name.
+_REGISTERED: dict[str, Factory] = {}
+
+
+def register_model(name: str, factory: Factory) -> None:
+    """Make a network of your own known by ``name``: to :func:`build_model`, and to every script as
+    ``model.name=<name>``.
+
+    Args:
+        name: a name that no network of ours has.
+        factory: returns the network, freshly initialised. It is called with those of ``num_classes``,
+            ``image_size``, ``in_channels`` (and of the options given to ``build_model``) that it takes.
+
+    Raises:
+        ValueError: if the name is one of ours, or holds a colon.
+    """
+    if not name or ":" in name or name in _OURS:
+        raise ValueError(f"a network cannot be called {name!r}: give it a name of its own, without a colon")
+    _REGISTERED[name] = factory
 
 
 def model_names() -> tuple[str, ...]:
-    """The names ``build_model`` knows; the last stands for every classifier of torchvision."""
-    return (*_CIFAR_FAMILY, "resnet18", "vgg16", f"{TORCHVISION_PREFIX}<name>")
+    """The names ``build_model`` knows, registered and installed ones last; with <...> those that stand for
+    many.
+    """
+    own = (*_REGISTERED, *user_code.plug_ins("models"))
+    return (*_OURS, f"{TORCHVISION_PREFIX}<name>", f"{user_code.PREFIX}<module or file.py>:<name>", *own)
 
 
 def build_model(
@@ -37,6 +68,7 @@ def build_model(
     width: float | None = None,
     dropout: float | None = None,
     reduction: Reduction | Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> nn.Module:
     """A freshly initialised network with one nn.ReLU per site.
@@ -50,6 +82,7 @@ def build_model(
         shortcut: "A" or "B" for residual networks; None is A for the CIFAR family and B for resnet18.
         width: factor on the channels (residual networks and vgg16); None is 1.
         dropout: vgg16 only; None is 0.5.
+        options: arguments of a network of your own.
         reduction: which ReLUs are gone, see ``nn/reduced.py``.
         seed: draws the weights from a generator of its own and leaves torch's alone; None uses torch's global
             one.
@@ -65,20 +98,27 @@ def build_model(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{label} must be a positive integer, not {value!r}")
+    own = _own_factory(name)
+    if own is None and options:
+        raise ValueError(f"model {name!r} has no options {dict(options)}; only a network of your own has")
     with _own_generator(seed):
-        if name in _CIFAR_FAMILY or name == "resnet18":
+        if own is not None:
+            sizes = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+            given = {"shortcut": shortcut, "width": width, "dropout": dropout, **(options or {})}
+            model: nn.Module = _own_model(name, own, sizes, {k: v for k, v in given.items() if v is not None})
+        elif name in _CIFAR_FAMILY or name == "resnet18":
             _refuse_options(name, dropout=dropout)
-            options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
-            options |= {} if shortcut is None else {"shortcut": shortcut}
-            options |= {} if width is None else {"width": width}
-            model: nn.Module = (
-                resnet18(**options) if name == "resnet18" else cifar_resnet(_CIFAR_FAMILY[name], **options)
+            chosen: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+            chosen |= {} if shortcut is None else {"shortcut": shortcut}
+            chosen |= {} if width is None else {"width": width}
+            model = (
+                resnet18(**chosen) if name == "resnet18" else cifar_resnet(_CIFAR_FAMILY[name], **chosen)
             )
         elif name == "vgg16":
             _refuse_options(name, shortcut=shortcut)
-            options = {} if width is None else {"width": width}
-            options |= {} if dropout is None else {"dropout": dropout}
-            model = VGG16(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **options)
+            chosen = {} if width is None else {"width": width}
+            chosen |= {} if dropout is None else {"dropout": dropout}
+            model = VGG16(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **chosen)
         elif name.startswith(TORCHVISION_PREFIX):
             _refuse_options(name, shortcut=shortcut, width=width, dropout=dropout)
             model = _torchvision_model(
@@ -88,6 +128,43 @@ def build_model(
             raise ValueError(f"there is no model {name!r}; there are {', '.join(model_names())}")
     if reduction is not None:
         model = reduce_relus(model, reduction, (in_channels, image_size, image_size))
+    return model
+
+
+def check_name(name: str) -> bool:
+    """Whether a name stands for a network of the user's own, which is looked up: ValueError if a reference
+    leads nowhere.
+    """
+    return _own_factory(name) is not None
+
+
+def _own_factory(name: str) -> Factory | None:
+    """The factory of a reference, a registered name or a plug-in; None if it is none of these."""
+    if user_code.is_reference(name):
+        found: Factory = user_code.load(name)
+        return found
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    plug_in = user_code.plug_ins("models").get(name)
+    return None if plug_in is None else plug_in.load()
+
+
+def _own_model(
+    name: str, factory: Factory, sizes: Mapping[str, Any], options: Mapping[str, Any]
+) -> nn.Module:
+    """Call a factory with what it takes; a network that is there already is copied."""
+    if isinstance(factory, nn.Module):
+        return copy.deepcopy(factory)
+    taken = inspect.signature(factory).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+    unknown = [key for key in options if key not in taken and not takes_all]
+    if unknown:
+        raise ValueError(
+            f"model {name!r} has no option {', '.join(unknown)}; it takes {', '.join(taken) or 'nothing'}"
+        )
+    model = factory(**{key: value for key, value in sizes.items() if key in taken or takes_all}, **options)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model {name!r} is a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
@@ -122,7 +199,7 @@ def _torchvision_model(name: str, num_classes: int, image_size: int, in_channels
         raise ValueError(f"torchvision has no classifier {name!r}; it has {', '.join(known)}")
     if in_channels != 3:
         raise ValueError(f"torchvision's {name} takes 3 channels, not {in_channels}; use one of "
-                         f"{', '.join(model_names()[:-1])}, which take any number")
+                         f"{', '.join(_OURS)}, which take any number")
     options: dict[str, Any] = {"num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
         # Without auxiliary heads the output is one tensor of logits in training too, as the training loop

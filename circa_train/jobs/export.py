@@ -1,4 +1,6 @@
-"""Exports from a checkpoint, and evaluations of export folders: from the configuration to ``result.json``."""
+"""The integer network of a checkpoint: the work of ``scripts/export.py``, and evaluations of export
+folders.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,44 @@ from scipy.stats import t as student_t
 from torch import nn
 
 from circa_train.checkpoint import Checkpoint
-from circa_train.config.build import FROM_CHECKPOINT, build_device, build_fault, build_splits, check_fault
-from circa_train.config.records import comparison_cost, describe_evaluation, describe_model
-from circa_train.config.schema import DrawsConfig, EvaluateConfig, ExportConfig
-from circa_train.config.source import Source, open_source
 from circa_train.data import Batches, DataSplits, ImageSet
 from circa_train.evaluation import CONFIDENCE, FIRST_DRAW, evaluate
 from circa_train.export import Conversion, IntegerNetwork, open_export, save_export, to_integers
 from circa_train.fault import expected_faults, observed_faults
+from circa_train.jobs.build import build_device, build_splits
+from circa_train.jobs.describe import comparison_cost, describe_evaluation, describe_model
+from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault
+from circa_train.jobs.job import Job
+from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
+from circa_train.jobs.source import Source, open_source
 from circa_train.nn.control import set_draw, set_specs, without_faults
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.runs.folder import file_digest
 
 FOLDER = "export"  # inside the run's folder
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Check, load, fold, quantise, measure, and write the folder ``export`` inside the run's."""
+    record, conversion = export_record(job.cfg, job.folder)
+    accuracy, difference = record["accuracy"], record["accuracy"]["difference"]
+    for fold in conversion.folds:
+        job.log.debug("BatchNorm %s is now part of %s", fold.batch_norm, fold.into)
+    job.log.info(
+        "%d BatchNorm layers folded; ranges of the integer network:\n%s",
+        len(conversion.folds),
+        conversion.report,
+    )
+    job.log.info(
+        "integer network %.2f%% [%.2f%%, %.2f%%], exact float network %.2f%%; "
+        "integer minus simulator %+.2f [%+.2f, %+.2f] points; %d images",
+        100 * accuracy["integer"]["mean"], 100 * accuracy["integer"]["low"],
+        100 * accuracy["integer"]["high"],
+        100 * accuracy["exact"], 100 * difference["mean"], 100 * difference["low"], 100 * difference["high"],
+        accuracy["integer"]["images"],
+    )  # fmt: skip
+    job.log.info("%s (digest %s)", record["folder"], record["digest"])
+    return record
 
 
 def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any], Conversion]:
@@ -42,7 +69,9 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         count = getattr(config, name)
         if count is not None and count < 1:
             raise ValueError(f"{name} = {count}: at least one is needed")
-    source = open_source(config.checkpoint, config.model, config.data, device)
+    source = open_source(
+        config.checkpoint, config.model, config.data, device, config.run.trust_code
+    )
     splits, metadata = source.splits, source.checkpoint.metadata
     plan = build_fault(config.fault, metadata)
     recorded = metadata.get("frac_bits")

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from circa_train.fault import sign_test_kinds
+from circa_train.jobs.settings import COMMON
 from circa_train.runs.folder import config_hash
 
 
@@ -37,8 +39,16 @@ def label(config: dict[str, Any]) -> str:
         fault = config.get("fault") or {}
         parts = [(config.get(group) or {}).get("name") for group in ("model", "data", "benchmark")]
         parts = [part for part in parts if part != "checkpoint"]
-        detail = {"truncated_sign": ("mode", "k"), "uniform": ("rate",), "bit_window": ("low", "high")}
-        kind = str(fault.get("kind", ""))
-        named = [f"{key}{fault[key]}" if key != "mode" else fault[key] for key in detail.get(kind, ())]
-        parts += named if named else [kind]
+        kind, path = str(fault.get("kind", "")), str(fault.get("path", ""))
+        if kind == "python":  # not imported for a name
+            own = {key: value for key, value in fault.items() if key not in ("kind", "path", *COMMON)}
+            parts += [path.rpartition(":")[2], *(f"{key}{value}" for key, value in own.items())]
+        else:
+            known = sign_test_kinds().get(kind)
+            parts.append(kind if known is None else known.label(fault))
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(str(part) for part in parts if part)).strip("_") or "run"
+
+
+def register_resolver() -> None:
+    """Make ``${run_folder:}`` known to OmegaConf; a worker process of a sweep needs it, too."""
+    OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)

@@ -1,4 +1,4 @@
-"""What a training job needs, built from its configuration."""
+"""Training: the work of ``scripts/train.py``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,44 @@ from typing import Any
 import torch
 from torch import nn
 
+from circa_train import user_code
 from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
-from circa_train.config.build import FROM_CHECKPOINT, FaultPlan, build_splits, describe_data, model_arguments
-from circa_train.config.schema import TrackerConfig, TrainConfig
-from circa_train.config.source import calibrated_frac_bits
 from circa_train.data import DataSplits
+from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
+from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault
+from circa_train.jobs.job import Job
+from circa_train.jobs.settings import TrackerConfig, TrainConfig
+from circa_train.jobs.source import calibrated_frac_bits
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models.registry import build_model
-from circa_train.runs.metrics import WandbSettings
-from circa_train.training import TrainingResult, TrainingSettings
+from circa_train.runs.metrics import WandbSettings, build_tracker
+from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
 
 log = logging.getLogger(__name__)
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Check everything that can be checked, then load, train, and report the best checkpoint."""
+    config = job.cfg
+    plan = build_fault(config.fault)
+    settings = build_settings(config)
+    wandb = build_wandb(config.tracker)
+    check_model(config.model)
+    with join_ranks(config.run.device) as ranks:
+        device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
+        prepared = prepare(config, plan, device)
+        tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
+        try:
+            result = train(
+                prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker,
+                resume=job.resume,
+                teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
+                progress=config.run.progress,
+            )  # fmt: skip
+        finally:
+            tracker.finish()
+    job.log.info("best validation accuracy %.2f%%: %s", 100 * result.best_accuracy, result.best_checkpoint)
+    return training_record(result, prepared, config)
 
 
 @dataclass
@@ -71,9 +98,12 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     faults; else they are fitted to the first weights, ``fault.headroom_bits`` below the largest that fits.
     """
     described = _described(config)
-    splits = build_splits(config.data, device, described)
+    splits = build_splits(config.data, device, described, config.run.trust_code)
     own_model = config.model.name == FROM_CHECKPOINT
     arguments = dict(described["model"]) if own_model else model_arguments(config.model, splits)
+    if own_model and user_code.is_reference(arguments["name"]):
+        code = arguments["name"]
+        user_code.require_named(code, trusted=config.run.trust_code, how=f"model.name={code}")
     network = build_model(**arguments, seed=config.seed)
     recorded = None
     if config.checkpoint is not None:
@@ -94,7 +124,13 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
         "frac_bits": frac_bits,
         "started_from": config.checkpoint,
     }
-    teacher = None if config.teacher is None else load_network(config.teacher).to(device)
+    if config.fault.kind == "python":
+        metadata["fault_code"] = getattr(config.fault, "path")  # noqa: B009 - a field of this kind only
+    teacher = (
+        None
+        if config.teacher is None
+        else load_network(config.teacher, trust_code=config.run.trust_code).to(device)
+    )
     return Prepared(network, splits, teacher, metadata)
 
 

@@ -1,34 +1,23 @@
-"""From sections of a composed configuration to the package's objects.
-
-What a value may be is checked here by building the object it describes, before data or network are loaded:
-``build_fault`` and ``build_device`` first, in every script.
+"""The fault section of a configuration: one sign test, one per site from a file, the checkpoint's own, or the
+user's own.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from circa_train.config.schema import DataConfig, FaultConfig, ModelConfig
-from circa_train.data import Augmentation, DataSplits, load_data
+from circa_train import user_code
 from circa_train.fault import SignTest, sign_test_from_dict
-from circa_train.nn.models.registry import build_model
+from circa_train.jobs.mirror import MISSING
+from circa_train.jobs.settings import COMMON, FaultConfig
 
 #: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
 FROM_CHECKPOINT = "checkpoint"
-
-#: What a checkpoint's metadata says of its data.
-_RECORDED = ("name", "validation_fraction", "seed", "image_size", "mean", "std")
-
-#: Fields of the fault section that are not the sign test's own.
-_COMMON = ("frac_bits", "headroom_bits", "seed", "overflow")
 
 Faults = SignTest | dict[str, SignTest]
 
@@ -65,7 +54,9 @@ def check_fault(section: FaultConfig) -> None:
     build_fault(section, {"fault": {"kind": "none"}} if section.kind == FROM_CHECKPOINT else None)
 
 
-def build_fault(section: FaultConfig, metadata: Mapping[str, Any] | None = None) -> FaultPlan:
+def build_fault(
+    section: FaultConfig, metadata: Mapping[str, Any] | None = None, trust_code: bool = False
+) -> FaultPlan:
     """Check and build the sign tests that a fault section describes; ``fault=checkpoint`` needs the
     checkpoint's metadata.
 
@@ -82,23 +73,60 @@ def build_fault(section: FaultConfig, metadata: Mapping[str, Any] | None = None)
     chosen = None if isinstance(frac_bits, str) else frac_bits
     if chosen is not None and not 0 <= chosen <= 30:
         raise ValueError(f"fault.frac_bits = {chosen} is outside [0, 30]")
-    fields = {key: value for key, value in asdict(section).items() if key not in _COMMON}
+    fields = {key: value for key, value in asdict(section).items() if key not in COMMON}
     if section.kind == FROM_CHECKPOINT:
         trained = (metadata or {}).get("fault")
         if trained is None:
             raise ValueError(
                 "fault=checkpoint: this one was trained with exact ReLUs; give fault=poszero or another"
             )
+        _know(metadata or {}, trust_code)
         fields = dict(trained)
     if "sites" in fields:
         sites = {name: sign_test_from_dict(description) for name, description in fields["sites"].items()}
         return FaultPlan(sites, chosen, {"sites": fields["sites"]})
+    if section.kind == "python":
+        fields = _own_fields(fields)
     if section.kind != "file":
         spec = sign_test_from_dict(fields)
         return FaultPlan(spec, chosen, spec.to_dict())
     sites, stored_bits = read_fault_file(fields["path"])
     description = {"sites": {name: spec.to_dict() for name, spec in sites.items()}}
     return FaultPlan(sites, stored_bits if chosen is None else chosen, description)
+
+
+def _know(metadata: Mapping[str, Any], trust_code: bool) -> None:
+    """Import the fault model that a checkpoint was trained with, if it is somebody's own and that is
+    allowed.
+    """
+    code = metadata.get("fault_code")
+    if code is not None:
+        user_code.require_named(code, trusted=trust_code, how=f"fault=python fault.path={code}")
+        own_sign_test(code)
+
+
+def own_sign_test(reference: str) -> type[SignTest]:
+    """The class of a fault model of the user's own, by ``file.py:Class`` or ``package.module:Class``.
+
+    Raises:
+        ValueError: if there is no such class, or it is no :class:`~circa_train.fault.SignTest`.
+    """
+    found = user_code.load(reference)
+    if not (isinstance(found, type) and issubclass(found, SignTest) and hasattr(found, "kind")):
+        raise ValueError(
+            f"fault.path = {reference!r} is not a class derived from circa_train.SignTest with a kind"
+        )
+    return found
+
+
+def _own_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """The section of ``fault=python`` as a sign test's description, every value of the type that its field
+    says.
+    """
+    reference = fields.pop("path")
+    test = own_sign_test(reference)
+    del fields["kind"]
+    return {"kind": test.kind, **{key: value for key, value in fields.items() if value != MISSING}}
 
 
 def read_fault_file(path: str | Path) -> tuple[dict[str, SignTest], int | None]:
@@ -132,89 +160,3 @@ def read_fault_file(path: str | Path) -> tuple[dict[str, SignTest], int | None]:
         except (ValueError, TypeError) as error:
             raise type(error)(f"fault file {path}, site {name}: {error}") from error
     return sites, content.get("frac_bits")
-
-
-def build_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device, or the CPU where there is none.
-
-    Raises:
-        ValueError: if the name is no device, or that device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"run.device = {name!r} is not here: {str(error).splitlines()[0]}; use auto or cpu"
-        ) from error
-    return device
-
-
-def build_splits(
-    section: DataConfig, device: torch.device, metadata: Mapping[str, Any] | None = None
-) -> DataSplits:
-    """Load the data set of a data section; ``data=checkpoint`` is completed from a checkpoint's metadata.
-
-    The last two data sets stay in memory for the next job of this process.
-
-    Raises:
-        DataError, ValueError: from ``load_data``, or because the checkpoint does not name its data.
-    """
-    arguments = asdict(section)
-    del arguments["augment"]
-    recorded = (metadata or {}).get("data") or {}
-    if section.name == FROM_CHECKPOINT:
-        if "name" not in recorded:
-            raise ValueError(
-                "the checkpoint does not say which data it was trained on; give data=cifar10 or another"
-            )
-        arguments.update({key: recorded[key] for key in _RECORDED if key in recorded})
-    return _kept_splits(json.dumps(arguments), str(device))
-
-
-@functools.lru_cache(maxsize=2)
-def _kept_splits(arguments: str, device: str) -> DataSplits:
-    return load_data(**json.loads(arguments), device=device)
-
-
-def describe_data(splits: DataSplits, section: DataConfig) -> dict[str, Any]:
-    """The ``data`` entry of a checkpoint's metadata: enough to load the same splits with the same
-    normalisation again.
-    """
-    return {
-        "name": splits.name,
-        "class_names": list(splits.class_names),
-        "mean": list(splits.mean),
-        "std": list(splits.std),
-        "validation_fraction": section.validation_fraction,
-        "seed": section.seed,
-        "image_size": section.image_size,
-    }
-
-
-def build_augmentation(section: DataConfig) -> Augmentation:
-    return Augmentation(crop=section.augment.crop, flip=section.augment.flip, cutout=section.augment.cutout)
-
-
-def model_arguments(section: ModelConfig, splits: DataSplits) -> dict[str, Any]:
-    """The keyword arguments of ``build_model``, options that say nothing left out."""
-    arguments = {
-        **asdict(section),
-        "num_classes": splits.num_classes,
-        "image_size": splits.image_size,
-        "in_channels": splits.channels,
-    }
-    return {key: value for key, value in arguments.items() if value is not None}
-
-
-def check_model(section: ModelConfig) -> None:
-    """Refuse an unknown model or option before any data is loaded, by building it without memory."""
-    if section.name == FROM_CHECKPOINT:
-        return
-    arguments = {
-        key: value for key, value in asdict(section).items() if value is not None and key != "reduction"
-    }
-    with torch.device("meta"):
-        build_model(**arguments, num_classes=10, image_size=32)

@@ -1,26 +1,59 @@
-"""The kind-specific parts of ``result.json``: what an evaluation records."""
+"""Accuracy under faults: the work of ``scripts/evaluate.py``, and what its ``result.json`` holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
-from circa_train.config.build import FaultPlan
-from circa_train.config.schema import EvaluateConfig
-from circa_train.config.source import Source
 from circa_train.data import Batches
-from circa_train.evaluation import FIRST_DRAW, Evaluation, evaluate
-from circa_train.fault import FaultKinds, SignTest, TruncatedSign, expected_faults
-from circa_train.field import bit_length
+from circa_train.evaluation import FIRST_DRAW, evaluate
+from circa_train.export import is_export
+from circa_train.fault import FaultKinds, expected_faults
 from circa_train.fixed_point import to_fixed
-from circa_train.nn.control import evaluating, set_draw, site_inputs, specs_by_site, stochastic_relus
+from circa_train.jobs.build import build_device
+from circa_train.jobs.describe import comparison_cost, describe_evaluation, describe_model
+from circa_train.jobs.export import export_evaluation
+from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
+from circa_train.jobs.job import Job
+from circa_train.jobs.settings import EvaluateConfig
+from circa_train.jobs.source import Source, open_source
+from circa_train.nn.control import evaluating, set_draw, site_inputs, stochastic_relus
 from circa_train.nn.observation import observe
 
-#: One AND gate of a comparison, garbled with half gates (Zahur, Rosulek, Evans 2015).
-_BYTES_PER_AND = 32
+
+def work(job: Job) -> dict[str, Any]:
+    """Build (and so check) the fault and the device, then load, evaluate and report."""
+    config: EvaluateConfig = job.cfg
+    if is_export(config.checkpoint):
+        return evaluate_export(job)
+    check_fault(config.fault)
+    device = build_device(config.run.device)
+    source = open_source(config.checkpoint, config.model, config.data, device, config.run.trust_code)
+    plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
+    record = evaluation_record(source, plan, config)
+    accuracy = record["accuracy"]
+    job.log.info(
+        "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %d fraction bits",
+        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
+        len(accuracy["draws"]), 100 * record["baseline_accuracy"], record["frac_bits"],
+    )  # fmt: skip
+    return record
+
+
+def evaluate_export(job: Job) -> dict[str, Any]:
+    """An export folder is evaluated as the integer network it is, beside its float simulator."""
+    record = export_evaluation(job.cfg)
+    accuracy, difference = record["accuracy"], record["difference"]
+    job.log.info(
+        "%s: integer network %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; "
+        "integer minus simulator %+.2f [%+.2f, %+.2f] points",
+        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
+        len(accuracy["draws"]), 100 * record["baseline_accuracy"], 100 * difference["mean"],
+        100 * difference["low"], 100 * difference["high"],
+    )  # fmt: skip
+    return record
 
 
 def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -> dict[str, Any]:
@@ -52,45 +85,6 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "cost": comparison_cost(source.relus(), plan),
         "sites": site_records(network, source, config) if config.sites else [],
     }
-
-
-def describe_evaluation(measured: Evaluation) -> dict[str, Any]:
-    low, high = measured.interval
-    return {
-        "mean": measured.mean,
-        "std": measured.std,
-        "low": low,
-        "high": high,
-        "draws": list(measured.accuracies),
-        "images": measured.images,
-    }
-
-
-def describe_model(arguments: Mapping[str, Any]) -> str:
-    """A model's name with what makes it another network: ``resnet18 width=0.5 reduced``."""
-    options = [f"{key}={arguments[key]}" for key in ("shortcut", "width") if arguments.get(key) is not None]
-    return " ".join([str(arguments["name"]), *options, *(["reduced"] if arguments.get("reduction") else [])])
-
-
-def comparison_cost(relus: Mapping[str, int], plan: FaultPlan) -> dict[str, int | None]:
-    """ReLUs per image and what their sign tests cost: bits - k AND gates each, 32 bytes of garbled tables per
-    gate.
-
-    Only truncated signs (and exact ReLUs among them, which are not counted as comparisons) have such a
-    circuit; for other fault models the costs are None.
-    """
-    cost: dict[str, int | None] = {"relus": sum(relus.values()), "and_gates": None, "table_bytes": None}
-    specs = specs_by_site(plan.faults, relus)
-    if all(isinstance(spec, TruncatedSign) for spec in specs.values()):
-        gates = sum(_and_gates(relus[name], spec) for name, spec in specs.items())
-        cost |= {"and_gates": gates, "table_bytes": gates * _BYTES_PER_AND}
-    return cost
-
-
-def _and_gates(relus: int, spec: SignTest) -> int:
-    assert isinstance(spec, TruncatedSign)
-    ks = spec.k if isinstance(spec.k, tuple) else (spec.k,)
-    return sum(relus // len(ks) * (bit_length(spec.prime) - k) for k in ks)
 
 
 def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> list[dict[str, Any]]:

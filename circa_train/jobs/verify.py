@@ -1,4 +1,6 @@
-"""The kind-specific part of ``result.json`` for a verification."""
+"""The proof that the simulator is the protocol: the work of ``scripts/verify.py``, and what its record
+holds.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from circa_train.config.build import FROM_CHECKPOINT, build_device, build_fault, check_fault
-from circa_train.config.records import describe_model
-from circa_train.config.schema import VerifyConfig
-from circa_train.config.source import open_source
 from circa_train.cost import (
     CircuitCost,
     Seconds,
     compare_circuits,
+    cost_table,
     measure_seconds,
     network_rows,
     paper_circuits,
@@ -28,10 +27,17 @@ from circa_train.fault import SignTest
 from circa_train.gc.aes.engines import make_kernel
 from circa_train.gc.aes.key_schedule import KEY_BYTES
 from circa_train.gc.circuits.sign import SignCircuit
+from circa_train.jobs.build import build_device
+from circa_train.jobs.describe import describe_model
+from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault
+from circa_train.jobs.job import Job
+from circa_train.jobs.settings import VerifyConfig
+from circa_train.jobs.source import open_source
 from circa_train.nn.control import set_draw, specs_by_site
 from circa_train.verify import (
     SiteReport,
     SiteSample,
+    by_reason,
     check_transport,
     choose_sites,
     collect_samples,
@@ -60,6 +66,30 @@ class Collected:
     relus: Mapping[str, int]
     samples: Sequence[SiteSample]
     left_out: Mapping[str, str]
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Check what can be checked, then load, compare site by site, and price the whole network."""
+    record, table = verification_record(job.cfg)
+    job.log.info("%s\n%s", job.folder.name, table)
+    if record["left_out"]:
+        job.log.warning(
+            "not garbled: %s", by_reason({site["site"]: site["reason"] for site in record["left_out"]})
+        )
+    if record["network"]:
+        job.log.info(
+            "the whole network, per image, %d fraction bits\n%s",
+            record["frac_bits"],
+            cost_table(record["network"]),
+        )
+    for site in record["sites"]:
+        for mismatch in site["named"]:
+            job.log.error("%s", mismatch["text"])
+    outcome = f"{record['mismatches']} mismatches" if record["mismatches"] else "no mismatch"
+    job.log.info(
+        "%d sites, %d values, each in four ways: %s", len(record["sites"]), record["values"], outcome
+    )
+    return record
 
 
 def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
@@ -97,8 +127,10 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
 
 def _from_checkpoint(config: VerifyConfig) -> Collected:
     """Images of a split through the converted network."""
-    source = open_source(config.checkpoint, config.model, config.data, build_device(config.run.device))
-    plan = build_fault(config.fault, source.checkpoint.metadata)
+    source = open_source(
+        config.checkpoint, config.model, config.data, build_device(config.run.device), config.run.trust_code
+    )
+    plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
     relus = source.relus()
     specs = specs_by_site(plan.faults, relus)
     names, left_out = choose_sites(specs, config.verify.sites)

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from circa_train import user_code
 from circa_train.checkpoint import Checkpoint, CheckpointError, adopt_foreign, load_checkpoint, load_network
-from circa_train.config.build import FROM_CHECKPOINT, FaultPlan, build_splits, describe_data, model_arguments
-from circa_train.config.schema import AugmentConfig, DataConfig, FaultConfig, ModelConfig
 from circa_train.data import Batches, DataSplits, ImageSet
 from circa_train.evaluation import Evaluation, evaluate
 from circa_train.fault import NoFault
+from circa_train.jobs.build import build_splits, describe_data, model_arguments
+from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan
+from circa_train.jobs.settings import AugmentConfig, DataConfig, FaultConfig, ModelConfig
 from circa_train.nn.calibration import fit_frac_bits
 from circa_train.nn.control import set_specs
 from circa_train.nn.convert import with_stochastic_relus
@@ -112,7 +114,9 @@ class Source:
         return self._baselines[split]
 
 
-def open_source(checkpoint: str, model: ModelConfig, data: DataConfig, device: torch.device) -> Source:
+def open_source(
+    checkpoint: str, model: ModelConfig, data: DataConfig, device: torch.device, trust_code: bool = False
+) -> Source:
     """Load a checkpoint and its data; a foreign file is completed by ``model=`` and ``data=`` of the
     configuration.
 
@@ -122,12 +126,18 @@ def open_source(checkpoint: str, model: ModelConfig, data: DataConfig, device: t
     path = Path(checkpoint)
     stat = path.stat() if path.is_file() else None
     stamp = (stat.st_mtime_ns, stat.st_size) if stat else None
-    return _open(str(path), stamp, json.dumps(asdict(model)), json.dumps(asdict(data)), str(device))
+    sections = json.dumps(asdict(model)), json.dumps(asdict(data))
+    return _open(str(path), stamp, *sections, str(device), trust_code)
 
 
 @functools.lru_cache(maxsize=2)
 def _open(
-    path: str, _stamp: tuple[int, int] | None, model_section: str, data_section: str, device_name: str
+    path: str,
+    _stamp: tuple[int, int] | None,
+    model_section: str,
+    data_section: str,
+    device_name: str,
+    trust_code: bool,
 ) -> Source:
     model = ModelConfig(**json.loads(model_section))
     fields = json.loads(data_section)
@@ -135,7 +145,7 @@ def _open(
     device = torch.device(device_name)
     try:
         checkpoint = load_checkpoint(path)
-        splits = build_splits(data, device, checkpoint.metadata)
+        splits = build_splits(data, device, checkpoint.metadata, trust_code)
     except CheckpointError:
         if FROM_CHECKPOINT in (model.name, data.name) or not Path(path).is_file():
             raise
@@ -143,7 +153,9 @@ def _open(
         checkpoint = adopt_foreign(
             path, model=model_arguments(model, splits), data=describe_data(splits, data)
         )
-    return Source(checkpoint, splits, load_network(checkpoint).to(device).eval())
+    own = model.name if user_code.is_reference(model.name) else None
+    network = load_network(checkpoint, code=own, trust_code=trust_code)
+    return Source(checkpoint, splits, network.to(device).eval())
 
 
 def calibrated_frac_bits(network: nn.Module, splits: DataSplits, prime: int, headroom_bits: int) -> int:

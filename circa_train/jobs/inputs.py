@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from circa_train import user_code
 from circa_train.runs.folder import file_digest, flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
 INPUT_KEYS = ("checkpoint", "teacher", "fault.path")
+
+#: Keys that may name code of the user's own, whose source file enters the result.
+CODE_KEYS = ("model.name", "data.name")
 
 
 def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
@@ -19,8 +23,15 @@ def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
     for.
     """
     values = flatten(config)
+    code = {key: values.get(key) for key in CODE_KEYS if user_code.is_reference(values.get(key))}
+    if values.get("fault.kind") == "python":
+        code["fault.path"] = values.get("fault.path")
     paths = {key: Path(str(values[key])) for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
-    return {key: _digest(str(path), *_stamp(path)) for key, path in paths.items() if path.exists()}
+    digests = {key: _digest(str(path), *_stamp(path)) for key, path in paths.items() if path.exists()}
+    sources = {
+        key: user_code.source_digest(str(name)) for key, name in code.items() if name not in (None, "???")
+    }
+    return digests | {key: digest for key, digest in sources.items() if digest is not None}
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""One module per script: from a configuration (``settings``) to a record, without Hydra."""

@@ -1,0 +1,83 @@
+"""How many bits may be dropped, and where: the work of ``scripts/search.py``."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from circa_train.fault import TruncatedSign
+from circa_train.jobs.build import build_device
+from circa_train.jobs.describe import describe_model
+from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
+from circa_train.jobs.inputs import input_digests
+from circa_train.jobs.job import Job
+from circa_train.jobs.settings import SearchConfig
+from circa_train.jobs.source import open_source
+from circa_train.runs.folder import fingerprint
+from circa_train.search import Answer, SearchSettings, search, summary, write_fault_file
+
+#: The answer, and what was measured on the way, in the run's folder.
+FAULT_FILE, MEASURED = "fault.yaml", "measured.json"
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Check, load, search on validation images, confirm on test images, and write the fault file."""
+    config = job.cfg
+    check_fault(config.fault)
+    device = build_device(config.run.device)
+    source = open_source(
+        config.checkpoint, config.model, config.data, device, config.run.trust_code
+    )
+    plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
+    settings, spec = build_search(config, plan)
+    if source.finetuned:
+        job.log.warning(
+            "this checkpoint was trained with faults: its accuracy need not fall as k rises, and with exact "
+            "ReLUs it may be no "
+            "baseline; search the network as it was before fine-tuning, and fine-tune at the answer"
+        )
+    store = job.folder / MEASURED
+    if not job.resume:
+        store.unlink(missing_ok=True)
+    result = search(
+        source.converted(config.fault, plan), source.splits, spec, settings, store_path=store,
+        identity=fingerprint(job.config, input_digests(job.config)), report=job.log.info,
+        progress=config.run.progress,
+    )  # fmt: skip
+    answer = Answer.of(result, settings)
+    path = job.folder / FAULT_FILE
+    text = summary(answer, path)
+    command = shlex.join([
+        "scripts/evaluate.py", f"checkpoint={config.checkpoint}", "fault=file", f"fault.path={path}",
+        f"fault.seed={config.fault.seed}", f"fault.overflow={config.fault.overflow}",
+        f"draws.count={len(result.chosen_test.evaluation.accuracies)}",
+    ])  # fmt: skip
+    write_fault_file(path, answer, [text, f"the same test accuracies: {command}"])
+    job.log.info("%s", text)
+    return {**answer.record(), "fault_file": str(path),
+    "model": describe_model(source.checkpoint.metadata["model"]),
+            "data": source.splits.name, "checkpoint": config.checkpoint}  # fmt: skip
+
+
+def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings, TruncatedSign]:
+    """Settings, and the sign test whose mode and prime the search keeps while it varies k.
+
+    Raises:
+        ValueError: for a value outside its range, or a fault that has no k.
+    """
+    spec = plan.faults
+    if not isinstance(spec, TruncatedSign) or not isinstance(spec.k, int):
+        raise ValueError(
+            f"fault.kind = {config.fault.kind!r} has no k to search for; give fault=poszero or fault=negpass"
+        )
+    settings = SearchSettings(
+        budget=config.budget,
+        first_k=spec.k,
+        draws=config.draws.count,
+        max_draws=config.draws.most,
+        per_site=config.per_site,
+        trials=config.trials,
+        images=config.images,
+        batch_size=config.batch_size,
+    )
+    return settings, spec

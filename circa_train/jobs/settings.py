@@ -1,0 +1,295 @@
+"""What every job can be told: one dataclass per job, put together from sections.
+
+These are plain dataclasses, for callers from Python and for Hydra alike (``circa_train.config`` registers
+them as the schemas of the YAML files, so a mistyped key or value fails when Hydra composes). They say which
+keys there are and of which type; what a value may be (k below the bit length of the prime, a rate in [0, 1],
+a model that exists) is checked by building the object it describes, before anything is loaded. Fields that
+describe settings of another part are mirrored from there, names and defaults. Nothing here imports torch, so
+that ``--help`` and a re-launch of a finished sweep stay quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from circa_train.benchmark.sizes import BenchmarkSizes
+from circa_train.jobs.mirror import MISSING, mirrored
+from circa_train.runs.metrics import WandbSettings
+from circa_train.search.settings import SearchSettings
+from circa_train.training.settings import TrainingSettings
+
+
+@dataclass
+class ModelConfig:
+    """Arguments of ``build_model``; classes, image size and channels come from the data."""
+
+    name: str = MISSING
+    shortcut: str | None = None
+    width: float | None = None
+    dropout: float | None = None
+    reduction: Any = None  # a dict; with a type that says so it could not be set from the command line
+    options: Any = None  # a dict: further arguments of a network of your own
+
+
+#: Random changes to training images, in pixels: the fields ``augment_...`` of the training settings.
+AugmentConfig: Any = mirrored(
+    "AugmentConfig", TrainingSettings, {f"augment_{name}": name for name in ("crop", "flip", "cutout")}
+)
+
+
+@dataclass
+class DataConfig:
+    """Arguments of ``load_data``; ``root`` and ``download`` do not enter a run's identity."""
+
+    name: str = MISSING
+    root: str = "data"
+    download: bool = False
+    validation_fraction: float = 0.1
+    seed: int = 0
+    limit: int | None = None
+    image_size: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass
+class FaultConfig:
+    """What every sign test needs beside its own parameters.
+
+    ``frac_bits: auto`` takes the checkpoint's own value if it was trained with faults, and otherwise fits one
+    on training images, ``headroom_bits`` below the largest that does not overflow.
+    """
+
+    kind: str = MISSING
+    frac_bits: int | str = "auto"
+    headroom_bits: int = 5
+    seed: int = 0
+    overflow: str = "raise"
+
+
+#: Fields of the fault section that are not the sign test's own.
+COMMON = ("frac_bits", "headroom_bits", "seed", "overflow")
+
+
+@dataclass
+class FileFaultConfig(FaultConfig):
+    """One spec per site, as the search writes it: ``{"sites": {name: spec}, "frac_bits": ...}`` in YAML or
+    JSON.
+    """
+
+    kind: str = "file"
+    path: str = MISSING
+
+
+@dataclass
+class CheckpointFaultConfig(FaultConfig):
+    """The sign tests that the checkpoint was trained with."""
+
+    kind: str = "checkpoint"
+
+
+@dataclass
+class PythonFaultConfig(FaultConfig):
+    """A fault model of your own: ``path`` is ``file.py:Class`` or ``package.module:Class``, its fields are
+    keys beside it.
+    """
+
+    kind: str = "python"
+    path: str = MISSING
+
+
+#: The optimiser's part of the training settings.
+OptimConfig: Any = mirrored(
+    "OptimConfig",
+    TrainingSettings,
+    (
+        "optimizer", "learning_rate", "momentum", "nesterov", "weight_decay", "decay_norm_and_bias",
+        "schedule",
+        "warmup_epochs", "milestones", "step_factor", "clip_norm",
+    ),
+)  # fmt: skip
+
+_WandbFields: Any = mirrored("_WandbFields", WandbSettings, ("mode", "project", "entity", "group", "tags"))
+
+
+@dataclass
+class TrackerConfig(_WandbFields):
+    """Where metrics go beside ``metrics.jsonl``, which is always written: nowhere (``jsonl``) or to Weights &
+    Biases.
+    """
+
+    name: str = "jsonl"
+
+
+@dataclass
+class RunConfig:
+    """How and where a job runs; nothing here changes its result, so nothing here enters its identity.
+
+    ``name`` replaces the label in front of the folder's hash, ``sweep`` names the folder of a multirun,
+    ``again`` ignores a finished result. ``trust_code`` imports
+    code that a checkpoint names: a network, a data set or a fault model of somebody\'s own.
+    """
+
+    root: str = "runs"
+    name: str | None = None
+    sweep: str = "sweep"
+    device: str = "auto"
+    threads: int | None = None
+    progress: bool = True
+    again: bool = False
+    trust_code: bool = False
+
+
+@dataclass
+class DrawsConfig:
+    """Fault draws: ``count``, or as many more, up to ``most``, as make the 95% interval no wider than
+    ``until_width``.
+    """
+
+    count: int = 5
+    until_width: float | None = None
+    most: int = 50
+
+
+_TrainingFields: Any = mirrored("_TrainingFields", TrainingSettings, without=(AugmentConfig, OptimConfig))
+
+
+@dataclass
+class TrainConfig(_TrainingFields):
+    """Training. What is not in a section is ``TrainingSettings`` under the same names.
+
+    ``checkpoint`` gives the first weights (fine-tuning), ``teacher`` a network to distil from.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    checkpoint: str | None = None
+    teacher: str | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    draws: DrawsConfig = field(default_factory=DrawsConfig)
+    split: str = "test"
+    batch_size: int = 256
+    sites: bool = False
+
+
+@dataclass
+class CheckConfig:
+    """What is verified: ``sites`` is ``all``, a name, a list of names, or how many, spread evenly over the
+    network.
+
+    ``seed`` makes the two parties' secrets repeatable; null is how a protocol has to run.
+    """
+
+    sites: Any = "all"
+    samples: int = 4096
+    transport: str = "memory"
+    seed: int | None = None
+
+
+@dataclass
+class VerifyConfig:
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    verify: CheckConfig = field(default_factory=CheckConfig)
+    split: str = "test"
+
+
+#: Fault draws per candidate: ``count``, doubled while it is undecided, up to ``most``.
+SearchDrawsConfig: Any = mirrored(
+    "SearchDrawsConfig", SearchSettings, {"draws": "count", "max_draws": "most"}
+)
+
+_SearchFields: Any = mirrored(
+    "_SearchFields", SearchSettings, ("budget", "per_site", "trials", "images", "batch_size")
+)
+
+
+@dataclass
+class SearchConfig(_SearchFields):
+    """The search for k. What is not in a section is ``SearchSettings`` under the same names."""
+
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    draws: SearchDrawsConfig = field(default_factory=SearchDrawsConfig)
+
+
+@dataclass
+class CostConfig:
+    """Networks to price: every one of ``models`` at every side of ``image_sizes``, for colour images."""
+
+    models: list[str] = field(default_factory=lambda: ["resnet18", "resnet32", "vgg16"])
+    image_sizes: list[int] = field(default_factory=lambda: [32, 64])
+    num_classes: int = 10
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    timed: bool = True
+    out: str | None = None
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class ExportDrawsConfig(DrawsConfig):
+    """Fault draws of the accuracy that the manifest quotes; an integer network is slow, and fewer do."""
+
+    count: int = 3
+
+
+@dataclass
+class ExportConfig:
+    """An export.
+
+    ``fault.frac_bits: auto`` takes the checkpoint's own, and else chooses from ``calibration_images``
+    training images: activations and weights of ``value_bits``, ``fault.headroom_bits`` to spare. ``images``
+    of the split, evenly spaced, give the accuracy (null: all), and ``vectors`` of them the test vectors.
+    """
+
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    draws: ExportDrawsConfig = field(default_factory=ExportDrawsConfig)
+    split: str = "test"
+    images: int | None = 1000
+    batch_size: int = 128
+    calibration_images: int = 256
+    value_bits: int = 15
+    weight_frac_bits: int | None = None
+    rescaling: str = "floor"
+    vectors: int = 2
+
+
+@dataclass
+class BenchmarkConfig:
+    benchmark: BenchmarkSizes = field(default_factory=BenchmarkSizes)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class PlotConfig:
+    runs: Any = MISSING
+    out: str = "runs/plots"
+    where: dict[str, Any] = field(default_factory=dict)
+    formats: list[str] = field(default_factory=lambda: ["png", "svg"])
+    tolerance: float = 0.01
+    run: RunConfig = field(default_factory=RunConfig)
