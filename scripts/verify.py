@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from circa_train.config import Job, config_folder, entry, run_job
-from circa_train.runs.folder import RESULT, read_json
+from circa_train.files import read_json
+from circa_train.runs.folder import RESULT
 
 
 def verify_job(job: Job) -> dict[str, Any]:

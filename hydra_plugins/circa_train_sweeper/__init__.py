@@ -29,7 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from circa_train.config.identify import plain, run_folder
 from circa_train.config.inputs import input_digests
 from circa_train.config.templates import TemplateLoader
-from circa_train.runs.folder import FAILURE, RESULT, RunFolder, read_json, stored_results
+from circa_train.files import read_json
+from circa_train.runs.folder import FAILURE, RESULT, RunFolder, stored_results
 
 log = logging.getLogger(__name__)
 
