@@ -11,6 +11,7 @@ from circa_train.cost.network import Sites, Specs, circuits_of, network_cost
 from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault.spec import NoFault, TruncatedSign
 from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.text import aligned
 
 Timings = Mapping[ReluCircuit, Seconds]
 
@@ -121,19 +122,7 @@ def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 *seconds,
             ]
         )
-    return align(lines)
-
-
-def align(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first two columns to the left, the others to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return aligned(lines, left=2)
 
 
 def _truncated(specs: Specs) -> TruncatedSign:
