@@ -11,17 +11,11 @@ from torch import nn
 from circa_train.config.build import FaultPlan
 from circa_train.config.schema import EvaluateConfig
 from circa_train.config.source import Source
+from circa_train.cost import has_circuit, network_cost
 from circa_train.data import Batches
 from circa_train.evaluation import FIRST_DRAW, Evaluation, evaluate
-from circa_train.fault.law import FaultKinds, expected_faults
-from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign, field_prime
-from circa_train.field import bit_length
-from circa_train.fixed_point import to_fixed
-from circa_train.nn.control import evaluating, set_draw, site_inputs, specs_by_site, stochastic_relus
-from circa_train.nn.observation import observe
-
-#: One AND gate of a comparison, garbled with half gates (Zahur, Rosulek, Evans 2015).
-_BYTES_PER_AND = 32
+from circa_train.nn.control import evaluating, set_draw, specs_by_site, stochastic_relus
+from circa_train.nn.observation import expect, observe
 
 
 def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -> dict[str, Any]:
@@ -50,7 +44,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "trained_fault": metadata.get("fault"),
         "fault": plan.description,
         "frac_bits": source.frac_bits(config.fault, plan),
-        "cost": comparison_cost(source.relus(), plan),
+        "cost": describe_cost(source.relus(), plan),
         "sites": site_records(network, source, config) if config.sites else [],
     }
 
@@ -73,46 +67,26 @@ def describe_model(arguments: Mapping[str, Any]) -> str:
     return " ".join([str(arguments["name"]), *options, *(["reduced"] if arguments.get("reduction") else [])])
 
 
-def comparison_cost(relus: Mapping[str, int], plan: FaultPlan) -> dict[str, int | None]:
-    """ReLUs per image and what their sign tests cost: bits - k AND gates each, 32 bytes of garbled tables per
-    gate.
-
-    Only truncated signs (and exact ReLUs among them, which are not counted as comparisons) have such a
-    circuit; for other fault models the costs are None.
+def describe_cost(relus: Mapping[str, int], plan: FaultPlan) -> dict[str, int | None]:
+    """ReLUs per image, and the AND gates and bytes of garbled tables of their sign tests, as
+    :mod:`circa_train.cost` counts them; None where a site's fault model has no circuit.
     """
-    cost: dict[str, int | None] = {"relus": sum(relus.values()), "and_gates": None, "table_bytes": None}
     specs = specs_by_site(plan.faults, relus)
-    if all(isinstance(spec, TruncatedSign) for spec in specs.values()):
-        gates = sum(_and_gates(relus[name], spec) for name, spec in specs.items())
-        cost |= {"and_gates": gates, "table_bytes": gates * _BYTES_PER_AND}
+    cost: dict[str, int | None] = {"relus": sum(relus.values()), "and_gates": None, "table_bytes": None}
+    if all(has_circuit(spec) for spec in specs.values()):
+        network = network_cost(list(relus.items()), specs, accounting="tables")
+        cost |= {"and_gates": network.and_gates, "table_bytes": network.bytes}
     return cost
-
-
-def _and_gates(relus: int, spec: FaultSpec) -> int:
-    assert isinstance(spec, TruncatedSign)
-    ks = spec.k if isinstance(spec.k, tuple) else (spec.k,)
-    return sum(relus // len(ks) * (bit_length(spec.prime) - k) for k in ks)
 
 
 def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> list[dict[str, Any]]:
     """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same
     activations.
     """
-    expected: dict[str, FaultKinds] = {}
-    relus = stochastic_relus(network)
-
-    def record(name: str, z: Any) -> None:
-        relu = relus[name]
-        if isinstance(relu.spec, NoFault):
-            expected[name] = FaultKinds(values=z.numel())
-            return
-        x, _ = to_fixed(z, relu.frac_bits, field_prime(relu.spec), config.fault.overflow)
-        expected[name] = expected_faults(x, relu.spec)
-
     splits = source.splits
     batches = Batches(source.images(config.split), config.batch_size, mean=splits.mean, std=splits.std)
     images, _, first = next(iter(batches))
-    with evaluating(network), observe(network) as seen, site_inputs(network, record):
+    with evaluating(network), observe(network) as seen, expect(network) as expected:
         set_draw(network, FIRST_DRAW, first)
         network(images)
     return [
@@ -125,5 +99,5 @@ def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> 
             "high": seen[name].high if seen[name].values else None,
             "overflows": seen[name].overflows,
         }
-        for name in relus
+        for name in stochastic_relus(network)
     ]

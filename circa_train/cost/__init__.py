@@ -12,7 +12,14 @@ Nothing here needs torch.
 from __future__ import annotations
 
 from circa_train.cost.accounting import ACCOUNTINGS, DELPHI, Reference, delphi_bytes, relu_bytes
-from circa_train.cost.network import NetworkCost, SiteCost, circuits_of, gates_saved, network_cost
+from circa_train.cost.network import (
+    NetworkCost,
+    SiteCost,
+    circuits_of,
+    gates_saved,
+    has_circuit,
+    network_cost,
+)
 from circa_train.cost.table import CircuitCost, compare_circuits, cost_table, network_rows, paper_circuits
 from circa_train.cost.timing import Seconds, measure_seconds
 
@@ -29,6 +36,7 @@ __all__ = [
     "cost_table",
     "delphi_bytes",
     "gates_saved",
+    "has_circuit",
     "measure_seconds",
     "network_cost",
     "network_rows",

@@ -12,13 +12,11 @@ from functools import lru_cache
 from circa_train.cost.accounting import relu_bytes, relu_cost
 from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault.spec import FaultSpec, NoFault, TruncatedSign
+from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.circuits.relu import ReluCircuit
 
 Sites = Sequence[tuple[str, int]]
 Specs = FaultSpec | Mapping[str, FaultSpec]
-
-#: What a site without faults is taken to run: the paper's circuit (b).
-EXACT = ReluCircuit("exact")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def network_cost(
     specs: Specs,
     *,
     accounting: str = "labels",
-    exact: ReluCircuit = EXACT,
+    exact: ReluCircuit | None = None,
     timings: Mapping[ReluCircuit, Seconds] | None = None,
 ) -> NetworkCost:
     """What all ReLUs of a network cost, per image. A few look-ups per site, once a circuit has been counted.
@@ -66,7 +64,7 @@ def network_cost(
         specs: the sign test of all sites, or one for each. k may differ by channel; every channel has equally
             many ReLUs.
         accounting: what to count, one of :data:`~circa_train.cost.accounting.ACCOUNTINGS`.
-        exact: the circuit of sites with ``NoFault``.
+        exact: the circuit of sites with ``NoFault``; by default that of :func:`exact_circuit`.
         timings: from :func:`~circa_train.cost.timing.measure_seconds`, for every circuit of
             :func:`circuits_of`.
 
@@ -78,6 +76,7 @@ def network_cost(
         >>> network_cost([("relu", 1000)], TruncatedSign(k=12), accounting="tables").bytes
         608000
     """
+    exact = exact_circuit(specs) if exact is None else exact
     costs = []
     for name, relus in sites:
         if isinstance(specs, Mapping) and name not in specs:
@@ -117,15 +116,30 @@ def gates_saved(sites: Sites, specs: Specs, versus: Specs) -> int:
     return before - after
 
 
-def circuits_of(spec: FaultSpec, exact: ReluCircuit = EXACT) -> Counter[ReluCircuit]:
+def exact_circuit(specs: Specs) -> ReluCircuit:
+    """What a site without faults is taken to run: the paper's circuit (b), over the field of the others."""
+    candidates = specs.values() if isinstance(specs, Mapping) else [specs]
+    primes = (spec.prime for spec in candidates if isinstance(spec, TruncatedSign))
+    return ReluCircuit("exact", next(primes, DEFAULT_PRIME))
+
+
+def has_circuit(spec: FaultSpec) -> bool:
+    """Is there a circuit for this sign test, and so a cost?"""
+    try:
+        return bool(circuits_of(spec))
+    except ValueError:
+        return False
+
+
+def circuits_of(spec: FaultSpec, exact: ReluCircuit | None = None) -> Counter[ReluCircuit]:
     """The circuits that realise a sign test, each with the number of channels that use it (1 in all, if k is
-    one int).
+    one int); ``exact`` as for :func:`network_cost`.
 
     Raises:
         ValueError: if no circuit of Z_p computes it.
     """
     if isinstance(spec, NoFault):
-        return Counter([exact])
+        return Counter([exact or exact_circuit(spec)])
     if not isinstance(spec, TruncatedSign):
         raise ValueError(f"{spec} has no garbled circuit and so no cost; truncated and exact signs do")
     ks = spec.k if isinstance(spec.k, tuple) else (spec.k,)
