@@ -8,14 +8,16 @@ that works.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from circa_train.benchmark.timing import Spread, interleaved, processor_seconds
+from circa_train.benchmark.timing import Spread, interleaved, seconds_of
 from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.accounting import relu_cost
 from circa_train.gc.aes.engines import make_kernel
@@ -25,6 +27,8 @@ from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.gc.protocol.garbling import Evaluator, Garbler
 from circa_train.gc.protocol.ot import EvaluatorTransfer, GarblerTransfer
 from circa_train.gc.protocol.parties import DEFAULT_CHUNK
+
+_processor_seconds = partial(seconds_of, clock=time.thread_time)
 
 #: Bytes per call for the plain AES ceiling: a second-level cache holds them, and the microseconds of a call
 #: do not show.
@@ -79,7 +83,7 @@ def measure(
     for warm_up in (garble, evaluate, own, openssl):
         warm_up()
     samples: dict[str, list[float]] = {}
-    timed = interleaved((openssl, own, garble, evaluate), pairs, processor_seconds)
+    timed = interleaved((openssl, own, garble, evaluate), pairs, _processor_seconds)
     for openssl_seconds, own_seconds, garble_seconds, evaluate_seconds in zip(*timed, strict=True):
         openssl_blocks, own_blocks = _AES_BLOCKS / openssl_seconds, _AES_BLOCKS / own_seconds
         ceiling = max(openssl_blocks, own_blocks)
@@ -121,7 +125,7 @@ def measure_transfer(transfers: int, *, kernel: str = "auto", chunk: int = 1 << 
             matrix, _own = receiver.extend(choices)
             sender.extend(matrix, chunk)
 
-    return processor_seconds(run) / (transfers // chunk * chunk) * 1e9
+    return _processor_seconds(run) / (transfers // chunk * chunk) * 1e9
 
 
 _AES_CALLS = 8

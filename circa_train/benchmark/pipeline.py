@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from circa_train.benchmark.timing import Spread, interleaved, wall_seconds
+from circa_train.benchmark.timing import Spread, interleaved
 from circa_train.data.augmentation import Augmentation
 from circa_train.data.batches import Batches
 from circa_train.data.cifar import MEAN, STD, torchvision_datasets
@@ -90,7 +90,7 @@ def measure_pipelines(
         _pass_through(loader)
 
     theirs()  # the workers start once
-    seconds = interleaved((ours, theirs), repeats, wall_seconds)
+    seconds = interleaved((ours, theirs), repeats)
     mine, other = ([images / taken for taken in side] for side in seconds)
     ratio = Spread.of([a / b for a, b in zip(mine, other, strict=True)])
     return PipelineSpeed(

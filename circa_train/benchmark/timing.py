@@ -51,40 +51,38 @@ class Comparison:
     theirs: float
 
 
+def seconds_of(run: Run, device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds from the start of ``run`` until the device has done all of it.
+
+    With ``time.thread_time`` for a clock, the processor time of this thread alone: what other programs take
+    from the core does not count.
+    """
+    finish = (lambda: None) if device == "cpu" else partial(torch.cuda.synchronize, device)
+    finish()
+    started = clock()
+    run()
+    finish()
+    return clock() - started
+
+
 def compare(ours: Run, theirs: Run, pairs: int, device: str = "cpu") -> Comparison:
     """Time both in ``pairs`` (at least 2) alternating pairs, after a warm-up; each first in every other
     pair.
     """
     for run in (ours, theirs, ours, theirs):
         run()
-    mine, other = interleaved((ours, theirs), pairs, partial(wall_seconds, device=device))
+    mine, other = interleaved((ours, theirs), pairs, partial(seconds_of, device=device))
     ratio = Spread.of([a / b for a, b in zip(mine, other, strict=True)])
     return Comparison(ratio.median, ratio.low, ratio.high, statistics.median(mine), statistics.median(other))
 
 
-def interleaved(runs: Sequence[Run], rounds: int, clock: Callable[[Run], float]) -> list[list[float]]:
+def interleaved(
+    runs: Sequence[Run], rounds: int, measure: Callable[[Run], float] = seconds_of
+) -> list[list[float]]:
     """Seconds of every run, one for each round; every other round takes them in reverse order."""
     taken: list[list[float]] = [[] for _ in runs]
     for number in range(rounds):
         order = list(zip(runs, taken, strict=True))
         for run, seconds in order if number % 2 else reversed(order):
-            seconds.append(clock(run))
+            seconds.append(measure(run))
     return taken
-
-
-def wall_seconds(run: Run, device: str = "cpu") -> float:
-    """Seconds from the start of ``run`` until the device has done all of it."""
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def processor_seconds(run: Run) -> float:
-    """Processor time of this thread: what other programs take from the core does not count."""
-    started = time.thread_time()
-    run()
-    return time.thread_time() - started
