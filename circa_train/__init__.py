@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from circa_train.fault import (
         BitWindow,
         NoFault,
+        SignTest,
         TruncatedSign,
         UniformFault,
         expected_faults,

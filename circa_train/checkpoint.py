@@ -26,13 +26,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import circa_train
 from circa_train import user_code
+from circa_train.files import write_file, write_json
 from circa_train.nn.models.registry import build_model, translate_keys
 
 FORMAT = 1
@@ -101,10 +102,8 @@ def save_checkpoint(
         "training_state": _owned_tree(training_state),
     }
     content["sha256"] = digest(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, lambda file: torch.save(content, file))
-    readable = json.dumps({**described, "sha256": content["sha256"]}, indent=1)
-    _replace(path.with_suffix(".json"), lambda file: file.write(f"{readable}\n".encode()))
+    write_file(path, lambda file: torch.save(content, file))
+    write_json(path.with_suffix(".json"), {**described, "sha256": content["sha256"]})
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -283,27 +282,6 @@ def _owned_tree(value: Any, place: str = "training_state") -> Any:
     raise TypeError(
         f"{place} is a {type(value).__name__}; a checkpoint holds tensors and plain values and containers"
     )
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file next to ``path``, force it to the disk, rename it: a crash leaves the old file or the new
-    one.
-
-    The temporary name is always the same, so that a killed run leaves at most one, which the next write
-    reuses.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _read(path: Path) -> Any:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from circa_train.data import Batches, ImageSet
 from circa_train.nn.activation import raise_pending
-from circa_train.nn.control import draw_state, evaluating, load_draw_state, set_draw, stochastic_relus
+from circa_train.nn.control import draw_state, evaluating, faulty_relus, load_draw_state, set_draw
 
 #: Evaluation draws start here: training numbers its draws by optimiser steps from 0, and the two shall not
 #: share masks.
@@ -67,7 +67,7 @@ class Evaluation:
         n = len(self.accuracies)
         if n == 1:
             return 0.0, 1.0
-        half = float(student_t.ppf((1 + CONFIDENCE) / 2, n - 1)) * self.std / math.sqrt(n)
+        half = half_width(self.accuracies)
         if half == 0.0:
             half = (1 - (1 - CONFIDENCE) ** (1 / n)) / self.images
         return max(0.0, self.mean - half), min(1.0, self.mean + half)
@@ -86,6 +86,12 @@ class Evaluation:
                 "are not parts of one"
             )
         return Evaluation(self.accuracies + more.accuracies, self.images, self.exact)
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half the width of Student's t interval (95%) for the mean of at least two values."""
+    n = len(values)
+    return float(student_t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
 def evaluate(
@@ -190,7 +196,4 @@ def kept_draws(model: nn.Module) -> Iterator[None]:
 
 def has_faults(model: nn.Module) -> bool:
     """Does any site of the network draw faults as it stands?"""
-    return any(
-        relu.faults_enabled and not relu.spec.is_exact
-        for relu in stochastic_relus(model).values()
-    )
+    return bool(faulty_relus(model))

@@ -20,7 +20,9 @@ from circa_train.config.naming import plain, run_folder
 from circa_train.config.registration import config_folder, register
 from circa_train.config.templates import TemplateLoader
 from circa_train.fault import BitWindow, NoFault, TruncatedSign, UniformFault
+from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.jobs.build import build_device, check_model
+from circa_train.jobs.describe import describe_cost
 from circa_train.jobs.faults import build_fault, check_fault
 from circa_train.jobs.inputs import input_digests
 from circa_train.jobs.train import build_settings, build_wandb
@@ -208,6 +210,22 @@ def test_a_fault_file_gives_one_spec_per_site(tmp_path: Path) -> None:
             path.write_text(text)
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             build_fault(section)
+
+
+def test_a_record_prices_the_sites_as_the_cost_package_does(tmp_path: Path) -> None:
+    relus = {"relu": 100, "b": 100}
+    path = tmp_path / "fault.json"
+    k12, small = {"kind": "truncated_sign", "k": 12}, {"kind": "truncated_sign", "k": 4, "prime": 251}
+    for faults, gates in (
+        ([k12, k12], 100 * (19 + 19)),
+        ([k12, {"kind": "none"}], 14_200),
+        ([small, {"kind": "none"}], 100 * (4 + ReluCircuit("exact", 251).circuit.and_gates)),
+        ([k12, {"kind": "uniform"}], None),
+    ):
+        path.write_text(json.dumps({"sites": dict(zip(relus, faults, strict=True))}))
+        plan = build_fault(composed("train", "fault=file", f'fault.path="{path}"').fault)
+        size = None if gates is None else 32 * gates
+        assert describe_cost(relus, plan) == {"relus": 200, "and_gates": gates, "table_bytes": size}
 
 
 def test_fault_checkpoint_takes_what_the_network_was_trained_with() -> None:

@@ -85,7 +85,7 @@ def test_broken_promises_are_named(methods: dict[str, Any], complaint: str) -> N
 
 
 def test_a_kind_has_one_owner_and_a_derived_test_is_another() -> None:
-    with pytest.raises(ValueError, match="is circa_train.fault.circa.TruncatedSign already"):
+    with pytest.raises(ValueError, match=r"is circa_train\.fault\.circa\.TruncatedSign already"):
         type("Mine", (SignTest,), {"kind": "truncated_sign"})
     with pytest.raises(TypeError, match="is another test than 'truncated_sign'"):
         type("Mine", (TruncatedSign,), {})

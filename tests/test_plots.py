@@ -146,6 +146,12 @@ def test_accuracy_vs_bytes_compares_models() -> None:
     assert shown["resnet32, PosZero"] == {30.0: 0.95}
 
 
+def test_accuracy_vs_bytes_names_what_has_no_mode() -> None:
+    others = {"exact": row(mode=None, k=None, fault="none"), "per site": row(mode=None, fault="per site")}
+    (axes,) = accuracy_vs_bytes([row(), *others.values()]).axes
+    assert {f"resnet8, {name}" for name in others} <= curves(axes).keys()
+
+
 @pytest.mark.parametrize("mode", ["poszero", "negpass"])
 def test_probability_curves_are_the_exact_counts(mode: str) -> None:
     left, right = fault_probability_curves([0, 3], mode=mode, prime=251).axes

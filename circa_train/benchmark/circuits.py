@@ -2,21 +2,22 @@
 
 With the default hash an AND gate costs the garbler eight AES calls and the evaluator four, so blocks per
 second / 8 and / 4 are what a machine could do if everything but AES were free. Ceilings and rates are
-measured alternately, in pairs, because machines have slow phases: a ratio belongs to one pair, and its spread
-tells what it is worth. Times are processor time of the one thread that works.
+measured alternately (:mod:`circa_train.benchmark.timing`), and times are processor time of the one thread
+that works.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from circa_train.benchmark.timing import Spread, interleaved, seconds_of
 from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.accounting import relu_cost
 from circa_train.gc.aes.engines import make_kernel
@@ -27,24 +28,11 @@ from circa_train.gc.protocol.garbling import Evaluator, Garbler
 from circa_train.gc.protocol.ot import EvaluatorTransfer, GarblerTransfer
 from circa_train.gc.protocol.parties import DEFAULT_CHUNK
 
+_processor_seconds = partial(seconds_of, clock=time.thread_time)
+
 #: Bytes per call for the plain AES ceiling: a second-level cache holds them, and the microseconds of a call
 #: do not show.
 _BUFFER_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Summarise at least two values."""
-        low, median, high = statistics.quantiles(values, n=4)
-        return cls(median, low, high)
 
 
 def measure(
@@ -95,10 +83,9 @@ def measure(
     for warm_up in (garble, evaluate, own, openssl):
         warm_up()
     samples: dict[str, list[float]] = {}
-    for _ in range(pairs):
-        openssl_blocks = _AES_BLOCKS / _seconds(openssl)
-        own_blocks = _AES_BLOCKS / _seconds(own)
-        garble_seconds, evaluate_seconds = _seconds(garble), _seconds(evaluate)
+    timed = interleaved((openssl, own, garble, evaluate), pairs, _processor_seconds)
+    for openssl_seconds, own_seconds, garble_seconds, evaluate_seconds in zip(*timed, strict=True):
+        openssl_blocks, own_blocks = _AES_BLOCKS / openssl_seconds, _AES_BLOCKS / own_seconds
         ceiling = max(openssl_blocks, own_blocks)
         row = {
             "ceiling_blocks": ceiling,
@@ -138,7 +125,7 @@ def measure_transfer(transfers: int, *, kernel: str = "auto", chunk: int = 1 << 
             matrix, _own = receiver.extend(choices)
             sender.extend(matrix, chunk)
 
-    return _seconds(run) / (transfers // chunk * chunk) * 1e9
+    return _processor_seconds(run) / (transfers // chunk * chunk) * 1e9
 
 
 _AES_CALLS = 8
@@ -166,10 +153,3 @@ def _own_aes(kernel: str) -> Callable[[], None]:
             cipher.counters(0, target)
 
     return run
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    """Processor time of this thread: what other programs take from the core does not count."""
-    started = time.thread_time()
-    work()
-    return time.thread_time() - started

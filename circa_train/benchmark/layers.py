@@ -1,24 +1,18 @@
 """How fast stochastic ReLUs are beside plain ones: ratios of interleaved pairs, peak memory, and where the
 time goes.
-
-A machine has slow phases, and neighbours. So the two sides of a comparison alternate, each pair gives one
-ratio, and the median and the quartiles of the ratios are reported: what slows both sides alike does not show,
-what does not is spread.
 """
 
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from circa_train.benchmark.timing import Comparison, compare
 from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.field import largest_centred
 from circa_train.nn.activation import StochasticReLU
@@ -27,40 +21,6 @@ from circa_train.nn.models.registry import build_model
 
 K = 12
 SPEC = TruncatedSign(K)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Ours beside theirs.
-
-    Attributes:
-        ratio, low, high: median and quartiles, over the pairs, of our time divided by theirs.
-        ours, theirs: median seconds.
-    """
-
-    ratio: float
-    low: float
-    high: float
-    ours: float
-    theirs: float
-
-
-def compare(
-    ours: Callable[[], object], theirs: Callable[[], object], pairs: int, device: str = "cpu"
-) -> Comparison:
-    """Time both in ``pairs`` (at least 2) alternating pairs, after a warm-up; each first in every other
-    pair.
-    """
-    for run in (ours, theirs, ours, theirs):
-        _seconds(run, device)
-    mine: list[float] = []
-    other: list[float] = []
-    for pair in range(pairs):
-        sides = ((ours, mine), (theirs, other))
-        for run, seconds in sides if pair % 2 else reversed(sides):
-            seconds.append(_seconds(run, device))
-    low, ratio, high = statistics.quantiles((a / b for a, b in zip(mine, other, strict=True)), n=4)
-    return Comparison(ratio, low, high, statistics.median(mine), statistics.median(other))
 
 
 def compare_layers(
@@ -178,13 +138,3 @@ class _Ignored:
 def _networks(name: str, device: str, backend: str) -> tuple[nn.Module, nn.Module]:
     plain = build_model(name, num_classes=10, image_size=32).to(device)
     return plain, with_stochastic_relus(copy.deepcopy(plain), SPEC, backend=backend)
-
-
-def _seconds(run: Callable[[], object], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started

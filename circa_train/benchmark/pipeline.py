@@ -1,14 +1,13 @@
 """Images per second of the input pipeline, against torchvision's transforms in a DataLoader with two workers.
 
 Both do the same on the same CIFAR-sized images: random crop with 4 pixels of padding, random flip,
-normalisation, batches of 128 in shuffled order. The runs alternate, and the medians are compared, so that a
-machine that slows down meanwhile slows both.
+normalisation, batches of 128 in shuffled order.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from circa_train.benchmark.timing import Spread, interleaved
 from circa_train.data.augmentation import Augmentation
 from circa_train.data.batches import Batches
 from circa_train.data.cifar import MEAN, STD, torchvision_datasets
@@ -26,11 +26,13 @@ CROP = 4
 
 @dataclass(frozen=True)
 class PipelineSpeed:
-    """Median images per second of either pipeline; ``ratio`` is ours over the loader's."""
+    """Median images per second of either pipeline; median and quartiles of the ratio, ours over theirs."""
 
     batches: float
     dataloader: float
     ratio: float
+    low: float
+    high: float
 
 
 class _PillowImages(Dataset):
@@ -74,21 +76,28 @@ def measure_pipelines(
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    _seconds(loader)  # the workers start once
-    ours, theirs, ratios = [], [], []
-    for epoch in range(repeats):
-        batches = Batches(
-            image_set, batch_size, mean=MEAN["cifar10"], std=STD["cifar10"], shuffle=True,
-            augment=Augmentation(crop=CROP, flip=True), epoch=epoch,
-        )
-        ours.append(images / _seconds(batches))
-        theirs.append(images / _seconds(loader))
-        ratios.append(ours[-1] / theirs[-1])
-    return PipelineSpeed(statistics.median(ours), statistics.median(theirs), statistics.median(ratios))
+    epochs = itertools.count()
+
+    def ours() -> None:
+        _pass_through(
+            Batches(
+                image_set, batch_size, mean=MEAN["cifar10"], std=STD["cifar10"], shuffle=True,
+                augment=Augmentation(crop=CROP, flip=True), epoch=next(epochs),
+            )
+        )  # fmt: skip
+
+    def theirs() -> None:
+        _pass_through(loader)
+
+    theirs()  # the workers start once
+    seconds = interleaved((ours, theirs), repeats)
+    mine, other = ([images / taken for taken in side] for side in seconds)
+    ratio = Spread.of([a / b for a, b in zip(mine, other, strict=True)])
+    return PipelineSpeed(
+        statistics.median(mine), statistics.median(other), ratio.median, ratio.low, ratio.high
+    )
 
 
-def _seconds(batches: Iterable[Any]) -> float:
-    start = time.perf_counter()
+def _pass_through(batches: Iterable[Any]) -> None:
     for _ in batches:
         pass
-    return time.perf_counter() - start

@@ -12,9 +12,11 @@ from circa_train.benchmark import layers as speed
 from circa_train.benchmark.circuits import measure as measure_circuits
 from circa_train.benchmark.pipeline import measure_pipelines
 from circa_train.benchmark.sizes import BenchmarkSizes
+from circa_train.benchmark.timing import Comparison, compare
 from circa_train.gc.accounting import relu_cost
 from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.kernels.cpu import memory
+from circa_train.text import aligned
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterato
     pipelines = measure_pipelines(images=sizes.pipeline_images, repeats=sizes.pipeline_pairs)
     yield BenchmarkRow(
         "input pipeline, images/s", "torchvision, DataLoader with 2 workers",
-        pipelines.ratio, pipelines.ratio, pipelines.ratio, 3, False, asdict(pipelines),
+        pipelines.ratio, pipelines.low, pipelines.high, 3, False, asdict(pipelines),
     )  # fmt: skip
 
 
@@ -97,11 +99,7 @@ def benchmark_table(rows: list[BenchmarkRow]) -> str:
         lines.append(
             [row.name, row.against, f"{row.value:.3g}", spread, bound, "reached" if row.reached else "MISSED"]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _layers(sizes: BenchmarkSizes, device: str, state: str = "") -> Iterator[BenchmarkRow]:
@@ -122,11 +120,11 @@ def _networks(sizes: BenchmarkSizes, device: str) -> Iterator[BenchmarkRow]:
     fused, plain = speed.evaluation_passes(
         sizes.evaluation_model, batch_size=sizes.evaluation_batch, device=device
     )
-    found = speed.compare(fused, plain, sizes.network_pairs, device)
+    found = compare(fused, plain, sizes.network_pairs, device)
     yield _rate_row(name, found, 0.90 if device == "cpu" else 0.95)
     name = f"{sizes.training_model} training step, steps/s, {device}"
     fused, plain = speed.training_steps(sizes.training_model, batch_size=sizes.training_batch, device=device)
-    found = speed.compare(fused, plain, sizes.network_pairs, device)
+    found = compare(fused, plain, sizes.network_pairs, device)
     yield _rate_row(name, found, 0.93 if device == "cpu" else 0.97)
     peaks = {"ours": speed.peak_bytes(fused, device), "theirs": speed.peak_bytes(plain, device)}
     ratio = peaks["ours"] / peaks["theirs"]
@@ -153,11 +151,11 @@ def _circuits(sizes: BenchmarkSizes) -> Iterator[BenchmarkRow]:
         yield BenchmarkRow(name, "", size, size, size, bound, True, asdict(cost))
 
 
-def _time_row(name: str, against: str, found: speed.Comparison, bound: float) -> BenchmarkRow:
+def _time_row(name: str, against: str, found: Comparison, bound: float) -> BenchmarkRow:
     return BenchmarkRow(name, against, found.ratio, found.low, found.high, bound, True, asdict(found))
 
 
-def _rate_row(name: str, found: speed.Comparison, bound: float) -> BenchmarkRow:
+def _rate_row(name: str, found: Comparison, bound: float) -> BenchmarkRow:
     return BenchmarkRow(
         name, "plain ReLU", 1 / found.ratio, 1 / found.high, 1 / found.low, bound, False, asdict(found)
     )

@@ -13,7 +13,7 @@ Nothing here needs torch.
 from __future__ import annotations
 
 from circa_train.cost.accounting import ACCOUNTINGS, DELPHI, Reference, delphi_bytes, relu_bytes
-from circa_train.cost.circuits import circuit_of, circuits_of, register_circuit, why_no_circuit
+from circa_train.cost.circuits import circuit_of, circuits_of, exact_circuit, register_circuit, why_no_circuit
 from circa_train.cost.network import NetworkCost, SiteCost, gates_saved, network_cost
 from circa_train.cost.table import CircuitCost, compare_circuits, cost_table, network_rows, paper_circuits
 from circa_train.cost.timing import Seconds, measure_seconds
@@ -31,6 +31,7 @@ __all__ = [
     "compare_circuits",
     "cost_table",
     "delphi_bytes",
+    "exact_circuit",
     "gates_saved",
     "measure_seconds",
     "network_cost",

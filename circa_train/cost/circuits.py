@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from circa_train.fault import BitWindow, NoFault, SignTest, TruncatedSign, UniformFault
+from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.gc.circuits.sign import SignCircuit
 
-#: What a site without faults is taken to run: the paper's circuit (b).
-EXACT = ReluCircuit("exact")
+Specs = SignTest | Mapping[str, SignTest]
 
 _CIRCUITS: dict[type[SignTest], Callable[[Any], SignCircuit]] = {}
 
@@ -57,7 +57,14 @@ def circuit_of(spec: SignTest) -> SignCircuit:
     return _CIRCUITS[type(spec)](spec)
 
 
-def circuits_of(spec: SignTest, exact: SignCircuit = EXACT) -> Counter[SignCircuit]:
+def exact_circuit(specs: Specs) -> SignCircuit:
+    """What a site without faults is taken to run: the paper's circuit (b), over the field of the others."""
+    candidates = specs.values() if isinstance(specs, Mapping) else [specs]
+    primes = (spec.prime for spec in candidates if why_no_circuit(spec) is None)
+    return ReluCircuit("exact", next(primes, DEFAULT_PRIME))
+
+
+def circuits_of(spec: SignTest, exact: SignCircuit | None = None) -> Counter[SignCircuit]:
     """The circuits that realise a sign test, each with the number of channels that use it (1 in all, if they
     are one).
 
@@ -65,7 +72,7 @@ def circuits_of(spec: SignTest, exact: SignCircuit = EXACT) -> Counter[SignCircu
         ValueError: if no circuit of Z_p computes it.
     """
     if spec.is_exact:
-        return Counter([exact])
+        return Counter([exact or exact_circuit(spec)])
     return Counter(circuit_of(each) for each in spec.channels())
 
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from circa_train.cost.accounting import relu_bytes, relu_cost
-from circa_train.cost.circuits import EXACT, circuits_of
+from circa_train.cost.circuits import Specs, circuits_of, exact_circuit
 from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault import SignTest
 from circa_train.gc.circuits.sign import SignCircuit
 
 Sites = Sequence[tuple[str, int]]
-Specs = SignTest | Mapping[str, SignTest]
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def network_cost(
     specs: Specs,
     *,
     accounting: str = "labels",
-    exact: SignCircuit = EXACT,
+    exact: SignCircuit | None = None,
     timings: Mapping[SignCircuit, Seconds] | None = None,
 ) -> NetworkCost:
     """What all ReLUs of a network cost, per image. A few look-ups per site, once a circuit has been counted.
@@ -63,7 +62,7 @@ def network_cost(
         specs: the sign test of all sites, or one for each. k may differ by channel; every channel has equally
             many ReLUs.
         accounting: what to count, one of :data:`~circa_train.cost.accounting.ACCOUNTINGS`.
-        exact: the circuit of sites with ``NoFault``.
+        exact: the circuit of sites with ``NoFault``; by default that of :func:`exact_circuit`.
         timings: from :func:`~circa_train.cost.timing.measure_seconds`, for every circuit of
             :func:`circuits_of`.
 
@@ -75,6 +74,7 @@ def network_cost(
         >>> network_cost([("relu", 1000)], TruncatedSign(k=12), accounting="tables").bytes
         608000
     """
+    exact = exact_circuit(specs) if exact is None else exact
     costs = []
     for name, relus in sites:
         if isinstance(specs, Mapping) and name not in specs:

@@ -13,6 +13,7 @@ from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault import NoFault, SignTest, TruncatedSign
 from circa_train.gc.circuits.relu import ReluCircuit
 from circa_train.gc.circuits.sign import SignCircuit
+from circa_train.text import aligned
 
 Timings = Mapping[SignCircuit, Seconds]
 
@@ -127,19 +128,7 @@ def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 *seconds,
             ]
         )
-    return align(lines)
-
-
-def align(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first two columns to the left, the others to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return aligned(lines, left=2)
 
 
 def _with_circuit(specs: Specs) -> SignTest:

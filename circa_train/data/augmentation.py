@@ -1,19 +1,23 @@
 """Random crop, horizontal flip and cutout of whole uint8 batches.
 
-What happens to an image is a function of (seed, epoch, index of the image in its set): a counter-based
-generator, so the batch size, the rank and a resumption make no difference. Crop and flip are one gather over
-the padded batch.
+What happens to an image is a function of (seed, epoch, index of the image in its set), by the counter-based
+generator :mod:`circa_train.philox`: the batch size, the rank and a resumption make no difference. Crop and
+flip are one gather over the padded batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_STREAMS = {"row": 1, "column": 2, "flip": 3, "cutout row": 4, "cutout column": 5}
+from circa_train.philox import MASK32, philox
+
+#: The independent choices made for an image, in the order in which they take the generator's words.
+_STREAMS = ("row", "column", "flip", "cutout row", "cutout column")
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,11 @@ def augment(
     ``fill`` is the colour per channel, 0 to 255, of cut out pixels. Cropped-in pixels are black.
     """
 
-    def draw(stream: str, below: int) -> Tensor:
-        return uniform_below(below, index, seed=seed, epoch=epoch, stream=_STREAMS[stream])
+    words = functools.cache(lambda block: _words(index, seed, epoch, block))
+
+    def draw(choice: str, below: int) -> Tensor:
+        block, word = divmod(_STREAMS.index(choice), 4)
+        return (words(block)[word] * below) >> 32
 
     count, channels, height, width = images.shape
     rows = torch.arange(height, device=images.device)
@@ -80,32 +87,17 @@ def augment(
 
 
 def uniform_below(below: int, index: Tensor, *, seed: int, epoch: int, stream: int) -> Tensor:
-    """int64 in [0, below), one per element of ``index``: the hash of (seed, epoch, stream, index).
+    """int64 in [0, below), one per element of ``index``, for below <= 2^31; streams are numbered from 0.
 
-    The upper 32 bits times ``below``, shifted: the residues differ in probability by less than 2**-32, which
-    no augmentation notices (masks of the protocol come from ``fault/masks.py``, which is exactly uniform).
+    A 32-bit word times ``below``, shifted: the probabilities of two values differ by at most 2^-32, which no
+    augmentation notices (the protocol's masks come from ``fault/masks.py`` and are exactly uniform).
     """
-    key = torch.zeros((), dtype=torch.int64)
-    for word in (seed, epoch, stream):
-        key = _mix(key + _GOLDEN + _signed(word))
-    high = (_mix(index * _GOLDEN + int(key)) >> 32) & 0xFFFFFFFF
-    return (high * below) >> 32
+    word = _words(index, seed, epoch, stream // 4)[stream % 4]
+    return (word * below) >> 32
 
 
-def _signed(word: int) -> int:
-    """The low 64 bits of a Python integer as a signed 64-bit value."""
-    word &= 0xFFFFFFFFFFFFFFFF
-    return word - (word >> 63 << 64)
-
-
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-
-
-def _mix(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64-bit words, every
-    output bit depending on every input bit. int64 products wrap as unsigned ones do; the masks make the
-    shifts logical.
-    """
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * _signed(0x94D049BB133111EB)
-    return z ^ ((z >> 31) & (2**33 - 1))
+def _words(index: Tensor, seed: int, epoch: int, block: int) -> list[Tensor]:
+    """Four random words for every image, int64 in [0, 2^32): see :mod:`circa_train.philox`."""
+    seed &= 2**64 - 1  # any Python integer is a seed
+    epochs, blocks = torch.full_like(index, epoch & MASK32), torch.full_like(index, 2**31 | block)
+    return philox([index & MASK32, index >> 32, epochs, blocks], (seed & MASK32, seed >> 32))

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +24,7 @@ import numpy as np
 import torch
 
 from circa_train.data.images import Decoded, ImageSet
+from circa_train.files import read_json, whole_folder, write_json
 
 FOLDER = ".circa_cache"
 FORMAT = 1
@@ -76,33 +75,16 @@ def _write(folder: Path, decoded: Decoded) -> None:
     for name, image_set in sets.items():
         arrays[f"{name}.npy"] = image_set.images.numpy()
         arrays[f"{name}_labels.npy"] = image_set.labels.numpy()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        # mkdtemp's folder is for its owner alone; data folders are often shared
-        partial.chmod(0o777 & ~_umask())
+    index = {
+        "format": FORMAT,
+        "class_names": list(decoded.class_names),
+        "sets": list(sets),
+        "crc32": {name: _checksum(array) for name, array in arrays.items()},
+    }
+    with whole_folder(folder, replace=False) as new:
         for name, array in arrays.items():
-            np.save(partial / name, np.ascontiguousarray(array), allow_pickle=False)
-        index = {
-            "format": FORMAT,
-            "class_names": list(decoded.class_names),
-            "sets": list(sets),
-            "crc32": {name: _checksum(array) for name, array in arrays.items()},
-        }
-        (partial / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
-        try:
-            os.replace(partial, folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process finished the same cache first
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+            np.save(new / name, np.ascontiguousarray(array), allow_pickle=False)
+        write_json(new / _INDEX, index)
 
 
 def _checksum(array: np.ndarray) -> int:
@@ -112,7 +94,7 @@ def _checksum(array: np.ndarray) -> int:
 def _read(folder: Path) -> Decoded | None:
     """The cached set, or None if anything about it is not as it was written."""
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        index: Any = read_json(folder / _INDEX)
         sets = {}
         for name in index["sets"]:
             arrays = []

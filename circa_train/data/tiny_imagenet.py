@@ -7,19 +7,15 @@ they become RGB.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
-import urllib.request
 import zipfile
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from circa_train.data.cifar import torchvision_datasets
 from circa_train.data.decoding import decode_files
 from circa_train.data.images import DataError, Decoded, ImageSet, fetch_command
+from circa_train.files import whole_folder
 
 NAME = "tiny_imagenet"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -35,8 +31,7 @@ def folder(root: Path, *, download: bool) -> Path:
     place = root / FOLDER
     if not place.is_dir() and download:
         archive = root / f"{FOLDER}.zip"
-        if not archive.is_file():
-            fetch(URL, archive)
+        fetch(URL, archive, MD5)
         unpack(archive, place, MD5)
     if not place.is_dir():
         raise DataError(
@@ -47,54 +42,31 @@ def folder(root: Path, *, download: bool) -> Path:
     return place
 
 
-def fetch(url: str, target: Path) -> None:
-    """Download to ``target`` with a progress bar; the file appears when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
+def fetch(url: str, target: Path, md5: str | None = None) -> None:
+    """Download to ``target``. One that is there and has the MD5 is kept; any other is fetched anew."""
     try:
-        with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
-            size = int(response.headers.get("Content-Length", 0)) or None
-            with tqdm(
-                total=size, desc=f"fetching {target.name}", unit="B", unit_scale=True, disable=None
-            ) as progress:
-                while part := response.read(1 << 20):
-                    file.write(part)
-                    progress.update(len(part))
-        if size is not None and partial.stat().st_size != size:
-            raise OSError(f"the connection ended after {partial.stat().st_size} of {size} bytes")
-        os.replace(partial, target)
-    except OSError as error:
+        torchvision_datasets(NAME).utils.download_url(url, str(target.parent), target.name, md5)
+    except (OSError, RuntimeError) as error:
         raise DataError(f"could not fetch {url}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def unpack(archive: Path, place: Path, md5: str) -> None:
     """Check the archive's MD5 and unpack it so that ``place`` appears complete or not at all."""
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != md5:
-        raise DataError(
-            f"{archive} is damaged: its MD5 is {found}, not {md5}; delete it and fetch {NAME!r} again"
-        )
-    partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    try:
+    utils = torchvision_datasets(NAME).utils
+    if not utils.check_integrity(str(archive), md5):
+        raise DataError(f"{archive} is damaged: its MD5 is not {md5}; delete it and fetch {NAME!r} again")
+    with whole_folder(place, replace=False) as new:
         with zipfile.ZipFile(archive) as members:
-            for member in members.infolist():
-                target = (partial / member.filename).resolve()
-                if not target.is_relative_to(partial.resolve()):
-                    raise DataError(f"{archive} would write outside its folder: {member.filename!r}")
-            for member in tqdm(
-                members.infolist(), desc=f"unpacking {archive.name}", unit="file", disable=None
-            ):
-                members.extract(member, partial)
-        if not (partial / place.name).is_dir():
+            for name in members.namelist():
+                if not (new / name).resolve().is_relative_to(new.resolve()):
+                    raise DataError(f"{archive} would write outside its folder: {name!r}")
+        utils.extract_archive(str(archive), str(new))
+        inner = new / place.name
+        if not inner.is_dir():
             raise DataError(f"{archive} has no folder {place.name}")
-        os.replace(partial / place.name, place)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{archive} is damaged: {error}; delete it and fetch {NAME!r} again") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for entry in inner.iterdir():
+            entry.rename(new / entry.name)
+        inner.rmdir()
 
 
 def files(place: Path) -> list[Path]:

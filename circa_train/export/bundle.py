@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from circa_train.export.onnx_file import onnx_bytes, real_graph
 from circa_train.export.readme import README, reader_text
 from circa_train.export.real import RealNetwork
 from circa_train.export.vectors import check_vectors, make_vectors
+from circa_train.files import json_text, whole_folder, write_bytes
 
 SUMS = "SHA256SUMS"
 FILES = (
@@ -113,7 +113,7 @@ def save_export(
         "vectors": {"images": len(images), "layer_sums": sums}
     }
     files = {
-        "manifest.json": (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode(),
+        "manifest.json": json_text(manifest).encode(),
         "weights.safetensors": safetensors.torch.save(
             {k: v.contiguous() for k, v in network.plan.tensors.items()}
         ),
@@ -125,7 +125,9 @@ def save_export(
     listing = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
     ).encode()
-    _write_folder(folder, files | {SUMS: listing})
+    with whole_folder(folder, replace=True) as new:
+        for name, content in (files | {SUMS: listing}).items():
+            write_bytes(new / name, content)
     return hashlib.sha256(listing).hexdigest()
 
 
@@ -185,23 +187,6 @@ def check_export(export: Export) -> None:
     differs.
     """
     check_vectors(export.network, export.vectors, export.manifest["vectors"]["layer_sums"])
-
-
-def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary, replaced = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "replaced"))
-    for leftover in (temporary, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
-    for name, content in files.items():
-        with (temporary / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    if folder.exists():  # a folder that is not empty cannot be renamed over
-        folder.rename(replaced)
-    temporary.rename(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, bytes], str]:

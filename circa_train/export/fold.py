@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from circa_train.export.errors import ExportError
 from circa_train.nn.convert import with_exact_relus
+from circa_train.nn.module_tree import put_module
 from circa_train.nn.tracing import redirect_in_place, relu_calls, trace
 
 
@@ -138,8 +139,7 @@ def _fold(node: fx.Node, norm: _BatchNorm, graph: fx.Graph, model: nn.Module) ->
         )
     scaling = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features)
     scaling.weight, scaling.bias = _parameter(ratio.reshape(-1, 1, 1, 1)), _parameter(shift)
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, scaling)
+    put_module(model, name, scaling)
     return Fold(name, name)
 
 

@@ -37,12 +37,12 @@ from circa_train.export.layers import (
 from circa_train.export.quantize import IntegerPlan
 from circa_train.export.rearrange import rearrange
 from circa_train.export.rescale import check_rescaling, floor_rescale, local_rescale
-from circa_train.export.tree import module_at
 from circa_train.fault import SignTest, TruncatedSign, draw_sign, uniform_masks
 from circa_train.field import largest_centred, to_centred
 from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import specs_by_site
+from circa_train.nn.module_tree import module_at, put_module
 
 OVERFLOWS = ("raise", "wrap")
 
@@ -145,10 +145,10 @@ class IntegerNetwork(nn.Module):
         for site, spec in specs_by_site(specs, [layer.name for layer in plan.sites]).items():
             check_prime_of(spec, plan.format.prime, site)
             layer = next(layer for layer in plan.sites if layer.name == site)
-            parent, _, leaf = site.rpartition(".")
-            module_at(self, parent)._modules[leaf] = IntegerReLU(
+            relu = IntegerReLU(
                 spec, frac_bits=plan.scales[site].frac_bits, seed=seed, site=layer.site, name=site
             )
+            put_module(self, site, relu)
         self._last_reader = {source: layer.name for layer in plan.layers for source in layer.inputs}
 
     def forward(self, images: Tensor) -> Tensor:

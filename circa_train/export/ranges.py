@@ -20,6 +20,7 @@ from circa_train.export.integer import IntegerNetwork, check_prime_of
 from circa_train.export.layers import ReLU, Rescale
 from circa_train.fault import expected_faults
 from circa_train.field import check_prime, largest_centred
+from circa_train.text import aligned
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,13 @@ class RangeReport:
 
     def __str__(self) -> str:
         header = ("layer", "frac bits", "low", "high", "headroom", "safe", "outside", "wraps", "truncations")
-        lines = [header, *(_cells(row) for row in self.layers)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        text = [
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        ]
+        table = aligned([header, *(_cells(row) for row in self.layers)], left=0)
         verdict = "fits" if self.fits else "does not fit"
-        text.append(
-            f"{verdict} into p = {self.prime} ({self.prime.bit_length()} bits); a prime of "
+        return (
+            f"{table}\n{verdict} into p = {self.prime} ({self.prime.bit_length()} bits); a prime of "
             f"{self.needed_bits} bits would do. "
             f"Per image, over {self.images} images: values outside, expected wrap and truncation faults"
         )
-        return "\n".join(text)
 
 
 def range_report(network: IntegerNetwork, batches: Iterable[Any], prime: int | None = None) -> RangeReport:

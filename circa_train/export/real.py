@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from circa_train.export.graph import LayerGraph
 from circa_train.export.layers import Conv2d, Input, Layer, Linear, MaxPool, ReLU, SumPool
 from circa_train.export.rearrange import rearrange
-from circa_train.export.tree import module_at
 from circa_train.fault import SignTest
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import specs_by_site
+from circa_train.nn.module_tree import module_at, put_module
 
 
 class RealNetwork(nn.Module):
@@ -57,8 +57,7 @@ class RealNetwork(nn.Module):
                 overflow=overflow,
                 name=layer.name,
             )
-            parent, _, leaf = layer.name.rpartition(".")
-            module_at(self, parent)._modules[leaf] = relu
+            put_module(self, layer.name, relu)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, *input shape) -> logits."""

@@ -1,9 +1,7 @@
 """Random words and uniform masks, addressed by (seed, site, draw, element): the readable reference.
 
-The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): a keyed bijection of 128-bit counters,
-so a mask is a pure function of its address. Nothing is consumed, no order matters, and any thread, rank or
-device that names the same address gets the same bits. The address is packed without hashing, so distinct
-addresses never share a counter::
+A mask is a pure function of its address, by the counter-based generator :mod:`circa_train.philox`. The
+address is packed without hashing, so distinct addresses never share a counter::
 
     key      k0, k1 = seed (64 bits)
     counter  c0 = block, low 32 bits
@@ -29,11 +27,7 @@ import torch
 from torch import Tensor
 
 from circa_train.field import DEFAULT_PRIME, check_prime
-
-MASK32 = 0xFFFFFFFF
-PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
-PHILOX_ROUNDS = 10
+from circa_train.philox import MASK32, philox
 
 RUN = 256  # elements served by RUN // 4 consecutive blocks
 LANES = RUN // 4
@@ -150,26 +144,6 @@ def words_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor, atte
     ]
     words = torch.stack(philox(counter, (seed & MASK32, seed >> 32)))
     return words.gather(0, ((elements >> 6) & 3).unsqueeze(0)).squeeze(0)
-
-
-def philox(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = PHILOX_ROUNDS) -> list[Tensor]:
-    """Philox4x32: four int64 tensors holding 32-bit counter words -> four of random words. ``key`` is two
-    32-bit ints.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(rounds):
-        # The int64 product wraps modulo 2^64, which leaves the 64 bits of the unsigned product as they should
-        # be.
-        low_product, high_product = c0 * PHILOX_MULTIPLIERS[0], c2 * PHILOX_MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((high_product >> 32) & MASK32) ^ c1 ^ k0,
-            high_product & MASK32,
-            ((low_product >> 32) & MASK32) ^ c3 ^ k1,
-            low_product & MASK32,
-        )
-        k0, k1 = (k0 + PHILOX_WEYL[0]) & MASK32, (k1 + PHILOX_WEYL[1]) & MASK32
-    return [c0, c1, c2, c3]
 
 
 def check_address(seed: int, site: int, draw: int | Tensor) -> None:

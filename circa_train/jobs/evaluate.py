@@ -10,17 +10,15 @@ from torch import nn
 from circa_train.data import Batches
 from circa_train.evaluation import FIRST_DRAW, evaluate
 from circa_train.export import is_export
-from circa_train.fault import FaultKinds, expected_faults
-from circa_train.fixed_point import to_fixed
 from circa_train.jobs.build import build_device
-from circa_train.jobs.describe import comparison_cost, describe_evaluation, describe_model
+from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
 from circa_train.jobs.export import export_evaluation
 from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import EvaluateConfig
 from circa_train.jobs.source import Source, open_source
-from circa_train.nn.control import evaluating, set_draw, site_inputs, stochastic_relus
-from circa_train.nn.observation import observe
+from circa_train.nn.control import evaluating, set_draw, stochastic_relus
+from circa_train.nn.observation import expect, observe
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "trained_fault": metadata.get("fault"),
         "fault": plan.description,
         "frac_bits": source.frac_bits(config.fault, plan),
-        "cost": comparison_cost(source.relus(), plan),
+        "cost": describe_cost(source.relus(), plan),
         "sites": site_records(network, source, config) if config.sites else [],
     }
 
@@ -91,21 +89,10 @@ def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> 
     """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same
     activations.
     """
-    expected: dict[str, FaultKinds] = {}
-    relus = stochastic_relus(network)
-
-    def record(name: str, z: Any) -> None:
-        relu = relus[name]
-        if relu.spec.is_exact:
-            expected[name] = FaultKinds(values=z.numel())
-            return
-        x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, config.fault.overflow)
-        expected[name] = expected_faults(x, relu.spec)
-
     splits = source.splits
     batches = Batches(source.images(config.split), config.batch_size, mean=splits.mean, std=splits.std)
     images, _, first = next(iter(batches))
-    with evaluating(network), observe(network) as seen, site_inputs(network, record):
+    with evaluating(network), observe(network) as seen, expect(network) as expected:
         set_draw(network, FIRST_DRAW, first)
         network(images)
     return [
@@ -118,5 +105,5 @@ def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> 
             "high": seen[name].high if seen[name].values else None,
             "overflows": seen[name].overflows,
         }
-        for name in relus
+        for name in stochastic_relus(network)
     ]

@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import t as student_t
 from torch import nn
 
 from circa_train.checkpoint import Checkpoint
 from circa_train.data import Batches, DataSplits, ImageSet
-from circa_train.evaluation import CONFIDENCE, FIRST_DRAW, evaluate
+from circa_train.evaluation import FIRST_DRAW, evaluate, half_width
 from circa_train.export import Conversion, IntegerNetwork, open_export, save_export, to_integers
 from circa_train.fault import expected_faults, observed_faults
+from circa_train.files import file_digest
 from circa_train.jobs.build import build_device, build_splits
-from circa_train.jobs.describe import comparison_cost, describe_evaluation, describe_model
+from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
 from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
 from circa_train.nn.control import set_draw, set_specs, without_faults
 from circa_train.nn.convert import with_stochastic_relus
-from circa_train.runs.folder import file_digest
 
 FOLDER = "export"  # inside the run's folder
 
@@ -178,7 +177,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "trained_fault": trained,
         "fault": plan.description,
         "frac_bits": frac_bits,
-        "cost": comparison_cost({layer.name: math.prod(layer.shape) for layer in network.plan.sites}, plan),
+        "cost": describe_cost({layer.name: math.prod(layer.shape) for layer in network.plan.sites}, plan),
         "sites": _site_records(network, _batches(images, splits, config.batch_size)) if config.sites else [],
     }
 
@@ -227,11 +226,7 @@ def _interval(values: list[float], *, exact: bool) -> tuple[float, float]:
         return mean, mean
     if len(values) == 1:
         return -1.0, 1.0
-    half = (
-        float(student_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-        * statistics.stdev(values)
-        / math.sqrt(len(values))
-    )
+    half = half_width(values)
     return mean - half, mean + half
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from circa_train import user_code
-from circa_train.runs.folder import file_digest, flatten
+from circa_train.files import file_digest
+from circa_train.runs.folder import flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
 INPUT_KEYS = ("checkpoint", "teacher", "fault.path")

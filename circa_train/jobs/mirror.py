@@ -48,9 +48,8 @@ def mirrored(
         (given,) = (f for f in fields(settings) if f.name == origin)
         default: Any = (values or {}).get(origin, given.default)
         if default is NO_DEFAULT:
-            default = MISSING
-            if given.default_factory is not NO_DEFAULT:
-                default = given.default_factory()
+            factory: Any = given.default_factory
+            default = MISSING if factory is NO_DEFAULT else factory()
         if isinstance(default, (tuple, list)):
             parts.append(
                 (each, _plain(hints[origin]), field(default_factory=functools.partial(list, default)))

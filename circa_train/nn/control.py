@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from circa_train.fault import NoFault, SignTest
 from circa_train.nn.activation import StochasticReLU
+from circa_train.nn.module_tree import kept_modes
 
 
 def stochastic_relus(model: nn.Module) -> dict[str, StochasticReLU]:
@@ -18,6 +19,15 @@ def stochastic_relus(model: nn.Module) -> dict[str, StochasticReLU]:
     """
     found = {name: module for name, module in model.named_modules() if isinstance(module, StochasticReLU)}
     return dict(sorted(found.items(), key=lambda item: item[1].site))
+
+
+def faulty_relus(model: nn.Module) -> dict[str, StochasticReLU]:
+    """The sites that draw faults as they stand: neither ``NoFault`` nor switched off."""
+    return {
+        name: relu
+        for name, relu in stochastic_relus(model).items()
+        if relu.faults_enabled and not relu.spec.is_exact
+    }
 
 
 def specs_by_site(spec: SignTest | Mapping[str, SignTest], sites: Iterable[str]) -> dict[str, SignTest]:
@@ -106,14 +116,9 @@ def site_inputs(model: nn.Module, record: Callable[[str, Tensor], None]) -> Iter
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with kept_modes(model), torch.no_grad():
+        model.eval()
+        yield
 
 
 @contextmanager

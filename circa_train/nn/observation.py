@@ -1,4 +1,6 @@
-"""Look at every site while a network runs, without changing what comes out."""
+"""Look at every site while a network runs, without changing what comes out: what it did, and what the exact
+law expects of the same activations.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from circa_train.fault import FaultKinds
+from circa_train.fault import FaultKinds, expected_faults
+from circa_train.fixed_point import to_fixed
 from circa_train.kernels.plan import COUNTS
-from circa_train.nn.control import stochastic_relus
+from circa_train.nn.control import faulty_relus, site_inputs, stochastic_relus
 
 
 @dataclass
@@ -68,3 +71,25 @@ def observe(model: nn.Module) -> Iterator[dict[str, SiteObservation]]:
     finally:
         for name, relu in relus.items():
             relu.observer = before[name]
+
+
+@contextmanager
+def expect(model: nn.Module) -> Iterator[dict[str, FaultKinds]]:
+    """While open, the faults that the exact law expects on the activations that enter each stochastic site,
+    added up; a dict by site name, to be held beside the faults of :func:`observe`.
+
+    Sites without faults count their values, and expect nothing.
+    """
+    faulty = faulty_relus(model)
+    expected = {name: FaultKinds() for name in stochastic_relus(model)}
+
+    def record(site: str, z: Tensor) -> None:
+        if site not in faulty:
+            expected[site] += FaultKinds(values=z.numel())
+            return
+        relu = faulty[site]
+        x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.plan.overflow)
+        expected[site] += expected_faults(x, relu.spec)
+
+    with site_inputs(model, record):
+        yield expected

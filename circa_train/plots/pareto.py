@@ -55,7 +55,8 @@ def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
             str(row["model"]),
             bool(row.get("finetuned")),
             mode_rank(row.get("mode")),
-            row.get("mode"),
+            # sign tests by site, and exact ReLUs, have no mode of their own
+            row.get("mode") or {"none": "exact"}.get(row["fault"], row["fault"]),
         ),
     )
     for index, ((model, tuned, _, mode), members) in enumerate(

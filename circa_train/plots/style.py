@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from circa_train.files import write_file
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -87,16 +90,14 @@ def save_figure(
     written = []
     for suffix in formats:
         target = Path(path).with_name(f"{Path(path).name}.{suffix}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
         metadata = (
             {"Software": "circa_train", "Comment": command}
             if suffix == "png"
             else {"Description": command, "Date": None}
         )
+        draw = partial(figure.savefig, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
         with matplotlib.rc_context({"svg.hashsalt": "circa_train"}):
-            figure.savefig(temporary, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
-        os.replace(temporary, target)
+            write_file(target, draw)
         written.append(target)
     return written
 

@@ -32,6 +32,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from circa_train.files import read_json, write_json, write_text
+
 FORMAT = 1
 CONFIG, STARTED, RESULT, FAILURE = "config.yaml", "started.json", "result.json", "failure.json"
 
@@ -75,23 +77,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def fingerprint(config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> str:
-    """The question together with the contents it is asked of: ``inputs`` maps a key to
-    :func:`file_digest`.
+    """The question together with the contents it is asked of: ``inputs`` maps a key to a
+    :func:`~circa_train.files.file_digest`.
     """
     return _sha256({"config": identity(config), "inputs": dict(inputs or {})})
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's contents, or of the names and contents of all files in a folder."""
-    path = Path(path)
-    digest = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
-        if path.is_dir():
-            digest.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -103,31 +92,6 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key, absent) != after.get(key, absent)
     ]
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write atomically: a reader sees the old file or the new one, never a part of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """:func:`write_text` of strict JSON: a NaN or an object that JSON does not know is an error here, not at
-    the reader.
-    """
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The JSON object in a file, or None if there is no readable one."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def describe_machine() -> dict[str, Any]:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from circa_train.files import write_text
+
 logger = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
@@ -289,7 +291,7 @@ class WandbTracker(Tracker):
     def _run_id(self) -> str:
         path = self._folder / "wandb_id"
         if not path.exists():
-            path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+            write_text(path, uuid.uuid4().hex[:12])
         return path.read_text(encoding="utf-8").strip()
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:

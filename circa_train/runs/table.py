@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circa_train.runs.folder import FAILURE, FORMAT, RESULT, flatten, write_text
+from circa_train.files import write_text
+from circa_train.runs.folder import FAILURE, FORMAT, RESULT, flatten
 
 if TYPE_CHECKING:
     import pandas

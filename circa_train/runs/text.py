@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from circa_train.runs.table import Collection, Row
+from circa_train.text import aligned
 
 _LISTED = 5
 
@@ -38,13 +39,8 @@ def table(rows: Sequence[Row]) -> str:
             _percent(row["accuracy"]), interval,
             _percent(row["baseline_accuracy"]), str(row["draws"]), f"{row['seconds']:.1f}",
         ])  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
     tail = [f"and {others} results of other kinds (in the CSV)"] if others else []
-    return "\n".join([*(text if evaluations else []), *tail])
+    return "\n".join([*([aligned(lines)] if evaluations else []), *tail])
 
 
 def describe_collection(found: Collection) -> str:

@@ -19,7 +19,7 @@ import yaml
 from circa_train.cost import circuits_of, measure_seconds, network_cost
 from circa_train.fault import SignTest, TruncatedSign
 from circa_train.field import bit_length
-from circa_train.runs.folder import write_text
+from circa_train.files import write_text
 from circa_train.search.engine import SearchResult
 from circa_train.search.judging import Allocation, Judgement, name_of, specs_of
 from circa_train.search.settings import SearchSettings

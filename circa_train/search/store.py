@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from circa_train.runs.folder import read_json, write_json
+from circa_train.files import read_json, write_json
 
 FORMAT = 1
 

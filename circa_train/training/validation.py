@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circa_train.data import Batches, DataSplits
-from circa_train.fault import FaultKinds, expected_faults
-from circa_train.fixed_point import to_fixed
-from circa_train.nn.control import evaluating, set_draw, site_inputs, stochastic_relus
+from circa_train.nn.control import evaluating, faulty_relus, set_draw, stochastic_relus
+from circa_train.nn.observation import expect
 from circa_train.training.distributed import Ranks
 from circa_train.training.objective import logits_of
 from circa_train.training.settings import TrainingSettings
@@ -89,16 +88,7 @@ def whole_batch_size(images: int, batch_size: int, world_size: int) -> int:
 def _with_fault_rates(
     model: nn.Module, images: Tensor, settings: TrainingSettings
 ) -> tuple[Tensor, dict[str, float]]:
-    kinds: dict[str, FaultKinds] = {}
-    relus = {name: relu for name, relu in stochastic_relus(model).items()
-             if relu.faults_enabled and not relu.spec.is_exact}
-
-    def record(site: str, z: Tensor) -> None:
-        if site in relus:
-            relu = relus[site]
-            x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.plan.overflow)
-            kinds[site] = kinds.get(site, FaultKinds()) + expected_faults(x, relu.spec)
-
-    with site_inputs(model, record):
+    with expect(model) as expected:
         logits = logits_of(model, images, settings)
-    return logits, {site: found.faults / found.values for site, found in kinds.items()}
+    faulty = ((site, expected[site]) for site in faulty_relus(model))
+    return logits, {site: found.faults / found.values for site, found in faulty if found.values}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from circa_train.cost import CircuitCost
-from circa_train.cost.table import align
+from circa_train.text import aligned
 from circa_train.verify.checking import SiteReport
 
 
@@ -43,4 +43,4 @@ def verification_table(reports: Sequence[SiteReport], circuits: Mapping[str, Seq
             "/".join(f"{circuit.bytes['ot']:.0f}" for circuit in four),
             "/".join(f"{1e9 * circuit.seconds.total:.0f}" if circuit.seconds else "-" for circuit in four),
         ])  # fmt: skip
-    return align(lines)
+    return aligned(lines, left=2)

@@ -8,15 +8,6 @@ import torch
 from circa_train.benchmark import layers as speed
 
 
-def test_pairs_alternate_and_the_ratio_is_ours_over_theirs() -> None:
-    calls: list[str] = []
-    found = speed.compare(lambda: calls.append("ours"), lambda: calls.append("theirs"), pairs=4)
-    assert calls[:4] == ["ours", "theirs"] * 2
-    assert sorted(calls[4:6]) == sorted(calls[6:8]) == ["ours", "theirs"]
-    assert calls[4] != calls[6]
-    assert found.low <= found.ratio <= found.high
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_peak_memory_is_what_tensors_hold_at_once() -> None:
     def run() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from circa_train.data.augmentation import Augmentation, augment, uniform_below
+from circa_train.philox import MASK32, philox
 
 FILL = (10, 20, 30)
 
@@ -117,6 +118,16 @@ def test_the_bound_sees_a_bias_of_two_percent():
     biased = draws.clone()
     biased[::50] = 0
     assert chi_square(biased, 9) > bound(8)
+
+
+def test_choices_are_the_words_of_philox_at_counters_that_no_mask_has():
+    index = torch.tensor([0, 7, 2**32 + 5])
+    top_bit = 1 << 31
+    for stream in (0, 3, 4):
+        counter = [index & MASK32, index >> 32, *(torch.full((3,), v) for v in (6, top_bit | stream // 4))]
+        words = philox(counter, (2**32 - 5, 2**32 - 1))  # the two halves of -5
+        got = uniform_below(2**31, index, seed=-5, epoch=6, stream=stream)
+        assert torch.equal(got, words[stream % 4] >> 1)
 
 
 def test_large_and_negative_seeds_are_seeds():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import os
 import pickle
 import struct
+import threading
 import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -257,11 +260,31 @@ def archive_of(folder, path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def test_tiny_imagenet_is_fetched_checked_and_unpacked_on_request(tiny, tmp_path_factory, monkeypatch):
-    served = tmp_path_factory.mktemp("server") / "tiny-imagenet-200.zip"
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path_factory, monkeypatch):
+    """A folder, and the address on this machine where its files are served."""
+    folder = tmp_path_factory.mktemp("server")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_tiny_imagenet_is_fetched_checked_and_unpacked_on_request(
+    tiny, server, tmp_path_factory, monkeypatch
+):
+    folder, address = server
+    served = folder / "tiny-imagenet-200.zip"
     monkeypatch.setattr(tiny_imagenet, "MD5", archive_of(tiny / "tiny-imagenet-200", served))
-    monkeypatch.setattr(tiny_imagenet, "URL", served.as_uri())
+    monkeypatch.setattr(tiny_imagenet, "URL", f"{address}/{served.name}")
     root = tmp_path_factory.mktemp("fresh")
+    (root / served.name).write_bytes(served.read_bytes()[:100])  # an earlier, broken download
     assert len(load_data("tiny_imagenet", root=root, download=True).test) == 9
     assert sorted(p.name for p in root.iterdir()) == [
         ".circa_cache",

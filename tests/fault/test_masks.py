@@ -12,8 +12,9 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from circa_train.fault import masks, random_words, ring_masks, uniform_masks
-from circa_train.fault.masks import masks_at, philox, words_at
+from circa_train.fault.masks import masks_at, words_at
 from circa_train.field import DEFAULT_PRIME
+from circa_train.philox import philox
 
 #: A test that looks at a correct generator fails with this probability: that of a 5 sigma event, two-sided.
 SIGNIFICANCE = math.erfc(5 / math.sqrt(2))

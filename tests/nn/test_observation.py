@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from circa_train import BitWindow, NoFault, StochasticReLU, TruncatedSign, UniformFault, with_stochastic_relus
-from circa_train.fault import SignTest
-from circa_train.nn.control import set_draw, set_faults, stochastic_relus
-from circa_train.nn.observation import SiteObservation, observe
+from circa_train.fault import FaultKinds, SignTest, expected_faults
+from circa_train.fixed_point import to_fixed
+from circa_train.nn.control import set_draw, set_faults, site_inputs, stochastic_relus
+from circa_train.nn.observation import SiteObservation, expect, observe
 
 SPECS: list[SignTest] = [
     TruncatedSign(20),
@@ -123,3 +124,21 @@ def test_an_empty_batch_is_no_observation() -> None:
     with observe(nn.Sequential(relu)) as sites:
         relu(torch.zeros(0, 3))
     assert sites["0"] == SiteObservation()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_law_is_added_up_at_every_site_with_faults(spec: SignTest) -> None:
+    model = network(spec)
+    first, second = stochastic_relus(model).values()
+    second.faults_enabled = False
+    seen: dict[str, Tensor] = {}
+    with site_inputs(model, seen.__setitem__), expect(model) as expected:
+        model(inputs())
+    x, _ = to_fixed(seen[first.name], 16, spec.prime)
+    once = expected_faults(x, spec)
+    assert once.faults > 0
+    assert expected == {first.name: once, second.name: FaultKinds(values=seen[second.name].numel())}
+    with expect(model) as twice:
+        model(inputs())
+        model(inputs())
+    assert twice[first.name] == once + once

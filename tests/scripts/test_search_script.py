@@ -4,7 +4,6 @@ killed.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -24,10 +23,11 @@ from omegaconf import OmegaConf
 
 from circa_train import build_model
 from circa_train.checkpoint import save_checkpoint
-from circa_train.config import Job, config_folder, register
+from circa_train.config import config_folder, register
 from circa_train.config.naming import plain
 from circa_train.data import Batches, load_data
 from circa_train.jobs.build import describe_data
+from circa_train.jobs.job import Job, work_of
 from circa_train.jobs.settings import DataConfig
 
 ROOT = Path(__file__).parents[2]
@@ -41,17 +41,6 @@ QUICK = [
     "run.device=cpu",
     "run.progress=false",
 ]
-
-
-def work_of(name: str) -> Callable[[Job], dict[str, Any]]:
-    """``<name>_job`` of the script ``<name>.py``."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    work: Callable[[Job], dict[str, Any]] = getattr(script, f"{name}_job")
-    return work
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, from_dtype, types
 
+from circa_train import philox as generator
 from circa_train.fault import masks
 from circa_train.fault.masks import LANES, RUN
 from circa_train.kernels.cpu import gates, intrinsics, layouts, philox, tasks
@@ -58,7 +59,7 @@ from circa_train.kernels.cpu.tasks import (
 )
 
 #: Everything that is compiled into the entry points, or counted on by them, apart from this file.
-SOURCES = (masks, intrinsics, tasks, philox, gates, layouts)
+SOURCES = (generator, masks, intrinsics, tasks, philox, gates, layouts)
 
 _TASK = from_dtype(tasks.TASK)
 

@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 
-from circa_train.fault.masks import LANES, PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, RUN
+from circa_train.fault.masks import LANES, RUN
 from circa_train.kernels.cpu.intrinsics import (
     array_at,
     inlined,
@@ -30,6 +30,7 @@ from circa_train.kernels.cpu.intrinsics import (
     stack,
     trailing_zeros,
 )
+from circa_train.philox import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL
 
 #: Runs whose masks are drawn before the first of them is used: enough that most of a batch of redrawn masks
 #: is wanted.

@@ -24,6 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from circa_train.files import write_bytes, write_file
+from circa_train.nn.module_tree import kept_modes
+
 GRANULARITIES = ("pixel", "channel")
 
 
@@ -62,16 +65,12 @@ def _visit_relu_inputs(model: nn.Module, images: Tensor, visit: Callable[[str, T
         for site, module in model.named_modules()
         if isinstance(module, nn.ReLU)
     ]
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        with torch.no_grad():
-            model(images)
+        with kept_modes(model), torch.no_grad():
+            model.eval()(images)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
 
 
 def random_masks(
@@ -157,22 +156,16 @@ def _keep_highest(
 def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
     """Write masks as ``.safetensors`` or ``.npz``, atomically; ``load_masks`` is the inverse."""
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     checked = {site: _as_bool(site, mask).contiguous().cpu() for site, mask in masks.items()}
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save
 
-            save_file(checked, partial)
-        elif path.suffix == ".npz":
-            np.savez_compressed(
-                partial, allow_pickle=False, **{site: mask.numpy() for site, mask in checked.items()}
-            )
-        else:
-            raise ValueError(f"masks are written as .safetensors or .npz, not {path.name!r}")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_bytes(path, save(checked))
+    elif path.suffix == ".npz":
+        arrays: dict[str, Any] = {site: mask.numpy() for site, mask in checked.items()}
+        write_file(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+    else:
+        raise ValueError(f"masks are written as .safetensors or .npz, not {path.name!r}")
 
 
 def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:

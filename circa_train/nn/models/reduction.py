@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from circa_train.nn.models.kept_relus import decode_mask, encode_mask, load_masks, relu_shapes
+from circa_train.nn.module_tree import put_module
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,7 @@ def reduce_relus(
             replacements[site] = MaskedReLU(mask)
     weight = next(model.parameters(), torch.zeros(()))
     for site, module in replacements.items():
-        parent, _, leaf = site.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, module.to(weight.device))
+        put_module(model, site, module.to(weight.device))
     return model
 
 

@@ -20,6 +20,7 @@ from circa_train import user_code
 from circa_train.nn.models.reduction import Reduction, reduce_relus
 from circa_train.nn.models.resnet import CIFAR_DEPTHS, cifar_resnet, resnet18
 from circa_train.nn.models.vgg import VGG16
+from circa_train.nn.module_tree import kept_modes
 
 TORCHVISION_PREFIX = "torchvision:"
 _CIFAR_FAMILY = {f"resnet{depth}": depth for depth in CIFAR_DEPTHS}
@@ -209,12 +210,11 @@ def _torchvision_model(name: str, num_classes: int, image_size: int, in_channels
         options |= {"image_size": image_size}
     try:
         model = models.get_model(name, weights=None, **options)
-        training = model.training
-        with torch.no_grad():
+        with kept_modes(model), torch.no_grad():
             model.eval()(torch.zeros(1, in_channels, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(f"torchvision's {name} cannot take images of side {image_size}: {error}") from error
-    return model.train(training)
+    return model
 
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
-from gc_cases import KERNELS
 
 from circa_train.benchmark.circuits import measure
+from circa_train.gc.aes.engines import available_kernels
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", dict.fromkeys((available_kernels()[0], "numpy")))
 def test_measure_reports_every_figure(kernel):
     figures = measure(kernel=kernel, instances=256, chunk=128, pairs=3, transfers=1 << 15)
     assert figures["kernel"] == kernel
@@ -29,10 +27,3 @@ def test_measure_reports_every_figure(kernel):
         assert 0 < value["low"] <= value["median"] <= value["high"]
     assert figures["transfer_ns"] > 0
     json.dumps(figures)
-
-
-def test_the_package_never_imports_torch():
-    modules = "accounting local protocol session speed kernels"
-    code = "import sys; " + "; ".join(f"import circa_train.gc.{m}" for m in modules.split())
-    code += "; assert 'torch' not in sys.modules and 'numba' not in sys.modules, 'imported too much'"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,138 @@
+"""Files that are there whole or not at all, JSON, and digests.
+
+Whatever moment a process is killed at, or the power fails, a reader finds the old file or the new one, never
+a part of one: the content goes to a file of another name in the same folder, is forced to the disk, and then
+takes its place by one rename. That other name is ``.<name>.<random>.partial``, so two processes that write
+the same file do not disturb each other: the last one wins. What a killed process left under such a name is
+removed by the first write of the same file that comes more than a day later.
+
+This module needs neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+#: What nobody has written to for a day is left over; no write takes that long.
+LEFTOVER_SECONDS = 24 * 3600
+
+
+def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> None:
+    """Make or replace a file by what ``write`` puts into the binary file it is given; see the module's text.
+
+    Missing folders are made. If ``write`` fails, the old file stays and nothing is left.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _force_names(path.parent)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """:func:`write_file` of bytes that are there already."""
+    write_file(path, lambda file: file.write(content))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """:func:`write_file` of text, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """:func:`write_text` of strict JSON: a NaN or an object that JSON does not know is an error here, not at
+    the reader.
+    """
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as strict JSON, indented, with a newline at its end."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The JSON object in a file, or None if there is no readable one."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str], *, replace: bool) -> Iterator[Path]:
+    """A folder to be filled, which gets the name ``path`` when the block ends; if it fails, nothing is left.
+
+    Args:
+        path: the name.
+        replace: what happens to a folder that has the name by then: it goes, or it stays and the new one
+            goes (another process made the same meanwhile). Replacing takes two renames, and between them
+            there is no folder of that name.
+    """
+    path = Path(path)
+    temporary, replaced = _temporary(path), _temporary(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if replace and path.is_dir():  # a folder that is not empty cannot be renamed over
+            path.rename(replaced)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if replaced.is_dir():
+                replaced.rename(path)
+            if replace or not path.is_dir():
+                raise
+        _force_names(path.parent)
+    finally:
+        for folder in (temporary, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's contents, or of the names and contents of all files in a folder."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside ``path``, old leftovers of such names removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):  # another process may have removed it, or finished it
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+
+
+def _force_names(folder: Path) -> None:
+    """Force to the disk which files a folder holds: without this, a power cut may undo a rename."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
