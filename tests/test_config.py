@@ -49,7 +49,11 @@ def options(group: str) -> list[str]:
 
 @pytest.mark.parametrize("group", ["model", "data", "fault", "optim", "tracker"])
 def test_every_option_of_every_group_composes(group: str) -> None:
-    fixed = {"data=imagefolder": ["data.name=imagefolder:x"], "fault=file": ["fault.path=x"]}
+    fixed = {
+        "data=imagefolder": ["data.name=imagefolder:x"],
+        "fault=file": ["fault.path=x"],
+        "fault=python": ["fault.path=x"],
+    }
     for option in options(group):
         choice = f"{group}={option}"
         arguments = [a.replace("imagefolder:x", '"imagefolder:x"') for a in fixed.get(choice, [])]
