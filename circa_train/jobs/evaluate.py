@@ -79,6 +79,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "finetuned": source.finetuned,
         "trained_fault": metadata.get("fault"),
         "fault": plan.description,
+        "severity": plan.severity,
         "frac_bits": source.frac_bits(config.fault, plan),
         "cost": describe_cost(source.relus(), plan),
         "sites": site_records(network, source, config) if config.sites else [],

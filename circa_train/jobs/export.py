@@ -176,6 +176,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "finetuned": bool(trained) and trained.get("kind") != "none",
         "trained_fault": trained,
         "fault": plan.description,
+        "severity": plan.severity,
         "frac_bits": frac_bits,
         "cost": describe_cost({layer.name: math.prod(layer.shape) for layer in network.plan.sites}, plan),
         "sites": _site_records(network, _batches(images, splits, config.batch_size)) if config.sites else [],
