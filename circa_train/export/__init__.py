@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from circa_train.export.bundle import Export, check_export, is_export, load_export, open_export, save_export
 from circa_train.export.convert import Conversion, to_integers
-from circa_train.export.errors import ExportError
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.integer import IntegerNetwork, SiteSigns, Step
+from circa_train.export.layers import ExportError
 from circa_train.export.quantize import Format, IntegerPlan, Scale
 from circa_train.export.ranges import RangeReport, range_report
 from circa_train.export.real import RealNetwork

@@ -27,8 +27,8 @@ import safetensors.torch
 from torch import Tensor
 
 from circa_train.export.convert import Conversion
-from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork
+from circa_train.export.layers import ExportError
 from circa_train.export.manifest import FORMAT, describe, require_int64, restore
 from circa_train.export.onnx_file import onnx_bytes, real_graph
 from circa_train.export.readme import README, reader_text

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import fx, nn
 
-from circa_train.export.errors import ExportError
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.graph import LayerGraph, layer_graph
 from circa_train.export.integer import IntegerNetwork
+from circa_train.export.layers import ExportError
 from circa_train.export.quantize import VALUE_BITS, Format, calibrate, choose_format, quantize
 from circa_train.export.ranges import RangeReport, range_report, require_fit
 from circa_train.fault import NoFault, SignTest, TruncatedSign

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from circa_train.export.errors import ExportError
+from circa_train.export.layers import ExportError
 from circa_train.nn.convert import with_exact_relus
 from circa_train.nn.module_tree import put_module
 from circa_train.nn.tracing import redirect_in_place, relu_calls, trace

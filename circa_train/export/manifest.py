@@ -11,8 +11,7 @@ from torch import Tensor
 
 import circa_train
 from circa_train.export.convert import Conversion
-from circa_train.export.errors import ExportError
-from circa_train.export.layers import Layer, ReLU, layer_from_dict, layer_to_dict
+from circa_train.export.layers import ExportError, Layer, ReLU, layer_from_dict, layer_to_dict
 from circa_train.export.quantize import Format, IntegerPlan, Scale
 from circa_train.fault import NoFault, SignTest, TruncatedSign
 

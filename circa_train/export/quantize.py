@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from circa_train.export.errors import ExportError
 from circa_train.export.graph import LayerGraph
 from circa_train.export.layers import (
     Add,
     Concat,
     Conv2d,
+    ExportError,
     Input,
     Layer,
     Linear,

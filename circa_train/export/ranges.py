@@ -15,9 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork, check_prime_of
-from circa_train.export.layers import ReLU, Rescale
+from circa_train.export.layers import ExportError, ReLU, Rescale
 from circa_train.fault import expected_faults
 from circa_train.field import check_prime, largest_centred
 from circa_train.text import aligned

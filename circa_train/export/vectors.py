@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork
-from circa_train.export.layers import ReLU, Rescale
+from circa_train.export.layers import ExportError, ReLU, Rescale
 from circa_train.export.rescale import RESCALINGS
 from circa_train.fault import TruncatedSign, uniform_masks
 
