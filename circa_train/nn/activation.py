@@ -126,14 +126,20 @@ class StochasticReLU(nn.Module):
         self.address[0] = draw
         self.address[1] = first_image
 
-    def overwrite_input(self, producer: nn.Module | None) -> None:
+    def overwrite_input(self, *watched: nn.Module | None) -> None:
         """Allow y to be written over z, which is promised to be new memory that nobody else reads.
 
         It is done on a CPU where no gradient is wanted, and saves the memory system half its work. Hooks are
-        somebody else: while this module or ``producer``, which made z (None: a function), has one, z stays as
-        it is.
+        somebody else: while this module, or one of those ``watched`` (which made z, or passed it on), has
+        one, z stays as it is.
         """
-        self._overwrites, self._producer = True, () if producer is None else (producer,)
+        self._overwrites = True
+        self._producer = tuple(module for module in watched if module is not None)
+
+    def overwrite_as(self, other: StochasticReLU | None) -> None:
+        """Overwrite what ``other`` may, watching the same modules; nothing for None."""
+        self._overwrites = other is not None and other._overwrites
+        self._producer = () if other is None else other._producer
 
     def _watched(self) -> bool:
         modules = (self, *self._producer)
