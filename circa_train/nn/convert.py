@@ -11,14 +11,17 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from circa_train.fault.spec import FaultSpec, NoFault
 from circa_train.nn.activation import StochasticReLU
-from circa_train.nn.blocks import HOOKS, Boundaries, copy_hooks, mirror
+from circa_train.nn.blocks import HOOKS, copy_hooks
+from circa_train.nn.boundaries import Boundaries
 from circa_train.nn.control import check_sites, specs_by_site, stochastic_relus
 from circa_train.nn.errors import ConversionError
 from circa_train.nn.in_place import makes_new_memory, redirect_in_place
+from circa_train.nn.leaves import refuse_programs
+from circa_train.nn.mirror import adopt_state, ancestors, attach, attach_constant, like, mirror
 from circa_train.nn.recognition import input_of
 from circa_train.nn.relu_calls import relu_calls
 from circa_train.nn.tracing import trace
@@ -94,8 +97,8 @@ def with_stochastic_relus(
         backend: ``auto``, ``reference``, ``cpu`` or ``triton``; all give the same bits.
         other_activations: ``refuse`` (default) or ``keep`` activations that are not ReLUs.
         example: a small batch as the network takes it (a tensor, or a tuple of arguments). With it the
-            conversion is tried out: without faults it must give the outputs and gradients of ``model``, and no
-            step outside of the sites may turn out to be a ReLU (:mod:`circa_train.nn.trial`).
+            conversion is tried out: without faults it must give the outputs and gradients of ``model``, and
+            no step outside of the sites may turn out to be a ReLU (:mod:`circa_train.nn.trial`).
 
     Raises:
         ConversionError: if the network cannot be traced, holds another activation, or has no ReLU; or if the
@@ -116,7 +119,8 @@ def with_stochastic_relus(
         graph,
         [
             (node, StochasticReLU(
-                specs[name], frac_bits=frac_bits, seed=seed, site=index, overflow=overflow, backend=backend, name=name
+                specs[name], frac_bits=frac_bits, seed=seed, site=index, overflow=overflow, backend=backend,
+                name=name
             ))
             for index, (name, node) in enumerate(calls)
         ],
@@ -131,6 +135,7 @@ def as_stochastic(model: nn.Module) -> nn.Module:
     sites. Activations that are not ReLUs are kept in it; ReLUs that are written by hand are refused, as they
     would be missing.
     """
+    refuse_programs(model)
     if stochastic_relus(model):
         return model
     graph = trace(model)
@@ -156,7 +161,7 @@ def with_exact_relus(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, StochasticNetwork):
         original = model._original[0]
-        _adopt_state(original, model)
+        adopt_state(original, model)
         return original
     if isinstance(model, StochasticReLU):
         relu = nn.ReLU().train(model.training)
@@ -180,14 +185,14 @@ def _converted(
     modules = dict(model.named_modules(remove_duplicate=False))
     boundaries = Boundaries(graph)
     new = {str(node.target): node.meta["new_module"] for node in graph.nodes if "new_module" in node.meta}
-    new |= {relu.name: _like(relu, model) for _, relu in sites}
+    new |= {relu.name: like(relu, model) for _, relu in sites}
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    tree = _mirror(model, called - boundaries.paths(), boundaries.paths() | _ancestors({*called, *new}))
+    tree = mirror(model, called - boundaries.paths(), boundaries.paths() | ancestors({*called, *new}))
     for path, module in new.items():
-        _attach(tree, path, module)
+        attach(tree, path, module)
     for node in graph.nodes:
         if "constant" in node.meta:
-            _attach_constant(tree, str(node.target), node.meta["constant"])
+            attach_constant(tree, str(node.target), node.meta["constant"])
     crossed = {relu.name: boundaries.crossed(input_of(node), node) for node, relu in sites}
     for node, relu in sites:
         if node.op == "call_module":
@@ -214,76 +219,15 @@ def _reconvert(model: nn.Module, sites: dict[str, StochasticReLU], training: boo
     network = with_stochastic_relus(
         model, {name: relu.spec for name, relu in sites.items()}, other_activations="keep"
     )
-    for name, relu in sites.items():
-        relu.overwrite_as(network.get_submodule(name))
-        _attach(network, name, relu)
+    fresh = stochastic_relus(network)
     check_sites(network, sites)
+    for name, relu in sites.items():
+        relu.overwrite_as(fresh[name])
+        attach(network, name, relu)
     return network.train(training) if training != network.training else network
-
-
-def _ancestors(paths: set[str]) -> set[str]:
-    """Every qualified name that one of ``paths`` lies below."""
-    parts = [path.split(".") for path in paths]
-    return {".".join(names[:depth]) for names in parts for depth in range(1, len(names))}
-
-
-def _mirror(module: nn.Module, leaves: set[str], blocks: set[str], path: str = "") -> nn.Module:
-    """A tree of blocks with the same names, order, parameters and buffers; what the graph calls, and what
-    does not lead there, is shared as it is.
-    """
-    block = mirror(module)
-    for name, child in module._modules.items():
-        full = f"{path}.{name}" if path else name
-        inside = child is not None and full not in leaves and full in blocks
-        block._modules[name] = _mirror(child, leaves, blocks, full) if inside and child is not None else child
-    return block
-
-
-def _attach(tree: nn.Module, path: str, module: nn.Module) -> None:
-    """Put ``module`` at a qualified name."""
-    parent, _, name = path.rpartition(".")
-    tree.get_submodule(parent)._modules[name] = module
-
-
-def _attach_constant(tree: nn.Module, path: str, value: Any) -> None:
-    """Put a tensor that a forward reads where the graph looks for it; it moves with the network, and is no
-    part of its state.
-    """
-    parent, _, name = path.rpartition(".")
-    owner = tree.get_submodule(parent)
-    if getattr(owner, name, None) is value:
-        return  # a module of the network's own, called as it is
-    if isinstance(value, Tensor):
-        owner.register_buffer(name, value, persistent=False)
-    else:
-        setattr(owner, name, value)
 
 
 def _take_over(given: nn.Module, relu: StochasticReLU) -> None:
     """A site that replaces a module runs that module's hooks, and is in its mode."""
     copy_hooks(given, relu)
     relu.training = given.training
-
-
-def _like(relu: StochasticReLU, model: nn.Module) -> StochasticReLU:
-    """The module on the device of the network's parameters (its buffers stay integers)."""
-    parameter = next(model.parameters(), None)
-    return relu if parameter is None else relu.to(parameter.device)
-
-
-def _adopt_state(original: nn.Module, network: nn.Module) -> None:
-    """Give ``original`` the tensors and modes of ``network``, which may have been moved or cast since they
-    were shared.
-    """
-    for name, module in network.named_modules():
-        try:
-            counterpart = original.get_submodule(name)
-        except AttributeError:
-            continue  # a site of a functional ReLU, or a training flag: the plain network has nothing there
-        counterpart.training = module.training
-        if counterpart is not module and not isinstance(module, StochasticReLU):
-            for ours, theirs in (
-                (counterpart._parameters, module._parameters),
-                (counterpart._buffers, module._buffers),
-            ):
-                ours.update({key: value for key, value in theirs.items() if key in ours})

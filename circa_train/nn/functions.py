@@ -1,8 +1,10 @@
 """Calls of autograd functions while a network is traced: one step each, so that their own backward is kept.
 
 A trace would run the function's forward on its stand-ins and see only that, and a straight-through gradient
-would become that of a rounding: zero. So the call itself is recorded, as a :class:`FunctionCall`, and its
-forward is run once more in a graph to be thrown away, to look for a ReLU in it.
+would become that of a rounding: zero. So the call itself is recorded, as a
+:class:`~circa_train.nn.leaves.FunctionCall`, and its forward is run once more in a graph to be thrown away, to
+look for a ReLU in it. ``apply`` is torch's own, in C, and may have been taken from its class long before; what
+it calls is the forward of the class, so that is what stands aside meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from typing import Any
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
+
+_Function = type[torch.autograd.Function]
+#: (function, its arguments, by name, the graph of its forward or None) -> what stands for its result
+Record = Callable[[_Function, tuple[Any, ...], dict[str, Any], fx.Graph | None], Any]
 
 
 class _Context:
@@ -39,26 +45,48 @@ class _Context:
 
 
 @contextmanager
-def recorded(record: Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]) -> (
-    Iterator[None]
-):
-    """While open, autograd functions that are applied to stand-ins call ``record`` instead."""
-    original = torch.autograd.Function.__dict__["apply"]
-
-    def apply(function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
-            return record(function, args, kwargs)
-        return original.__get__(None, function)(*args, **kwargs)
-
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
+def recorded(record: Record) -> Iterator[None]:
+    """While open, autograd functions that are applied to stand-ins call ``record`` instead of their forward."""
+    undo: list[Callable[[], None]] = []
+    looking: list[_Function] = []
     try:
+        for function in list(_all_functions(torch.autograd.Function)):
+            undo += [
+                _replace(function, name, stand_aside(function, getattr(function, name), record, looking))
+                for name, stand_aside in (("forward", _forward), ("setup_context", _setup))
+            ]
         yield
     finally:
-        torch.autograd.Function.apply = original
+        for restore in reversed(undo):
+            restore()
 
 
-def looked_into(
-    function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]
+def _forward(function: _Function, forward: Any, record: Record, looking: list[_Function]) -> Any:
+    separate = _is_separate(function)
+
+    def instead(*args: Any, **kwargs: Any) -> Any:
+        given = args if separate else args[1:]
+        if looking or not _has_stand_ins((given, kwargs)):
+            return forward(*args, **kwargs)
+        looking.append(function)
+        try:
+            inside = _looked_into(forward, separate, given, kwargs)
+        finally:
+            looking.pop()
+        return record(function, given, kwargs, inside)
+
+    return instead
+
+
+def _setup(function: _Function, setup: Any, record: Record, looking: list[_Function]) -> Any:
+    def instead(ctx: Any, inputs: Any, output: Any) -> Any:
+        return None if _has_stand_ins((inputs, output)) else setup(ctx, inputs, output)
+
+    return instead if _is_separate(function) else setup
+
+
+def _looked_into(
+    forward: Callable[..., Any], separate: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> fx.Graph | None:
     """The graph of a function's forward, None if it cannot be traced."""
     graph = fx.Graph()
@@ -73,10 +101,29 @@ def looked_into(
         return fx.Proxy(graph.placeholder(f"input_{count}"), tracer)
 
     args, kwargs = pytree.tree_map(stand_in, (args, kwargs))
-    separate = function.setup_context is not torch.autograd.function._SingleLevelFunction.setup_context
-    context = () if separate else (_Context(len(args)),)
     try:
-        function.forward(*context, *args, **kwargs)
+        forward(*(() if separate else (_Context(len(args)),)), *args, **kwargs)
     except Exception:  # whatever somebody's forward raises on a stand-in
         return None
     return graph
+
+
+def _all_functions(base: _Function) -> Iterator[_Function]:
+    for function in base.__subclasses__():
+        yield function
+        yield from _all_functions(function)
+
+
+def _is_separate(function: _Function) -> bool:
+    """Whether a function sets up its context apart from its forward, which then does not get one."""
+    return function.setup_context is not torch.autograd.Function.setup_context
+
+
+def _has_stand_ins(value: Any) -> bool:
+    return any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves(value))
+
+
+def _replace(function: _Function, name: str, value: Any) -> Callable[[], None]:
+    own = vars(function).get(name)
+    setattr(function, name, staticmethod(value))
+    return lambda: delattr(function, name) if own is None else setattr(function, name, own)

@@ -3,8 +3,8 @@
 A trace sees the ReLUs of whatever it runs through, and none of what it takes as one step. So only torch's own
 layers, exactly as torch wrote them, are single steps: not a subclass, not one whose ``forward`` was replaced,
 and a layer whose weight is parametrized only if it is torch's own underneath. Everything else is run through.
-What cannot be run through, a compiled program or an autograd function, is looked into another way, and refused
-by name if it holds an activation or does not let itself be read.
+What cannot be run through, a compiled program or an autograd function, is looked into another way, and
+refused by name if it holds an activation or does not let itself be read.
 """
 
 from __future__ import annotations
@@ -50,11 +50,18 @@ class FunctionCall(nn.Module):
         return self.function.__name__
 
 
+_SINGLE_STEPS = (
+    StochasticReLU,
+    TrainingFlag,
+    FunctionCall,
+    parametrize.ParametrizationList,
+    torch.jit.ScriptModule,
+)
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether a trace takes a module as one step."""
-    if isinstance(
-        module, (StochasticReLU, TrainingFlag, FunctionCall, parametrize.ParametrizationList)
-    ) or isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, _SINGLE_STEPS):
         return True
     if "forward" in vars(module):
         return False
@@ -74,7 +81,7 @@ def written_class(module: nn.Module) -> type:
 
 def refuse_programs(model: object) -> None:
     """ConversionError for compiled programs, in which there is nothing to trace or to replace."""
-    if isinstance(model, torch.export.ExportedProgram):
+    if type(model).__module__.startswith("torch.export."):
         raise ConversionError(_program("ExportedProgram", "a program of torch.export"))
     if not isinstance(model, nn.Module):
         raise TypeError(f"{type(model).__name__} is not a torch.nn.Module; there is nothing to convert")

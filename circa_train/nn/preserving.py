@@ -1,8 +1,8 @@
 """Look at a network without leaving a trace in it.
 
-Tracing runs the network's own Python on stand-ins for tensors, and measuring runs it on images. Either way the
-forward may count its calls, keep a feature map in an attribute, append to a list or add to a buffer. Inside
-:func:`unchanged` all of this may happen; afterwards it did not.
+Tracing runs the network's own Python on stand-ins for tensors, and measuring runs it on images. Either way
+the forward may count its calls, keep a feature map in an attribute, append to a list or add to a buffer.
+Inside :func:`unchanged` all of this may happen; afterwards it did not.
 """
 
 from __future__ import annotations

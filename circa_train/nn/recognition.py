@@ -60,8 +60,8 @@ _CASTS = {
     "to", "type", "type_as", "float", "double", "half", "bfloat16", "int", "long", "bool", "short", "char",
     "byte", "logical_not", "bitwise_not", "invert", "inv", "not", "neg", "sub", "rsub", "add", "iadd", "isub",
     "clone", "detach", "contiguous", "view", "reshape", "flatten", "unsqueeze", "squeeze", "expand",
-    "expand_as", "view_as", "permute", "transpose", "requires_grad", "getattr", "div", "truediv", "logical_and",
-    "logical_or", "bitwise_and", "bitwise_or", "and", "or",
+    "expand_as", "view_as", "permute", "transpose", "requires_grad", "getattr", "div", "truediv",
+    "logical_and", "logical_or", "bitwise_and", "bitwise_or", "and", "or",
 }  # fmt: skip
 _MASKED = {
     "mul", "imul", "multiply", "where", "masked_fill", "masked_scatter", "masked_select", "addcmul", "einsum",

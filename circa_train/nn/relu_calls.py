@@ -1,4 +1,5 @@
-"""The ReLU sites of a traced network, and the refusal of all that may be a ReLU and is none that can be replaced.
+"""The ReLU sites of a traced network, and the refusal of all that may be a ReLU and is none that can be
+replaced.
 
 Calls are found in the traced graph and never counted at run time, so one ``nn.ReLU`` object called at several
 places and functional ReLUs are as many sites as there are calls.
@@ -6,11 +7,14 @@ places and functional ReLUs are as many sites as there are calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, fx, nn
 from torch.jit import ScriptModule
 
 from circa_train.nn.errors import ConversionError
 from circa_train.nn.leaves import FUSED_LAYERS, FunctionCall, operations
+from circa_train.nn.names import taken_names, unused_name
 from circa_train.nn.recognition import (
     ACTIVATION_MODULES,
     ACTIVATION_NAMES,
@@ -20,12 +24,23 @@ from circa_train.nn.recognition import (
     place_of,
     short_name,
 )
-from circa_train.nn.tracing import taken_names, unused_name
 
 OTHER_ACTIVATIONS = ("refuse", "keep")
 
 #: Operations of a compiled program that decide by a sign, or may.
-_COMPILED = {*ACTIVATION_NAMES, "relu", "relu_", "gt", "ge", "lt", "le", "where", "sign", "abs", "masked_fill"}
+_COMPILED = {
+    *ACTIVATION_NAMES,
+    "relu",
+    "relu_",
+    "gt",
+    "ge",
+    "lt",
+    "le",
+    "where",
+    "sign",
+    "abs",
+    "masked_fill",
+}
 _TRUSTED_HOMES = ("torch", "_operator", "operator", "builtins", "math", "torchvision", "circa_train")
 
 
@@ -59,7 +74,11 @@ def relu_calls(
     for node in graph.nodes:
         _refuse_hidden(node, modules, other_activations)
         if is_relu(node, modules):
-            name = str(node.target) if node.op == "call_module" else _functional_name(node, modules, taken, owners)
+            name = (
+                str(node.target)
+                if node.op == "call_module"
+                else _functional_name(node, modules, taken, owners)
+            )
             number, site = 1, name
             while site in used or (number > 1 and site in taken):
                 number += 1
@@ -73,8 +92,8 @@ def relu_calls(
             what = handwritten_relu(node, modules, _constant(model)) if handwritten == "refuse" else None
         if what:
             raise ConversionError(
-                f"{what} at {place_of(node)} is not a ReLU, and its sign test would stay exact: replace it by "
-                "nn.ReLU, "
+                f"{what} at {place_of(node)} is not a ReLU, and its sign test would stay exact: replace it "
+                "by nn.ReLU, "
                 'or pass other_activations="keep" to leave it as it is'
             )
     if not calls:
@@ -94,7 +113,7 @@ def _functional_name(
     return owners[owner]
 
 
-def _constant(model: nn.Module):  # type: ignore[no-untyped-def]
+def _constant(model: nn.Module) -> Callable[[fx.Node], Tensor | None]:
     buffers = dict(model.named_buffers(remove_duplicate=False))
 
     def constant(node: fx.Node) -> Tensor | None:
@@ -139,8 +158,9 @@ def _refuse_compiled(node: fx.Node, module: ScriptModule) -> None:
     hidden = sorted(name for name in found if name in _COMPILED or "::" in name)
     if hidden:
         raise ConversionError(
-            f"{node.target} is a program of torch.jit (scripted or traced) that computes {', '.join(hidden)}, "
-            "which cannot be replaced in it: put the module in Python that it was made from in its place"
+            f"{node.target} is a program of torch.jit (scripted or traced) that computes "
+            f"{', '.join(hidden)}, which cannot be replaced in it: put the module in Python that it was made "
+            "from in its place"
         )
 
 
@@ -155,10 +175,11 @@ def _refuse_function(node: fx.Node, module: FunctionCall, other_activations: str
         )
     for step in inside.nodes:
         hidden = short_name(step) if is_relu(step, {}) else other_activation(step, {})
-        if hidden and (other_activations == "refuse" or is_relu(step, {}) or handwritten_relu(
-            step, {}, lambda _: None
-        )):
+        if hidden and (
+            other_activations == "refuse" or is_relu(step, {}) or handwritten_relu(step, {}, lambda _: None)
+        ):
             raise ConversionError(
                 f"the autograd function {name} at {place_of(node)} computes {hidden}, whose sign test would "
-                "stay exact: take it out of the function and use nn.ReLU, whose gradient as a site is the gate"
+                "stay exact: take it out of the function and use nn.ReLU, whose gradient as a site is the "
+                "gate"
             )

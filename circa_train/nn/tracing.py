@@ -1,7 +1,8 @@
 """The graph of a network, by tracing its forward (torch.fx), with what a bare trace would drop.
 
-The network's Python runs once on stand-ins for tensors, once in training and once in evaluation mode, and every
-step on a tensor becomes a node. What a trace of torch's own loses without a word is kept or refused here:
+The network's Python runs once on stand-ins for tensors, once in training and once in evaluation mode, and
+every step on a tensor becomes a node. What a trace of torch's own loses without a word is kept or refused
+here:
 
 - hooks are not run on stand-ins; every block that is run through leaves two marks in the graph, where
   :mod:`circa_train.nn.blocks` runs them later;
@@ -14,25 +15,30 @@ step on a tensor becomes a node. What a trace of torch's own loses without a wor
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.checkpoint import CheckpointFunction
 
+from circa_train.nn.blocks import block_begins, block_ends
 from circa_train.nn.errors import ConversionError
-from circa_train.nn.functions import looked_into, recorded
-from circa_train.nn.leaves import FunctionCall, TrainingFlag, is_leaf, refuse_programs
+from circa_train.nn.functions import recorded
+from circa_train.nn.leaves import FunctionCall, is_leaf, refuse_programs
+from circa_train.nn.modes import unify_modes
+from circa_train.nn.names import taken_names, unused_name
+from circa_train.nn.options import check_options, options_of
 from circa_train.nn.preserving import changed_buffers, unchanged
 from circa_train.nn.recognition import place_of
 
-_OPTIONS = (bool, int, float, str)
+_GRADIENTS = "torch.no_grad or enable_grad"
+_CHECKPOINTING = "torch.utils.checkpoint or saved_tensors_hooks"
 
 
 def trace(model: nn.Module) -> fx.Graph:
     """The graph of ``model``, the same for training and evaluation: flags that differ become
-    :class:`TrainingFlag` calls. The network is left as it was.
+    :class:`~circa_train.nn.leaves.TrainingFlag` calls. The network is left as it was.
 
     Arguments of ``forward`` that default to a plain value (an option) are fixed at it. A node's ``meta`` says
     the ``owner``, the qualified name of the module whose forward made it; ``constant``, the tensor of a
@@ -53,44 +59,8 @@ def trace(model: nn.Module) -> fx.Graph:
         finally:
             for module, training in modes.items():
                 module.training = training
-    _unify_modes(graph, reference, {name for name, _ in model.named_modules(remove_duplicate=False)})
+    unify_modes(graph, reference, {name for name, _ in model.named_modules(remove_duplicate=False)})
     return graph
-
-
-def block_begins() -> None:
-    """A mark in a graph: here the forward of a block begins; ``meta`` has its ``path``, ``args``,
-    ``kwargs``.
-    """
-
-
-def block_ends() -> None:
-    """A mark in a graph: here it ends; ``meta`` has the mark of its beginning and its ``result``."""
-
-
-def option_is(value: Any, expected: Any, name: str, network: str) -> None:
-    """Raise if an option of a traced forward has another value than the one it was traced with."""
-    same = value is expected if expected is None or isinstance(expected, bool) else value == expected
-    if not same:
-        raise ValueError(
-            f"{network} was converted with {name}={expected!r}, its default, and its graph holds nothing "
-            f"else: {name}={value!r} is another network. Convert that one: a module whose forward calls "
-            f"the plain network with {name}={value!r}"
-        )
-
-
-def unused_name(name: str, taken: Callable[[str], bool]) -> str:
-    """``name``, or the first of ``name_2``, ``name_3``, ... that is not taken."""
-    number, candidate = 1, name
-    while taken(candidate):
-        number += 1
-        candidate = f"{name}_{number}"
-    return candidate
-
-
-def taken_names(model: nn.Module) -> set[str]:
-    """Qualified names of everything that a network holds: modules, parameters, buffers."""
-    named = (model.named_modules, model.named_parameters, model.named_buffers)
-    return {name for names in named for name, _ in names(remove_duplicate=False)}  # type: ignore[operator]
 
 
 class _Tracer(fx.Tracer):
@@ -108,7 +78,7 @@ class _Tracer(fx.Tracer):
         return is_leaf(m)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if m not in self.submodule_paths:
+        if m not in (self.submodule_paths or {}):
             return self._call_unregistered(m, args, kwargs)
         path = self.path_of_module(m)
         self.owners.append(path)
@@ -132,22 +102,32 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         node.meta["owner"] = self.owners[-1]
         if node.op != "output" and (changed := _difference(self.state, _state())):
+            if changed == _CHECKPOINTING:
+                raise ConversionError(_checkpointing(self.owners[-1]))
             raise ConversionError(
-                f"{place_of(node)} runs inside {changed} in the forward, which a trace drops: put it around "
+                f"{place_of(node)} runs inside a block of {changed} in the forward, which a trace drops: put it around "
                 "the call of the whole network instead (for a frozen part, .detach() its result or "
                 "requires_grad_(False) its parameters)"
             )
         return node
 
-    def call_function(self, function: type[torch.autograd.Function], args: Any, kwargs: Any) -> fx.Proxy:
+    def function_call(
+        self,
+        function: type[torch.autograd.Function],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inside: fx.Graph | None,
+    ) -> fx.Proxy:
         """One step for the call of an autograd function."""
         owner = self.owners[-1]
+        if function is CheckpointFunction:
+            raise ConversionError(_checkpointing(owner))
         name = f"{owner}.{function.__name__}" if owner else function.__name__
         name = unused_name(name, self.taken.__contains__)
         self.taken.add(name)
-        proxy = self.create_proxy("call_module", name, args, kwargs)
-        proxy.node.meta["new_module"] = FunctionCall(function)
-        proxy.node.meta["inside"] = looked_into(function, args, kwargs)
+        with torch.set_grad_enabled(self.state[_GRADIENTS]):  # torch itself switched them off around a forward
+            proxy = self.create_proxy("call_module", name, args, kwargs)
+        proxy.node.meta |= {"new_module": FunctionCall(function), "inside": inside}
         return proxy
 
     def _call_unregistered(self, m: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -155,8 +135,8 @@ class _Tracer(fx.Tracer):
         if isinstance(m, torch.jit.ScriptModule) or next(m.parameters(), next(m.buffers(), None)) is not None:
             raise ConversionError(
                 f"{type(m).__name__} at {self.owners[-1] or 'the network'} holds parameters or code that the "
-                "network does not know of: keep it in an attribute, an nn.ModuleList or an nn.ModuleDict, not "
-                "in a plain list or dict, and make it in __init__"
+                "network does not know of: keep it in an attribute, an nn.ModuleList or an nn.ModuleDict, "
+                "not in a plain list or dict, and make it in __init__"
             )
         return m.forward(*args, **kwargs)
 
@@ -171,11 +151,11 @@ class _Tracer(fx.Tracer):
 
 def _state() -> dict[str, Any]:
     """What a ``with`` block may change around the steps inside it."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     state = {
-        "torch.no_grad or enable_grad": torch.is_grad_enabled(),
+        _GRADIENTS: torch.is_grad_enabled(),
         "torch.inference_mode": torch.is_inference_mode_enabled(),
-        "torch.utils.checkpoint or saved_tensors_hooks": hooks is not None,
+        _CHECKPOINTING: hooks is not None,
     }
     for device in ("cpu", "cuda"):
         enabled = torch.is_autocast_enabled(device)
@@ -186,14 +166,23 @@ def _state() -> dict[str, Any]:
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    return next((f"a block of {name}" for name in before if before[name] != now[name]), "")
+    return next((name for name in before if before[name] != now[name]), "")
+
+
+def _checkpointing(owner: str) -> str:
+    return (
+        f"the forward of {owner or 'the network'} uses {_CHECKPOINTING}, which a trace drops: switch it off in "
+        "the network (memory_efficient=False, gradient_checkpointing_disable()), and checkpoint the converted "
+        "one as a whole, which repeats its draws"
+    )
 
 
 def _trace_once(model: nn.Module) -> fx.Graph:
     if "forward" in vars(model):
         raise ConversionError(
-            f"the forward of this {type(model).__name__} was replaced on the object (network.forward = ...), and "
-            "a trace would see that of its class: write a class, or a module around it, with the new forward"
+            f"the forward of this {type(model).__name__} was replaced on the object (network.forward = ...), "
+            "and a trace would see that of its class: write a class, or a module around it, with the "
+            "new forward"
         )
     try:
         return _traced(model, proxy_buffers=True)
@@ -204,16 +193,12 @@ def _trace_once(model: nn.Module) -> fx.Graph:
 
 
 def _traced(model: nn.Module, proxy_buffers: bool) -> fx.Graph:
-    options = {
-        name: parameter.default
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.default is None or isinstance(parameter.default, _OPTIONS)
-    }
+    options = options_of(model)
     tracer = _Tracer(model, proxy_buffers)
     changed = changed_buffers(model)
     before = set(vars(model))
     try:
-        with recorded(tracer.call_function):
+        with recorded(tracer.function_call):
             graph = tracer.trace(model, concrete_args=options or None)
     except ConversionError:
         raise
@@ -238,7 +223,7 @@ def _traced(model: nn.Module, proxy_buffers: bool) -> fx.Graph:
             "outside of the forward, or with operations on the buffer alone (self.buffer.add_(1))"
         )
     _keep_constants(graph, model, made)
-    _check_options(graph, options, type(model).__name__)
+    check_options(graph, options, type(model).__name__)
     return graph
 
 
@@ -257,67 +242,3 @@ def _keep_constants(graph: fx.Graph, model: nn.Module, made: dict[str, Any]) -> 
                 "would freeze it. Compute it in the forward, or use torch.nn.utils.parametrizations"
             )
         node.meta["constant"] = constant
-
-
-def _check_options(graph: fx.Graph, options: dict[str, Any], network: str) -> None:
-    """Give options their names back, and put a check with our words in the place of fx's."""
-    for node in [node for node in graph.nodes if node.op == "placeholder"]:
-        name = str(node.target).removesuffix("_1")
-        if str(node.target) in options or name not in options:
-            continue
-        node.target = name
-        for user in list(node.users):  # fx's own check: nothing else saw the stand-in
-            for assertion in list(user.users):
-                graph.erase_node(assertion)
-            graph.erase_node(user)
-        last = next(n for n in reversed(graph.nodes) if n.op == "placeholder")
-        with graph.inserting_after(last):
-            check = graph.call_function(option_is, (node, options[name], name, network))
-        check.meta["owner"] = ""
-
-
-def _same_step(a: fx.Node, b: fx.Node) -> bool:
-    """Do two nodes at the same place of two traces do the same?"""
-    if isinstance(a.meta.get("constant"), Tensor) and isinstance(b.meta.get("constant"), Tensor):
-        if torch.equal(a.meta["constant"], b.meta["constant"]):
-            return True
-        raise ConversionError(
-            f"{place_of(a)} makes a tensor that is different every time, and a trace would freeze it: "
-            "pass it in as an argument, or make it a buffer"
-        )
-    return (a.op, a.target) == (b.op, b.target)
-
-
-def _unify_modes(graph: fx.Graph, reference: fx.Graph, taken: set[str]) -> None:
-    """Replace, in the training-mode ``graph``, every argument that is True there and False in the evaluation
-    graph.
-    """
-    nodes, others = list(graph.nodes), list(reference.nodes)
-    if len(nodes) != len(others) or not all(_same_step(a, b) for a, b in zip(nodes, others, strict=True)):
-        raise ConversionError(
-            "the forward does different things in training and in evaluation (auxiliary heads, say), so no "
-            "single graph "
-            "holds its ReLUs: switch that off (aux_logits=False) or move it out of the network"
-        )
-    flags: dict[str, fx.Node] = {}
-    for a, b in zip(nodes, others, strict=True):
-        values = [(name, a.kwargs[name], b.kwargs.get(name)) for name in a.kwargs]
-        values += [(place, x, y) for place, (x, y) in enumerate(zip(a.args, b.args, strict=False))]
-        for place, x, y in values:
-            if isinstance(x, (fx.Node, tuple, list, dict, slice)) or x == y:
-                continue
-            if (x, y) != (True, False):
-                raise ConversionError(
-                    f"argument {place!r} of {place_of(a)} is {x!r} in training and {y!r} in evaluation; "
-                    "only a training flag may differ"
-                )
-            owner = a.meta["owner"]
-            if owner not in flags:
-                name = unused_name(f"{owner}.training_flag" if owner else "training_flag", taken.__contains__)
-                with graph.inserting_before(nodes[0]):
-                    flags[owner] = graph.call_module(name)
-                    flags[owner].meta |= {"owner": owner, "new_module": TrainingFlag()}
-            if isinstance(place, str):
-                a.update_kwarg(place, flags[owner])
-            else:
-                a.update_arg(place, flags[owner])

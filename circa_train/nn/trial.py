@@ -1,9 +1,9 @@
 """Try a conversion out on an example, so that whatever a trace loses is noticed, known or not.
 
-Three comparisons, in evaluation mode and without faults: the outputs of the converted network with those of the
-plain one, their gradients by parameter and input, and the ReLUs that really run with the sites. The last looks
-at values, not at names: a step outside of the sites whose result is the ReLU of something computed before is a
-ReLU, however it is written.
+Three comparisons, in evaluation mode and without faults: the outputs of the converted network with those of
+the plain one, their gradients by parameter and input, and the ReLUs that really run with the sites. The last
+looks at values, not at names: a step outside of the sites whose result is the ReLU of something computed
+before is a ReLU, however it is written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 _SEED = 20210615
 
 
-def try_out(plain: nn.Module, network: fx.GraphModule, example: Any, *, refuse_relus: bool = True) -> None:
+def try_out(plain: nn.Module, network: nn.Module, example: Any, *, refuse_relus: bool = True) -> None:
     """Run an example through ``network`` and the ``plain`` one it was made from; both are left as they were.
 
     Args:
@@ -43,8 +43,14 @@ def try_out(plain: nn.Module, network: fx.GraphModule, example: Any, *, refuse_r
         ConversionError: if outputs or gradients differ, or a ReLU runs that is no site.
     """
     args = tuple(example) if isinstance(example, (tuple, list)) else (example,)
-    with unchanged(plain), unchanged(network), evaluating(plain), evaluating(network), without_faults(network):
-        _compare("output", _run(plain, args), _run(network, args), type(plain).__name__)
+    with (
+        unchanged(plain),
+        unchanged(network),
+        evaluating(plain),
+        evaluating(network),
+        without_faults(network),
+    ):
+        _compare(_run(plain, args), _run(network, args), type(plain).__name__)
         if refuse_relus:
             with torch.no_grad(), _same_random_numbers(plain), _Watch() as watch:
                 _Steps(network, watch).run(*args)
@@ -61,10 +67,10 @@ def _run(network: nn.Module, args: tuple[Any, ...]) -> dict[str, Tensor]:
             inputs.append(value)
         outputs = [leaf for leaf in pytree.tree_leaves(network(*inputs)) if isinstance(leaf, Tensor)]
         found = {f"output {number}": value.detach() for number, value in enumerate(outputs)}
-        differentiable = [value for value in outputs if value.requires_grad]
-        total = sum((value.to(torch.float64) * _weights(value)).sum() for value in differentiable)
+        differentiable = [value for value in outputs if value.requires_grad and value.is_floating_point()]
+        total = sum((value.cpu().double() * _weights(value)).sum() for value in differentiable)
         if isinstance(total, Tensor):
-            wanted = {n: p for n, p in network.named_parameters() if p.requires_grad}
+            wanted: dict[str, Tensor] = {n: p for n, p in network.named_parameters() if p.requires_grad}
             wanted |= {f"argument {number}": leaf for number, leaf in enumerate(leaves)}
             gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
             found |= {
@@ -75,7 +81,7 @@ def _run(network: nn.Module, args: tuple[Any, ...]) -> dict[str, Tensor]:
     return found
 
 
-def _compare(what: str, plain: dict[str, Tensor], converted: dict[str, Tensor], network: str) -> None:
+def _compare(plain: dict[str, Tensor], converted: dict[str, Tensor], network: str) -> None:
     for name in [*plain, *converted]:
         a, b = plain.get(name), converted.get(name)
         if a is None or b is None:
@@ -87,7 +93,8 @@ def _compare(what: str, plain: dict[str, Tensor], converted: dict[str, Tensor], 
         else:
             difference = f"its {name} differs by up to {float((a.double() - b.double()).abs().max()):.3g}"
         raise ConversionError(
-            f"converted and without faults, {network} does not compute what it did on the example: {difference}. "
+            f"converted and without faults, {network} does not compute what it did on the example: "
+            f"{difference}. "
             "Something in its forward is lost in a trace (state that is kept between calls, numbers computed "
             "in Python): write it with operations on tensors alone"
         )
@@ -102,8 +109,10 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _weights(value: Tensor) -> Tensor:
-    """A weight for every element, no two alike, the same in both networks."""
-    places = torch.arange(value.numel(), dtype=torch.float64, device=value.device)
+    """A weight for every element, no two alike, the same in both networks; on the CPU, for not every device
+    has 64 bits.
+    """
+    places = torch.arange(value.numel(), dtype=torch.float64)
     return (1.5 + torch.sin(places * math.sqrt(2))).reshape(value.shape)
 
 
@@ -119,7 +128,7 @@ def _same_random_numbers(network: nn.Module) -> Iterator[None]:
 class _Steps(fx.Interpreter):
     """Runs a graph and tells the watch at which node it is."""
 
-    def __init__(self, network: fx.GraphModule, watch: _Watch) -> None:
+    def __init__(self, network: nn.Module, watch: _Watch) -> None:
         super().__init__(network)
         self.watch = watch
 
@@ -186,9 +195,9 @@ class _Watch(TorchDispatchMode):
     def _refuse(self, operation: str) -> None:
         place = place_of(self.node) if self.node is not None else "the network"
         raise ConversionError(
-            f"{operation} at {place} turned out to be a ReLU when the example was run, and it is no site that "
-            "could be replaced: write it as nn.ReLU or F.relu, or pass other_activations=\"keep\" to leave it "
-            "as it is"
+            f"{operation} at {place} turned out to be a ReLU when the example was run, and it is no site "
+            "that could be replaced: write it as nn.ReLU or F.relu, or pass "
+            'other_activations="keep" to leave it as it is'
         )
 
 
@@ -196,7 +205,7 @@ def _number(value: Tensor) -> float | None:
     """The weighted sum of the positive part; None for what is not made of real numbers, or is not finite."""
     if not value.is_floating_point() or value.numel() == 0 or value.is_meta or value.layout != torch.strided:
         return None
-    number = float((value.detach().to(torch.float64).clamp(min=0) * _weights(value)).sum())
+    number = float((value.detach().cpu().double().clamp(min=0) * _weights(value)).sum())
     return number if math.isfinite(number) else None
 
 
