@@ -15,7 +15,8 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "field", "fixed_point", "fault", "gc", "kernels", "nn", "data", "checkpoint", "runs", "training",
+    "field", "fixed_point", "fault", "gc", "kernels", "nn", "data", "pickled", "untrusted", "contents",
+    "weights", "checkpoint", "runs", "training",
     "evaluation",
     "diagnosis", "cost", "verify", "export", "search", "plots", "benchmark", "config",
 )  # fmt: skip
@@ -29,6 +30,8 @@ ONLY = {
     "kernels": {"field", "fixed_point", "fault"},
     "nn": {"field", "fixed_point", "fault", "kernels"},
     "data": set(),
+    "pickled": set(),
+    "untrusted": {"pickled"},
     "cost": {"field", "fault", "gc"},
 }
 

@@ -8,15 +8,23 @@ is a number, a string, None, or the reduction's plain dict.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from circa_train.nn.models.reduction import Reduction, reduce_relus
 from circa_train.nn.models.resnet import CIFAR_DEPTHS, cifar_resnet, resnet18
 from circa_train.nn.models.vgg import VGG16
+
+#: What a network may have at most; beyond is a mistake, or somebody's attempt to fill the memory.
+MAX_CLASSES = 100_000
+MAX_CHANNELS = 4096
+MAX_IMAGE_SIZE = 2048
+MAX_PARAMETERS = 1 << 29
 
 TORCHVISION_PREFIX = "torchvision:"
 _CIFAR_FAMILY = {f"resnet{depth}": depth for depth in CIFAR_DEPTHS}
@@ -55,30 +63,37 @@ def build_model(
             one.
 
     Raises:
-        ValueError: an unknown name, a size the network cannot take, or an option that it does not have.
+        ValueError: an unknown name, a size the network cannot take, or an option that it does not have; more
+            classes, channels, pixels or parameters than the limits of this module, before memory is taken.
         ImportError: a torchvision model is asked for and torchvision does not import.
     """
-    for label, value in (
-        ("num_classes", num_classes),
-        ("image_size", image_size),
-        ("in_channels", in_channels),
+    for label, value, limit in (
+        ("num_classes", num_classes, MAX_CLASSES),
+        ("image_size", image_size, MAX_IMAGE_SIZE),
+        ("in_channels", in_channels, MAX_CHANNELS),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{label} must be a positive integer, not {value!r}")
+        if value > limit:
+            raise ValueError(f"{label} = {value}: a network may have at most {limit}")
     with _own_generator(seed):
         if name in _CIFAR_FAMILY or name == "resnet18":
             _refuse_options(name, dropout=dropout)
             options: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
             options |= {} if shortcut is None else {"shortcut": shortcut}
             options |= {} if width is None else {"width": width}
-            model: nn.Module = (
-                resnet18(**options) if name == "resnet18" else cifar_resnet(_CIFAR_FAMILY[name], **options)
+            make: Callable[..., nn.Module] = (
+                resnet18 if name == "resnet18" else partial(cifar_resnet, _CIFAR_FAMILY[name])
             )
+            _refuse_giants(name, make, options)
+            model = make(**options)
         elif name == "vgg16":
             _refuse_options(name, shortcut=shortcut)
             options = {} if width is None else {"width": width}
             options |= {} if dropout is None else {"dropout": dropout}
-            model = VGG16(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **options)
+            options |= {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+            _refuse_giants(name, VGG16, options)
+            model = VGG16(**options)
         elif name.startswith(TORCHVISION_PREFIX):
             _refuse_options(name, shortcut=shortcut, width=width, dropout=dropout)
             model = _torchvision_model(
@@ -89,6 +104,27 @@ def build_model(
     if reduction is not None:
         model = reduce_relus(model, reduction, (in_channels, image_size, image_size))
     return model
+
+
+def _refuse_giants(name: str, make: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
+    """Count the parameters of a network of unusual size before any memory is taken for it."""
+    usual = {"width": 2, "num_classes": 10_000, "image_size": 256, "in_channels": 64}
+    if all(options.get(option, 0) <= size for option, size in usual.items()):
+        return
+    with torch.device("meta"), _WithoutDraws():
+        parameters = sum(parameter.numel() for parameter in make(**options).parameters())
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(
+            f"{name} with {dict(options)} would have {parameters:,} parameters, and at most "
+            f"{MAX_PARAMETERS:,} are built"
+        )
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves out the drawing of initial weights, which a tensor without values does not need."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if function is Tensor.normal_ else function(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
