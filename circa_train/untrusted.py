@@ -101,8 +101,8 @@ def _something_else(beginning: bytes) -> str | None:
         size = next((line[5:20] for line in beginning.split(b"\n") if line.startswith(b"size ")), b"?")
         return (
             "a pointer of Git LFS and no checkpoint: it stands for a file of "
-            f"{size.decode('ascii', 'replace')} bytes that was not fetched. Run git lfs pull where it lies, or "
-            "download the file itself"
+            f"{size.decode('ascii', 'replace')} bytes that was not fetched. Run git lfs pull where it lies, "
+            "or download the file itself"
         )
     text = beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):

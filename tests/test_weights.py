@@ -101,7 +101,7 @@ def test_weights_of_another_kind_are_refused(state: dict[str, Any], kind: torch.
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".ckpt"])
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, suffix: str) -> None:
     cases = {
-        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n": "Git LFS.*12345.*git lfs pull",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n": "Git LFS.*12345.*lfs pull",
         "<!DOCTYPE html>\n<html>": "web page.*download the file itself",
         "\n  <html lang='en'>": "web page",
         "\x1f\x8b\x08": "gzip: unpack",

@@ -124,7 +124,10 @@ class _WithoutDraws(TorchFunctionMode):
     """Leaves out the drawing of initial weights, which a tensor without values does not need."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if function is Tensor.normal_ else function(*args, **(kwargs or {}))
+        given = kwargs or {}
+        if function in (Tensor.normal_, nn.init.normal_):
+            return given["tensor"] if "tensor" in given else args[0]
+        return function(*args, **given)
 
 
 @contextlib.contextmanager
