@@ -2,7 +2,7 @@
 
 Below ``<root>/.circa_cache/<name>-<fingerprint>/`` lie ``train.npy``, ``train_labels.npy``, the same for the
 other sets, and ``index.json``: format, class names, CRC-32 of every array and of itself. The fingerprint is
-of the source's file list with sizes and modification times and of the decoding options, so a changed source is
+of the source's file list with sizes and modification times and of the decoding options: a changed source is
 decoded again. The folder appears by one rename, and checksums are compared at each load, so a half-written or
 damaged cache is never used but rebuilt.
 
