@@ -37,7 +37,11 @@ class Stages(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.deep = Stage(), Stage(), nn.Sequential(nn.Sequential(Stage(), Gate()), nn.Identity())
+        self.a, self.b, self.deep = (
+            Stage(),
+            Stage(),
+            nn.Sequential(nn.Sequential(Stage(), Gate()), nn.Identity()),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x, scale=0.5)
@@ -65,7 +69,8 @@ def watch(model: nn.Module, seen: list[Any]) -> None:
 
 def same(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(
-        x[:2] == y[:2] and len(x[2]) == len(y[2]) and all(map(torch.equal, x[2], y[2])) for x, y in zip(a, b, strict=True)
+        x[:2] == y[:2] and len(x[2]) == len(y[2]) and all(map(torch.equal, x[2], y[2]))
+        for x, y in zip(a, b, strict=True)
     )
 
 
@@ -183,7 +188,10 @@ class Within(nn.Module):
         (torch.no_grad, "body runs inside a block of torch.no_grad"),
         (torch.inference_mode, "body runs inside a block of torch.(no_grad|inference_mode)"),
         (lambda: torch.set_grad_enabled(False), "torch.no_grad"),
-        (lambda: torch.autocast("cpu", torch.bfloat16), r"body runs inside a block of torch.autocast\('cpu'\)"),
+        (
+            lambda: torch.autocast("cpu", torch.bfloat16),
+            r"body runs inside a block of torch.autocast\('cpu'\)",
+        ),
         (lambda: torch.autograd.graph.save_on_cpu(), "saved_tensors_hooks"),
     ],
 )
@@ -220,7 +228,9 @@ class Options(nn.Module):
         super().__init__()
         self.body = conv()
 
-    def forward(self, x: Tensor, depth: int = 2, name: str = "a", extra: Tensor | None = None, *, last: bool = True):  # type: ignore[no-untyped-def]
+    def forward(
+        self, x: Tensor, depth: int = 2, name: str = "a", extra: Tensor | None = None, *, last: bool = True
+    ):  # type: ignore[no-untyped-def]
         for _ in range(depth):
             x = F.relu(self.body(x))
         return x.mean((2, 3)) if last else (x if extra is None else x + extra)
@@ -235,7 +245,9 @@ def test_options_keep_their_names_and_their_defaults() -> None:
         assert torch.equal(other(IMAGES, 2, name="a", extra=None, last=True), want)
         for options in ({"depth": 3}, {"name": "b"}, {"extra": IMAGES}, {"last": False}, {"last": 1}):
             ((name, value),) = options.items()
-            with pytest.raises(ValueError, match=f"Options was converted with {name}=.*a module whose forward calls"):
+            with pytest.raises(
+                ValueError, match=f"Options was converted with {name}=.*a module whose forward calls"
+            ):
                 other(IMAGES, **options)
         with pytest.raises(TypeError, match="unexpected keyword"):
             other(IMAGES, nothing=1)
@@ -313,9 +325,18 @@ def state() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Function(lambda s, x: nn.Conv2d(3, 3, 1)(x)), "Conv2d at the network holds parameters .*__init__"),
-        (lambda: Function(lambda s, x: s.listed[0](x), listed=[conv()]), "Conv2d at the network .* nn.ModuleList"),
-        (lambda: Function(lambda s, x: s.by["k"](x), by={"k": nn.BatchNorm2d(3)}), "BatchNorm2d .* nn.ModuleDict"),
+        (
+            lambda: Function(lambda s, x: nn.Conv2d(3, 3, 1)(x)),
+            "Conv2d at the network holds parameters .*__init__",
+        ),
+        (
+            lambda: Function(lambda s, x: s.listed[0](x), listed=[conv()]),
+            "Conv2d at the network .* nn.ModuleList",
+        ),
+        (
+            lambda: Function(lambda s, x: s.by["k"](x), by={"k": nn.BatchNorm2d(3)}),
+            "BatchNorm2d .* nn.ModuleDict",
+        ),
         (normed, "weight at .* computed elsewhere .*parametrizations"),
         (replaced, "forward of this Sequential was replaced on the object"),
         (state, "cannot trace the forward of Function.*mean|changes the buffer mean"),
