@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from circa_train.export.quantize import VALUE_BITS, Format, calibrate, choose_fo
 from circa_train.export.ranges import RangeReport, range_report, require_fit
 from circa_train.fault import NoFault, SignTest, TruncatedSign
 from circa_train.field import DEFAULT_PRIME
+
+
+class RescalingWarning(UserWarning):
+    """The chosen rescaling is expected to ruin values: how many, by the law, and in which layers."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def to_integers(
     value_bits: int = VALUE_BITS,
     headroom_bits: int = 5,
     seed: int = 0,
-    rescaling: str = "floor",
+    rescaling: str = "offset",
     overflow: str = "raise",
 ) -> Conversion:
     """Fold, calibrate, quantise, check the ranges.
@@ -61,7 +66,8 @@ def to_integers(
         frac_bits: what the sign tests see. Sign tests that a network was tuned for belong to the frac_bits it
             was tuned at; None chooses, see :func:`~circa_train.export.quantize.choose_format`, as do the next
             three.
-        seed, rescaling, overflow: of the :class:`IntegerNetwork`.
+        seed, rescaling, overflow: of the :class:`IntegerNetwork`. ``local`` ruins values and warns with how
+            many per image the law expects.
 
     Raises:
         ConversionError, ExportError: naming the layer that is not supported; or, with the whole range report,
@@ -76,11 +82,13 @@ def to_integers(
     graph = layer_graph(folded, images[0].shape[1:])
     fixed: Format = choose_format(
         graph, calibrate(folded, images), prime=prime, frac_bits=frac_bits, weight_frac_bits=weight_frac_bits,
-        value_bits=value_bits, headroom_bits=headroom_bits,
+        value_bits=value_bits, headroom_bits=headroom_bits, rescaling=rescaling,
     )  # fmt: skip
     network = IntegerNetwork(quantize(graph, fixed), spec, seed=seed, rescaling=rescaling, overflow=overflow)
     report = range_report(network, [image.cpu() for image in images])
     require_fit(report)
+    if warning := report.warning(rescaling):
+        warnings.warn(warning, RescalingWarning, stacklevel=2)
     return Conversion(network, folded, folds, graph, report)
 
 

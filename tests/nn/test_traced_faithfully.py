@@ -138,7 +138,9 @@ def test_a_hook_between_a_value_and_its_relu_keeps_it_from_being_overwritten() -
     assert site._overwrites
     for path in ("front", "front.0", "back", "back.0", "back.0.0"):
         kept: list[Tensor] = []
-        hook = lambda module, args, y, kept=kept, path=path: kept.append(y if "front" in path else args[0])  # noqa: E731
+        def hook(module, args, y, kept=kept, path=path):
+            kept.append(y if "front" in path else args[0])
+
         handle = network.get_submodule(path).register_forward_hook(hook)
         with torch.no_grad():
             network(IMAGES)
