@@ -15,7 +15,8 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "lazy", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling", "fault", "gc", "kernels",
+    "lazy", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling", "fault", "gc",
+    "kernels",
     "nn", "data", "checkpoint", "runs", "training", "evaluation", "diagnosis", "cost", "verify", "export",
     "search", "plots", "benchmark", "testing", "jobs", "config",
 )  # fmt: skip

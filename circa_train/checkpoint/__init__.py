@@ -1,4 +1,4 @@
-"""Checkpoints: ours, and the files that other people's code wrote; whatever is read, nothing in it is executed.
+"""Checkpoints: ours, and the files that other people's code wrote; nothing that is read is executed.
 
     saved        a network with what it takes to build and use it, written and read
     weights      weights from files of other projects, and into networks

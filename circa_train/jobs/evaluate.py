@@ -54,7 +54,8 @@ def evaluate_export(job: Job) -> dict[str, Any]:
     job.log.info(
         "%s: integer network, rescaling=%s, %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; "
         "integer minus simulator %+.2f [%+.2f, %+.2f] points",
-        job.folder.name, record["rescaling"], 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
+        job.folder.name, record["rescaling"], 100 * accuracy["mean"], 100 * accuracy["low"],
+        100 * accuracy["high"],
         len(accuracy["draws"]), 100 * record["baseline_accuracy"], 100 * difference["mean"],
         100 * difference["low"], 100 * difference["high"],
     )  # fmt: skip

@@ -34,11 +34,10 @@ _CIFAR_FAMILY = {f"resnet{depth}": depth for depth in CIFAR_DEPTHS}
 _OURS = (*_CIFAR_FAMILY, "resnet18", "vgg16")
 
 def model_names() -> tuple[str, ...]:
-    """The names ``build_model`` knows, registered and installed ones last; with <...> those that stand for
-    many.
+    """The names ``build_model`` knows, registered and installed ones too; the last stands for every
+    classifier of torchvision. ``python:<module or file.py>:<name>`` names any other network.
     """
-    own = own_names()
-    return (*_OURS, f"{TORCHVISION_PREFIX}<name>", f"{user_code.PREFIX}<module or file.py>:<name>", *own)
+    return (*_OURS, *own_names(), f"{TORCHVISION_PREFIX}<name>")
 
 
 def build_model(
@@ -82,6 +81,8 @@ def build_model(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{label} must be a positive integer, not {value!r}")
+        if value > limit:
+            raise ValueError(f"{label} = {value}: a network may have at most {limit}")
     own = find(name)
     if own is None and options:
         raise ValueError(f"model {name!r} has no options {dict(options)}; only a network of your own has")
@@ -115,7 +116,10 @@ def build_model(
                 name.removeprefix(TORCHVISION_PREFIX), num_classes, image_size, in_channels
             )
         else:
-            raise ValueError(f"there is no model {name!r}; there are {', '.join(model_names())}")
+            raise ValueError(
+                f"there is no model {name!r}; there are {', '.join(model_names())}, "
+                f"and {user_code.PREFIX}<module or file.py>:<name> for one of your own"
+            )
     if reduction is not None:
         model = reduce_relus(model, reduction, (in_channels, image_size, image_size))
     return model
