@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from circa_train.cost import why_no_circuit
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.graph import LayerGraph, layer_graph
 from circa_train.export.integer import IntegerNetwork
@@ -96,9 +97,10 @@ def _field(spec: SignTest | Mapping[str, SignTest]) -> int:
     specs = list(spec.values()) if isinstance(spec, Mapping) else [spec]
     for item in specs:
         if not isinstance(item, (TruncatedSign, NoFault)):
+            reason = why_no_circuit(item) or "the manifest describes truncated signs only"
             raise ExportError(
-                f"{item} is a fault model without a protocol over Z_p; export with TruncatedSign, or NoFault "
-                "for exact ReLUs"
+                f"{item} is a fault model without a protocol over Z_p ({reason}); export with TruncatedSign, "
+                "or NoFault for exact ReLUs"
             )
     primes = {item.prime for item in specs if isinstance(item, TruncatedSign)}
     if len(primes) > 1:
