@@ -1,4 +1,4 @@
-"""The pages of the house are true: links lead somewhere, walks name what is there, examples and commands run."""
+"""The pages of the house are true: links lead somewhere, walks name what is there, examples run."""
 
 from __future__ import annotations
 
