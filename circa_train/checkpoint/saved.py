@@ -150,7 +150,7 @@ def adopt_foreign(
         path: the file, see :func:`load_foreign_state`.
         model: keyword arguments of ``build_model``, ``name`` included.
         data: ``name``, ``mean``, ``std`` and ``class_names`` of the data set.
-        fault: the fault spec it was trained with, as ``spec_to_dict`` writes it; None for exact ReLUs.
+        fault: the fault spec it was trained with, as ``SignTest.to_dict`` gives it; None for exact ReLUs.
         frac_bits: fraction bits it was trained with.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Every value is the centred integer that both shares add up to; a linear layer is a sum of integers, reduced
 modulo p only where it leaves the field (an *overflow*, counted per layer); a ReLU is the sign test of
-:mod:`circa_train.fault.sign` under addressed masks, and the product with its answer; rescaling drops low
+:mod:`circa_train.fault` under addressed masks, and the product with its answer; rescaling drops low
 bits, see :mod:`circa_train.rescaling`. There is no rounding and no order of summation to depend on, so CPU
 and GPU give the same integers.
 

@@ -1,16 +1,9 @@
 """Garbled circuits for one ReLU layer at a time, and the two-party protocol around them. Never imports torch.
 
-    circuit, arithmetic, relu       boolean circuits, and the four ReLU circuits of Circa
-    aes, hashing, kernels           the AES permutation and the tweakable hash
-    kernel_numpy                    the kernel for every machine
-    kernel_numba                    the compiled one: fusion plans it, passes loop, lanes are its instructions
-    memory, randomness, messages    where blocks live, where secrets come from, what is sent
-    garbling                        half gates; garbler and evaluator share nothing but messages
-    base_ot, ot, beaver             oblivious transfer, multiplication of shares
-    transport, channel, parties     the whole ReLU between two parties, in memory or over a socket
-    local, session                  both parties under one roof: garbling alone, or the whole protocol
-    accounting                      gates and bytes of one ReLU
-    speed                           rates beside the AES ceiling of the same run
+    circuits     boolean circuits, their arithmetic, the sign test as a circuit, Circa's four ReLU circuits
+    aes          the hash that garbling rests on, the engines that run circuits through it, secrets, memory
+    protocol     garbling, oblivious transfer, multiplication of shares, messages, sessions; both parties
+    accounting   gates and bytes of one ReLU
 
 Both parties are assumed honest but curious: they follow the protocol and must learn nothing but their shares
 from it.

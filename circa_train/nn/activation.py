@@ -31,7 +31,7 @@ class StochasticReLU(nn.Module):
 
     Faults are a mode of their own, not ``training``: they exist at inference. Masks are addressed by (seed,
     site, draw, element); every forward is a new draw, counted in the buffer ``address``, and a draw can be
-    replayed by setting it (:func:`circa_train.nn.convert.set_draw`). An element's number is its row-major
+    replayed by setting it (:func:`circa_train.nn.control.set_draw`). An element's number is its row-major
     index in the whole batch, so a batch, its halves, and its parts on several ranks draw the same masks once
     the number of the first image is said.
 

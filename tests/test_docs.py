@@ -1,0 +1,218 @@
+"""The pages of the house are true: links lead somewhere, walks name what is there, examples run."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from circa_train import user_code
+from circa_train.config.entry import quote_paths
+from circa_train.config.registration import config_folder, register
+from circa_train.cost import circuits
+from circa_train.data import own
+from circa_train.fault import test as contract
+from circa_train.nn.models import registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+#: Where a page says what a word means, it names the module that computes it.
+DEFINED_IN = (
+    "fault/test.py", "fault/circa.py", "fault/uniform.py", "fault/bit_window.py", "fault/exact.py",
+    "fault/law.py", "fault/masks.py", "philox.py", "field.py", "fixed_point.py", "nn/activation.py",
+)  # fmt: skip
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a page in one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The lines of a page's shell blocks that start one of our scripts, as arguments."""
+    lines = "".join(blocks(text, "sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("scripts/")]
+
+
+def anchor(heading: str) -> str:
+    """The name under which a heading can be linked to."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, part = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), f"{page.name}: {target}"
+        headings = re.findall(r"^#+ (.*)", place.read_text(), re.MULTILINE) if part else []
+        assert not part or part in map(anchor, headings), f"{page.name}: {target}"
+
+
+def test_the_definitions_name_their_modules() -> None:
+    text = (ROOT / "docs" / "semantics.md").read_text()
+    for module in DEFINED_IN:
+        assert f"(../circa_train/{module})" in text, module
+
+
+def test_the_definitions_compute_what_they_say() -> None:
+    found = blocks((ROOT / "docs" / "semantics.md").read_text(), "python")
+    assert found
+    for block in found:
+        exec(compile(block, "semantics.md", "exec", dont_inherit=True), {})
+
+
+def test_the_jobs_of_the_usage_page_run_without_hydra(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks((ROOT / "docs" / "usage.md").read_text(), "python")
+    exec(compile(block, "usage.md", "exec", dont_inherit=True), {})
+    assert "5 draws" in capsys.readouterr().out
+
+
+def test_the_floors_are_those_of_the_layering_test() -> None:
+    namespace: dict[str, object] = {"__file__": str(ROOT / "tests" / "test_layering.py")}
+    source = (ROOT / "tests" / "test_layering.py").read_text()
+    exec(source[source.index("ORDER = (") : source.index("\n)", source.index("ORDER = (")) + 2], namespace)
+    table = ARCHITECTURE[ARCHITECTURE.index("| floor |") : ARCHITECTURE.index("`scripts/` and")]
+    rows = [line.split("|")[2] for line in table.splitlines()[2:] if line.startswith("|")]
+    assert tuple(re.findall(r"`(\w+)`", " ".join(rows))) == namespace["ORDER"]
+
+
+def walks() -> dict[str, list[str]]:
+    """The numbered steps of each walk, by its heading."""
+    part = ARCHITECTURE[ARCHITECTURE.index("## Walks") : ARCHITECTURE.index("## The tree")]
+    sections = part.split("\n### ")[1:]
+    return {
+        section.partition("\n")[0]: re.findall(r"^\d+\. ((?:.|\n(?= ))*)", section, re.MULTILINE)
+        for section in sections
+    }
+
+
+def test_there_are_three_walks_and_a_k_passes_at_most_ten_files() -> None:
+    found = walks()
+    assert len(found) == 3
+    assert len(found["A k, from YAML to the kernel"]) <= 10
+
+
+@pytest.mark.parametrize("walk", walks(), ids=lambda name: name.split(",")[0])
+def test_a_walk_names_files_and_names_that_exist(walk: str) -> None:
+    for step in walks()[walk]:
+        link = re.match(r"\[`([\w/.]+)`\]\(\.\./([\w/.]+)\): ", step)
+        assert link, step
+        assert link[1] == link[2]
+        text = (ROOT / link[2]).read_text()
+        for name in re.findall(r"(?<!\[)`(\w+)`", step):
+            assert re.search(rf"\b{name}\b", text), f"{link[2]} has no {name}"
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's folder with the files of extending.md; what they register is forgotten afterwards."""
+    tables = (contract._REGISTRY, registry._REGISTERED, own._REGISTERED, circuits._CIRCUITS)
+    before = [dict(table) for table in tables]  # type: ignore[arg-type]
+    named, modules, path = set(user_code._NAMED), set(sys.modules), list(sys.path)
+    store = copy.deepcopy(ConfigStore.instance().repo)
+    (tmp_path / "my").mkdir()
+    for block in blocks(EXTENDING, "python"):
+        if match := re.match(r"# (my/\w+\.py)\n", block):
+            file = tmp_path / match[1]
+            file.write_text((file.read_text() if file.exists() else "") + block)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)  # type: ignore[arg-type]
+    user_code._NAMED.clear()
+    user_code._NAMED.update(named)
+    for name in set(sys.modules) - modules:
+        if name.startswith(("user_code_", "my")):
+            del sys.modules[name]
+    sys.path[:] = path
+    ConfigStore.instance().repo = store
+
+
+def test_the_examples_of_ones_own_run_in_order(own_folder: Path) -> None:
+    page = types.ModuleType("my_page")
+    sys.modules["my_page"] = page  # where dataclasses and pickle look for what a module defines
+    for number, block in enumerate(blocks(EXTENDING, "python"), start=1):
+        exec(compile(block, f"extending.md, block {number}", "exec", dont_inherit=True), vars(page))
+
+
+def test_the_commands_of_ones_own_compose(own_folder: Path) -> None:
+    found = commands(EXTENDING)
+    assert len(found) >= 8
+    for script, *arguments in found:
+        assert (ROOT / script).is_file(), script
+        register(arguments)
+        single = [re.sub(r"(=\d+),.*", r"\1", each) for each in arguments if each != "-m"]
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            compose(Path(script).stem, quote_paths(single))
+
+
+def test_the_entry_points_are_in_the_groups_that_are_read(own_folder: Path) -> None:
+    (text,) = blocks(EXTENDING, "toml")
+    groups = tomllib.loads(text)["project"]["entry-points"]
+    assert set(groups) == {"circa_train.models", "circa_train.datasets", "circa_train.sign_tests"}
+    for points in groups.values():
+        for place in points.values():
+            module, _, name = place.partition(":")
+            assert callable(user_code.load(f"{module.replace('.', '/')}.py:{name}"))
+
+
+@pytest.mark.slow
+def test_the_commands_of_ones_own_run_as_a_user_would_run_them(own_folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for script, *arguments in commands(EXTENDING):
+        extra = ["run.device=cpu", "run.progress=false"]
+        ended = subprocess.run(
+            [sys.executable, str(ROOT / script), *arguments, *extra],
+            cwd=own_folder, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert ended.returncode == 0, f"{script} {' '.join(arguments)}\n{ended.stdout}\n{ended.stderr}"
+
+
+def test_the_citation_is_yaml_and_names_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": "The circa_train authors"}]
+    (paper,) = citation["references"]
+    assert paper["title"] == "Circa: Stochastic ReLUs for Private Deep Learning"
+    assert [author["family-names"] for author in paper["authors"]] == ["Ghodsi", "Jha", "Reagen", "Garg"]
+    assert any(identifier["value"] == "arXiv:2106.08475" for identifier in paper["identifiers"])
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert released in versions[:2]
+
+
+def test_every_word_of_the_glossary_stands_there_once_and_in_order() -> None:
+    words = re.findall(r"^\*\*(.+?)\*\*", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(words) >= 40
+    assert words == sorted(set(words), key=str.casefold)
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9000
+
+
+def test_the_tree_fits_the_line() -> None:
+    tree = ARCHITECTURE[ARCHITECTURE.index("## The tree") :]
+    assert max(map(len, tree.splitlines())) <= 110
