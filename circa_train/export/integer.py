@@ -43,7 +43,7 @@ from circa_train.export.layers import (
 from circa_train.export.quantize import IntegerPlan
 from circa_train.export.rearrange import rearrange
 from circa_train.export.shares import MOVES, masked_layers
-from circa_train.fault import SignTest, TruncatedSign, draw_sign, masks_at
+from circa_train.fault import SignTest, TruncatedSign, draw_sign, uniform_masks
 from circa_train.field import largest_centred, to_centred
 from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
 from circa_train.nn.activation import StochasticReLU
@@ -308,9 +308,12 @@ class IntegerNetwork(nn.Module):
         first_relu = self._relu(self.plan.sites[0])
         start, count = address[1] * math.prod(layer.shape), images * math.prod(layer.shape)
         pieces = [
-            masks_at(elements, seed=first_relu.seed, site=layer.site, draw=address[0], prime=self.prime)
-            for elements in torch.arange(start, start + count, device=self.device).split(_PIECE)
-        ]
+            uniform_masks(
+                (min(_PIECE, start + count - first),), seed=first_relu.seed, site=layer.site,
+                draw=address[0], prime=self.prime, device=self.device, first_element=first,
+            )
+            for first in range(start, start + count, _PIECE)
+        ]  # fmt: skip
         return torch.cat(pieces).reshape(images, *layer.shape)
 
     def _masks_of(
