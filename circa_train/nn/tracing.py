@@ -105,8 +105,8 @@ class _Tracer(fx.Tracer):
             if changed == _CHECKPOINTING:
                 raise ConversionError(_checkpointing(self.owners[-1]))
             raise ConversionError(
-                f"{place_of(node)} runs inside a block of {changed} in the forward, which a trace drops: put it around "
-                "the call of the whole network instead (for a frozen part, .detach() its result or "
+                f"{place_of(node)} runs inside a block of {changed} in the forward, which a trace drops: put "
+                "it around the call of the whole network instead (for a frozen part, .detach() its result or "
                 "requires_grad_(False) its parameters)"
             )
         return node
@@ -125,7 +125,7 @@ class _Tracer(fx.Tracer):
         name = f"{owner}.{function.__name__}" if owner else function.__name__
         name = unused_name(name, self.taken.__contains__)
         self.taken.add(name)
-        with torch.set_grad_enabled(self.state[_GRADIENTS]):  # torch itself switched them off around a forward
+        with torch.set_grad_enabled(self.state[_GRADIENTS]):  # torch switched them off around the forward
             proxy = self.create_proxy("call_module", name, args, kwargs)
         proxy.node.meta |= {"new_module": FunctionCall(function), "inside": inside}
         return proxy
@@ -171,9 +171,9 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _checkpointing(owner: str) -> str:
     return (
-        f"the forward of {owner or 'the network'} uses {_CHECKPOINTING}, which a trace drops: switch it off in "
-        "the network (memory_efficient=False, gradient_checkpointing_disable()), and checkpoint the converted "
-        "one as a whole, which repeats its draws"
+        f"the forward of {owner or 'the network'} uses {_CHECKPOINTING}, which a trace drops: switch it off "
+        "in the network (memory_efficient=False, gradient_checkpointing_disable()), and checkpoint the "
+        "converted one as a whole, which repeats its draws"
     )
 
 

@@ -1,5 +1,5 @@
-"""No ReLU stays exact without a word: written by hand, inside a layer taken as one step, or of a form that nobody
-thought of, which the run on an example finds by its values.
+"""No ReLU stays exact without a word: written by hand, inside a layer taken as one step, or of a form that
+nobody thought of, which the run on an example finds by its values.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BY_HAND: dict[str, Callable[[Tensor], Tensor]] = {
     "x * (~(x < 0)).to(x)": lambda x: x * (~(x < 0)).to(x),
     "torch.where(torch.ge(x, 0), x, zeros)": lambda x: torch.where(torch.ge(x, 0), x, torch.zeros_like(x)),
     "where of a cast condition": lambda x: torch.where((x > 0).int().bool(), x, 0.0),
-    "where the other way round": lambda x: torch.where(0 >= x, 0.0, x),
+    "where the other way round": lambda x: torch.where(x <= 0, 0.0, x),
     "x * torch.heaviside": lambda x: x * torch.heaviside(x, torch.zeros(())),
     "(x * sign(x) + x) / 2": lambda x: (x * torch.sign(x) + x) / 2,
     "x * (sign(x) + 1) * 0.5": lambda x: x * ((torch.sign(x) + 1) * 0.5),
@@ -125,7 +125,9 @@ def test_what_is_no_relu_is_not_taken_for_one(function: Callable[[Tensor], Tenso
     with_stochastic_relus(Two(function), NoFault(), example=torch.randn(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("layer", [nn.ReLU6(), nn.GELU(), nn.Hardswish(), nn.LeakyReLU(), nn.Sigmoid(), nn.Hardtanh()])
+@pytest.mark.parametrize(
+    "layer", [nn.ReLU6(), nn.GELU(), nn.Hardswish(), nn.LeakyReLU(), nn.Sigmoid(), nn.Hardtanh()]
+)
 def test_other_activations_are_no_hindrance_for_counting(layer: nn.Module) -> None:
     assert relu_sites(Two(layer), (3, 8, 8)) == [("relu", 192)]
 
@@ -202,7 +204,10 @@ def scripted_function() -> nn.Module:
 )
 def test_compiled_and_fused_layers(layer: Callable[[], nn.Module], message: str) -> None:
     if not message:  # a Sequential in a coat: run through
-        assert list(stochastic_relus(with_stochastic_relus(Two(layer()), NoFault()))) == ["function.1", "relu"]
+        assert list(stochastic_relus(with_stochastic_relus(Two(layer()), NoFault()))) == [
+            "function.1",
+            "relu",
+        ]
         return
     for convert in (with_stochastic_relus, lambda model, _: relu_sites(model, (3, 8, 8))):
         with pytest.raises(ConversionError, match=message):
@@ -216,10 +221,12 @@ def test_programs_are_refused_at_the_root_and_inside(dynamic: bool) -> None:
     shapes = ({0: torch.export.Dim("n")},) if dynamic else None
     program = torch.export.export(model, (x,), dynamic_shapes=shapes)
     for given in (program, program.module(), nn.Sequential(program.module(), nn.ReLU())):
-        with pytest.raises(ConversionError, match="a program of torch.export.*in Python that it was made from"):
+        with pytest.raises(
+            ConversionError, match=r"a program of torch.export.*in Python that it was made from"
+        ):
             with_stochastic_relus(given, NoFault())  # type: ignore[arg-type]
     for given in (torch.jit.trace(model, x), torch.jit.script(model)):
-        with pytest.raises(ConversionError, match="a program of torch.jit"):
+        with pytest.raises(ConversionError, match=r"a program of torch.jit"):
             relu_sites(given, (3, 8, 8))
     with pytest.raises(TypeError, match=r"function is not a torch.nn.Module"):
         relu_sites(F.relu, (3, 8, 8))  # type: ignore[arg-type]
@@ -248,7 +255,10 @@ class Reads(torch.autograd.Function):
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(Hides, "autograd function Hides at the network .* computes clamp"), (Reads, "Reads .* does not let itself be traced")],
+    [
+        (Hides, "autograd function Hides at the network .* computes clamp"),
+        (Reads, "Reads .* does not let itself be traced"),
+    ],
 )
 def test_autograd_functions_are_looked_into(function: type[torch.autograd.Function], message: str) -> None:
     for convert in (with_stochastic_relus, lambda model, _: relu_sites(model, (3, 8, 8))):

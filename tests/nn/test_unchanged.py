@@ -39,7 +39,11 @@ def picture(model: nn.Module) -> list[Any]:
             return type(value), [(key, look(item, depth + 1)) for key, item in value.items()]
         if isinstance(value, (list, tuple)) and depth < 6:
             return type(value), [look(item, depth + 1) for item in value]
-        if type(value).__module__.endswith("zoo") and not isinstance(value, nn.Module) and hasattr(value, "__dict__"):
+        if (
+            type(value).__module__.endswith("zoo")
+            and not isinstance(value, nn.Module)
+            and hasattr(value, "__dict__")
+        ):
             return id(value), look(vars(value), depth + 1)
         return (value,) if isinstance(value, (int, float, str, bool)) else id(value)
 

@@ -1,4 +1,5 @@
-"""Small networks written the way people write them, each awkward in its own way; shared by tests of this folder."""
+"""Small networks written the way people write them, each awkward in its own way; shared by tests of this
+folder."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ class Gate(nn.Module):
 class Nested(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stages = nn.ModuleList([nn.Sequential(conv(), Gate()), nn.ModuleDict({"a": conv(), "b": Gate()})])
+        self.stages = nn.ModuleList(
+            [nn.Sequential(conv(), Gate()), nn.ModuleDict({"a": conv(), "b": Gate()})]
+        )
         self.wide = nn.Sequential(OrderedDict(inner=nn.Sequential(OrderedDict(deep=nn.Sequential(Gate())))))
 
     def forward(self, x: Tensor) -> Tensor:
