@@ -61,6 +61,9 @@ def fold_batch_norms(model: nn.Module) -> tuple[fx.GraphModule, tuple[Fold, ...]
     """
     model = copy.deepcopy(with_exact_relus(model)).cpu().float().eval()
     graph = trace(model)
+    for node in graph.nodes:
+        if "new_module" in node.meta:  # a step that is no module of the network: refused later, by name
+            put_module(model, str(node.target), node.meta["new_module"])
     modules = dict(model.named_modules(remove_duplicate=False))
     for index, (site, node) in enumerate(relu_calls(model, graph, "refuse")):
         redirect_in_place(node, modules)

@@ -46,9 +46,7 @@ class _Context:
 
 @contextmanager
 def recorded(record: Record) -> Iterator[None]:
-    """While open, autograd functions that are applied to stand-ins call ``record`` instead of their
-    forward.
-    """
+    """While open, autograd functions that are applied to stand-ins call ``record``, not their forward."""
     undo: list[Callable[[], None]] = []
     looking: list[_Function] = []
     try:

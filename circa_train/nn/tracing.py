@@ -106,8 +106,7 @@ class _Tracer(fx.Tracer):
                 raise ConversionError(_checkpointing(self.owners[-1]))
             raise ConversionError(
                 f"{place_of(node)} runs inside a block of {changed} in the forward, which a trace drops: put "
-                "it around "
-                "the call of the whole network instead (for a frozen part, .detach() its result or "
+                "it around the call of the whole network instead (for a frozen part, .detach() its result or "
                 "requires_grad_(False) its parameters)"
             )
         return node
@@ -126,8 +125,7 @@ class _Tracer(fx.Tracer):
         name = f"{owner}.{function.__name__}" if owner else function.__name__
         name = unused_name(name, self.taken.__contains__)
         self.taken.add(name)
-        # torch itself switched them off around a forward
-        with torch.set_grad_enabled(self.state[_GRADIENTS]):
+        with torch.set_grad_enabled(self.state[_GRADIENTS]):  # torch switched them off around the forward
             proxy = self.create_proxy("call_module", name, args, kwargs)
         proxy.node.meta |= {"new_module": FunctionCall(function), "inside": inside}
         return proxy
@@ -174,10 +172,8 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _checkpointing(owner: str) -> str:
     return (
         f"the forward of {owner or 'the network'} uses {_CHECKPOINTING}, which a trace drops: switch it off "
-        "in "
-        "the network (memory_efficient=False, gradient_checkpointing_disable()), and checkpoint the "
-        "converted "
-        "one as a whole, which repeats its draws"
+        "in the network (memory_efficient=False, gradient_checkpointing_disable()), and checkpoint the "
+        "converted one as a whole, which repeats its draws"
     )
 
 

@@ -52,10 +52,12 @@ class Stages(nn.Module):
 def watch(model: nn.Module, seen: list[Any]) -> None:
     """Hooks of every kind on every block."""
     for name, module in model.named_modules():
+
         def note(kind: str, name: str = name) -> Callable[..., None]:
             def hook(module: nn.Module, *values: Any) -> None:
                 tensors = torch.utils._pytree.tree_leaves(values)
                 seen.append((kind, name, [t.detach().clone() for t in tensors if isinstance(t, Tensor)]))
+
             return hook
 
         module.register_forward_pre_hook(note("pre"))
@@ -80,29 +82,28 @@ def test_hooks_of_every_kind_run_as_in_the_plain_network(when: str) -> None:
     model, seen, want = Stages(), [], []
     plain = copy.deepcopy(model)
     watch(plain, want)
-    out = plain(IMAGES)
+    images = IMAGES.clone().requires_grad_()
+    out = plain(images)
     out.sum().backward()
     if when.startswith("before"):
         watch(model, seen)
     network = with_stochastic_relus(model, NoFault())
     assert not seen, "a conversion runs no hook"
     if when == "after":
-        shared = {id(module) for module in model.modules()}
         watch(network, seen)
-        assert any(id(m) in shared for m in network.modules()), "the test would see something"
     if when.endswith("copy"):
         network.register_forward_pre_hook(lambda module, args: None)
         network = copy.deepcopy(network)
     # the second call of a shared ReLU is a site of its own, which hooks registered afterwards name so
-    got = network(IMAGES)
+    got = network(images)
     assert torch.equal(got, out)
     got.sum().backward()
-    names = {"a.act#2": "a.act", "deep.0.1.relu": ""}
+    names = {"a.act#2": "a.act", "deep.0.1.relu": "functional"}
     found = [(kind, names.get(name, name), values) for kind, name, values in seen]
-    if when == "before, in a copy":
-        assert [x[:2] for x in seen] == [] or same(seen, want)
-    else:
-        assert same([x for x in found if x[1]], want)
+    if when == "after":  # a functional ReLU's site is no module of the plain network
+        found = [entry for entry in found if entry[1] != "functional"]
+    assert [entry[:2] for entry in found] == [entry[:2] for entry in want]
+    assert same(found, want)
 
 
 def test_hooks_that_change_values_and_their_removal() -> None:
@@ -120,7 +121,9 @@ def test_hooks_that_change_values_and_their_removal() -> None:
     assert not model[1]._forward_pre_hooks
     later.remove()
     assert torch.equal(network(IMAGES), tripled)
-    with pytest.raises(RuntimeError, match="Stage is part of a converted network .*Convert the plain block"):
+    with pytest.raises(
+        RuntimeError, match=r"Stage is part of a converted network, .*Convert the plain block"
+    ):
         block(IMAGES)
 
 
@@ -138,7 +141,8 @@ def test_a_hook_between_a_value_and_its_relu_keeps_it_from_being_overwritten() -
     assert site._overwrites
     for path in ("front", "front.0", "back", "back.0", "back.0.0"):
         kept: list[Tensor] = []
-        def hook(module, args, y, kept=kept, path=path):
+
+        def hook(module: nn.Module, args: Any, y: Tensor, kept: Any = kept, path: str = path) -> None:
             kept.append(y if "front" in path else args[0])
 
         handle = network.get_submodule(path).register_forward_hook(hook)
@@ -199,7 +203,9 @@ class Within(nn.Module):
 )
 def test_blocks_that_a_trace_drops_are_refused(context: Callable[[], Any], message: str) -> None:
     for convert in (lambda m: with_stochastic_relus(m, NoFault()), lambda m: relu_sites(m, (3, 8, 8))):
-        with pytest.raises(ConversionError, match=message + ".*around the call of the whole network"):
+        with pytest.raises(
+            ConversionError, match=message + ".*(around the call of the whole network|switch it off)"
+        ):
             convert(Within(context))
         assert torch.is_grad_enabled()
 
@@ -246,7 +252,7 @@ def test_options_keep_their_names_and_their_defaults() -> None:
         assert torch.equal(other(IMAGES), want)
         assert torch.equal(other(IMAGES, 2, name="a", extra=None, last=True), want)
         for options in ({"depth": 3}, {"name": "b"}, {"extra": IMAGES}, {"last": False}, {"last": 1}):
-            ((name, value),) = options.items()
+            (name,) = options
             with pytest.raises(
                 ValueError, match=f"Options was converted with {name}=.*a module whose forward calls"
             ):

@@ -1,6 +1,5 @@
 """Small networks written the way people write them, each awkward in its own way; shared by tests of this
-folder.
-"""
+folder."""
 
 from __future__ import annotations
 
