@@ -182,7 +182,7 @@ def _trace_once(model: nn.Module) -> fx.Graph:
         raise ConversionError(
             f"the forward of this {type(model).__name__} was replaced on the object (network.forward = ...), "
             "and a trace would see that of its class: write a class, or a module around it, with the "
-            "new forward"
+            "new forward (torch.compile goes around the converted network)"
         )
     try:
         return _traced(model, proxy_buffers=True)
