@@ -299,7 +299,8 @@ def test_a_search_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     resumed = search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a")
     rest = len(calls)
     calls.clear()
-    assert search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a") == resumed == whole
+    again = search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a")
+    assert again == resumed == whole
     assert not calls, "a finished search measures nothing again"
     search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="another checkpoint")
     assert len(calls) == rest + 17, "another identity uses nothing of it"

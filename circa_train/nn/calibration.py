@@ -12,8 +12,8 @@ from circa_train.field import DEFAULT_PRIME, check_prime
 from circa_train.fixed_point import check_finite, largest_frac_bits
 from circa_train.nn.control import evaluating, site_inputs, stochastic_relus, without_faults
 from circa_train.nn.convert import as_stochastic
-from circa_train.nn.leaves import refuse_unfinished
-from circa_train.nn.preserving import unchanged
+from circa_train.nn.tracing.leaves import refuse_unfinished
+from circa_train.nn.tracing.preserving import unchanged
 from circa_train.nn.trial import try_out
 
 

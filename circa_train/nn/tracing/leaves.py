@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from circa_train.nn.activation import StochasticReLU
-from circa_train.nn.errors import ConversionError
+from circa_train.nn.tracing.errors import ConversionError
 
 #: Layers of torch's that compute activations inside.
 FUSED_LAYERS = (
