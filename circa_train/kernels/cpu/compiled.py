@@ -183,7 +183,15 @@ def _draw_batch(task: Any, room: Any, first: int, runs: int, width: int) -> None
 
 @inlined
 def _run(
-    task: Any, numbers: Any, room: Any, run: int, end: int, width: int, unsigned: Any, real: Any, real_bits: Any
+    task: Any,
+    numbers: Any,
+    room: Any,
+    run: int,
+    end: int,
+    width: int,
+    unsigned: Any,
+    real: Any,
+    real_bits: Any,
 ) -> None:
     """One run of a batch, from its activations to its results.
 
