@@ -29,7 +29,7 @@ from circa_train.gc.aes.key_schedule import KEY_BYTES
 from circa_train.gc.circuits.sign import SignCircuit
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
-from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault
+from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import VerifyConfig
 from circa_train.jobs.source import open_source
@@ -102,6 +102,7 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
     """
     check_transport(config.verify.transport)
     check_fault(config.fault)
+    refuse_rescale_bits(config.fault, "to verify the rescaling, export the network and verify the folder")
     found = _from_export(config) if is_export(config.checkpoint) else _from_checkpoint(config)
     reports = [
         verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples
