@@ -5,7 +5,7 @@ holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from circa_train.cost import (
 )
 from circa_train.evaluation import FIRST_DRAW
 from circa_train.export import check_export, is_export, open_export
+from circa_train.export.rescale_samples import rescale_samples
 from circa_train.export.vectors import DRAW, SEED
 from circa_train.fault import SignTest
 from circa_train.gc.aes.engines import make_kernel
@@ -35,14 +36,17 @@ from circa_train.jobs.settings import VerifyConfig
 from circa_train.jobs.source import open_source
 from circa_train.nn.control import set_draw, specs_by_site
 from circa_train.verify import (
+    RescaleSample,
     SiteReport,
     SiteSample,
     by_reason,
     check_transport,
     choose_sites,
     collect_samples,
+    rescaling_table,
     sampled,
     verification_table,
+    verify_rescaling,
     verify_site,
 )
 
@@ -59,6 +63,7 @@ class Collected:
         specs, relus: sign test, and ReLUs per image, of every site.
         samples: sign tests of the sites to verify; ``left_out`` the others that were asked for, with the
             reason.
+        rescaled: of an export folder, values of every rescaling.
     """
 
     head: Mapping[str, Any]
@@ -66,6 +71,7 @@ class Collected:
     relus: Mapping[str, int]
     samples: Sequence[SiteSample]
     left_out: Mapping[str, str]
+    rescaled: Iterable[RescaleSample] = ()
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -85,7 +91,16 @@ def work(job: Job) -> dict[str, Any]:
     for site in record["sites"]:
         for mismatch in site["named"]:
             job.log.error("%s", mismatch["text"])
+    for layer in record["rescalings"]:
+        for text in layer["named"]:
+            job.log.error("%s", text)
     outcome = f"{record['mismatches']} mismatches" if record["mismatches"] else "no mismatch"
+    if record["rescalings"]:
+        job.log.info(
+            "%d rescaled values, each in every way there is: %d mismatches",
+            sum(layer["values"] for layer in record["rescalings"]),
+            sum(sum(layer["mismatches"].values()) for layer in record["rescalings"]),
+        )
     job.log.info(
         "%d sites, %d values, each in four ways: %s", len(record["sites"]), record["values"], outcome
     )
@@ -107,6 +122,10 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
     reports = [
         verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples
     ]
+    rescaled = [
+        verify_rescaling(s, transport=config.verify.transport, seed=config.verify.seed)
+        for s in found.rescaled
+    ]
     timings = _timings(found.specs)
     four = {
         report.site: compare_circuits(found.specs[report.site], timings) for report in reports
@@ -118,12 +137,17 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
         "transport": config.verify.transport,
         "kernel": make_kernel(bytes(KEY_BYTES), "auto").name,
         "values": sum(report.values for report in reports),
-        "mismatches": sum(sum(report.mismatches.values()) for report in reports),
+        "mismatches": sum(
+            sum(mismatches.values())
+            for mismatches in [r.mismatches for r in reports] + [r.mismatches for r in rescaled]
+        ),
         "sites": [_site_record(report, found.relus[report.site], four[report.site]) for report in reports],
+        "rescalings": [asdict(report) for report in rescaled],
         "left_out": [{"site": name, "reason": reason} for name, reason in found.left_out.items()],
         "network": network_rows({network: list(found.relus.items())}, found.specs, timings) if priced else [],
     }
-    return record, verification_table(reports, four)
+    table = verification_table(reports, four)
+    return record, f"{table}\n{rescaling_table(rescaled)}" if rescaled else table
 
 
 def _from_checkpoint(config: VerifyConfig) -> Collected:
@@ -180,7 +204,8 @@ def _from_export(config: VerifyConfig) -> Collected:
         "draw": DRAW,
         "digest": export.digest,
     }
-    return Collected(head, network.specs, relus, [tap.sample for tap in taps], left_out)
+    rescaled = rescale_samples(network, inputs, config.verify.samples)
+    return Collected(head, network.specs, relus, [tap.sample for tap in taps], left_out, rescaled)
 
 
 def _site_record(report: SiteReport, relus: int, circuits: Sequence[CircuitCost]) -> dict[str, Any]:
