@@ -233,7 +233,8 @@ def kept_draws(model: nn.Module) -> Iterator[None]:
 
 
 def has_faults(model: nn.Module) -> bool:
-    """Does any site of the network draw faults as it stands, or the network itself (``draws_masks``: an
-    integer network whose rescaling does)?
+    """Does any site of the network draw faults as it stands, or any part of it masks for other ends
+    (``draws_masks``: a rescaling)?
     """
-    return bool(getattr(model, "draws_masks", False)) or bool(faulty_relus(model))
+    rescales = any(getattr(module, "draws_masks", False) for module in model.modules())
+    return rescales or bool(faulty_relus(model))
