@@ -61,7 +61,8 @@ class NumbaKernel:
     def activate(
         self, false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks, out: Blocks
     ) -> None:
-        self._passes.activate(false_labels, np.ascontiguousarray(bits), offset, out)
+        labels, bits = np.ascontiguousarray(false_labels), np.ascontiguousarray(bits)
+        self._passes.activate(labels, bits, offset, out)
 
     def project(
         self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int

@@ -182,11 +182,13 @@ def compiled_passes(width: int) -> Passes:
 
     @njit(nogil=True)
     def activate(false_labels, bits, offset, active):
-        for wire in range(bits.shape[0]):
-            for i in range(bits.shape[1]):
-                chosen = _ZERO - np.uint64(bits[wire, i])
-                active[wire, i, 0] = false_labels[wire, i, 0] ^ (offset[0] & chosen)
-                active[wire, i, 1] = false_labels[wire, i, 1] ^ (offset[1] & chosen)
+        # Flat, and the offset in registers: otherwise the compiler reads it again for every label.
+        source, target, chosen = false_labels.reshape(-1), active.reshape(-1), bits.reshape(-1)
+        low, high = offset[0], offset[1]
+        for i in range(len(chosen)):
+            moved = _ZERO - np.uint64(chosen[i])
+            target[2 * i] = source[2 * i] ^ (low & moved)
+            target[2 * i + 1] = source[2 * i + 1] ^ (high & moved)
 
     @njit(nogil=True)
     def project(labels, offset, tweak, first_instance, prime, words, shares, keys):
