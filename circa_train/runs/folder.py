@@ -161,7 +161,8 @@ class RunFolder:
         if stored.get("fingerprint") != self.fingerprint:
             return stored, self._differences(stored) or ["the question, in a way that has no name"]
         wrong = changed_files(self.path, stored.get("files") or {})
-        name, seen = (stored.get("data") or {}).get("name"), (stored.get("data") or {}).get("identity")
+        data = stored.get("data") or {}
+        name, seen = str(data.get("name")), data.get("identity")
         if seen is not None and self.data_now(name) != seen:
             wrong.append(f"the files of data {name}")
         return stored, wrong
@@ -196,7 +197,8 @@ class RunFolder:
         removed.
 
         Returns:
-            Whether that attempt was on the same question and contents, and what it finished is as it left it, so
+            Whether that attempt was on the same question and contents, and what it finished is as it left it,
+                so
             that what it left half done may be gone on with.
         """
         self._started = time.perf_counter()
