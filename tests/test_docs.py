@@ -176,6 +176,7 @@ def test_the_entry_points_are_in_the_groups_that_are_read(own_folder: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eleven programs, each of which imports torch
 def test_the_commands_of_ones_own_run_as_a_user_would_run_them(own_folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for script, *arguments in commands(EXTENDING):
