@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-slow check benchmark clean
+.PHONY: help install install-dev quickstart test test-slow torture check benchmark clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -51,6 +51,9 @@ test: $(VENV)/.installed-dev ## Run the tests (minutes on two cores)
 
 test-slow: $(VENV)/.installed-dev ## Run the slow tests, too
 	$(BIN)/python -m pytest -m "not gpu"
+
+torture: $(VENV)/.installed-dev ## Attack files, messages and sign tests, and print a table (half an hour)
+	$(BIN)/python -m tests.torture
 
 check: $(VENV)/.installed-dev ## Lint and check types
 	$(BIN)/ruff check

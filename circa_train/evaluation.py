@@ -195,5 +195,7 @@ def kept_draws(model: nn.Module) -> Iterator[None]:
 
 
 def has_faults(model: nn.Module) -> bool:
-    """Does any site of the network draw faults as it stands?"""
-    return bool(faulty_relus(model))
+    """Does any site of the network draw faults as it stands, or the network itself (``draws_masks``: an
+    integer network whose rescaling does)?
+    """
+    return bool(getattr(model, "draws_masks", False)) or bool(faulty_relus(model))

@@ -14,7 +14,9 @@ from typing import Any
 from circa_train.config.registration import register
 
 #: Overrides whose values are paths.
-PATH_KEYS = ("checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root")
+PATH_KEYS = (
+    "checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root", "model.name", "data.name"
+)  # fmt: skip
 
 #: Of these, those of which a pattern may name several: a sweep over checkpoints, a table of several folders.
 _PATTERN_KEYS = ("checkpoint", "runs")
@@ -29,7 +31,11 @@ def entry(main: Callable[[], Any]) -> Callable[[], Any]:
 
     @functools.wraps(main)
     def run(*args: Any) -> Any:
-        register()
+        try:
+            register(sys.argv[1:])
+        except (ValueError, ImportError, SyntaxError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         sys.argv[1:] = quote_paths(sys.argv[1:])
         return main(*args)
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from circa_train.fault import sign_test_kinds
 from circa_train.jobs.settings import COMMON
 from circa_train.runs.folder import config_hash
+from circa_train.user_code import is_reference
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -38,10 +39,16 @@ def label(config: dict[str, Any]) -> str:
     if not parts[0]:
         fault = config.get("fault") or {}
         parts = [(config.get(group) or {}).get("name") for group in ("model", "data", "benchmark")]
-        parts = [part for part in parts if part != "checkpoint"]
+        parts = [
+            str(part).rpartition(":")[2] if is_reference(part) else part
+            for part in parts
+            if part != "checkpoint"
+        ]
         kind, path = str(fault.get("kind", "")), str(fault.get("path", ""))
         if kind == "python":  # not imported for a name
-            own = {key: value for key, value in fault.items() if key not in ("kind", "path", *COMMON)}
+            own = {
+                key: value for key, value in fault.items() if key not in ("kind", "path", "prime", *COMMON)
+            }
             parts += [path.rpartition(":")[2], *(f"{key}{value}" for key, value in own.items())]
         else:
             known = sign_test_kinds().get(kind)

@@ -22,8 +22,8 @@ class Batches:
 
     Args:
         image_set: the images.
-        batch_size: images per batch of all ranks together; rank r of w takes images n·r//w to n·(r+1)//w of a
-            batch of n. Two ranks thus see exactly the joined batch. All ranks have the same number of
+        batch_size: images per batch of all ranks together; of a batch of n, rank r of w takes images n·r//w
+            to n·(r+1)//w. Two ranks thus see exactly the joined batch. All ranks have the same number of
             batches.
         mean, std: per channel, for pixels in [0, 1].
         shuffle: a permutation that (seed, epoch) determines; otherwise the order of the set.

@@ -1,8 +1,8 @@
 """Decoded data sets, kept as memory-mapped files: decoding happens once per source.
 
 Below ``<root>/.circa_cache/<name>-<fingerprint>/`` lie ``train.npy``, ``train_labels.npy``, the same for the
-other sets, and ``index.json``: format, class names, and CRC-32 of every array. The fingerprint is of the
-source's file list with sizes and modification times and of the decoding options, so a changed source is
+other sets, and ``index.json``: format, class names, CRC-32 of every array and of itself. The fingerprint is
+of the source's file list with sizes and modification times and of the decoding options: a changed source is
 decoded again. The folder appears by one rename, and checksums are compared at each load, so a half-written or
 damaged cache is never used but rebuilt.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 import zlib
@@ -27,7 +28,7 @@ from circa_train.data.images import Decoded, ImageSet
 from circa_train.files import read_json, whole_folder, write_json
 
 FOLDER = ".circa_cache"
-FORMAT = 1
+FORMAT = 2
 _INDEX = "index.json"
 
 
@@ -63,7 +64,8 @@ def fingerprint(files: Iterable[Path], options: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT, dict(options)], sort_keys=True).encode())
     for file in sorted(files):
         status = file.stat()
-        digest.update(f"\0{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        digest.update(b"\0" + os.fsencode(file.absolute()))
+        digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -84,17 +86,23 @@ def _write(folder: Path, decoded: Decoded) -> None:
     with whole_folder(folder, replace=False) as new:
         for name, array in arrays.items():
             np.save(new / name, np.ascontiguousarray(array), allow_pickle=False)
-        write_json(new / _INDEX, index)
+        write_json(new / _INDEX, index | {"index_crc32": _index_checksum(index)})
 
 
 def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
+def _index_checksum(index: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(index, sort_keys=True).encode())
+
+
 def _read(folder: Path) -> Decoded | None:
     """The cached set, or None if anything about it is not as it was written."""
     try:
         index: Any = read_json(folder / _INDEX)
+        if index is None or index.pop("index_crc32") != _index_checksum(index):
+            return None
         sets = {}
         for name in index["sets"]:
             arrays = []
@@ -105,5 +113,5 @@ def _read(folder: Path) -> Decoded | None:
                 arrays.append(torch.from_numpy(array))
             sets[name] = ImageSet(*arrays)
         return Decoded(sets["train"], sets["test"], tuple(index["class_names"]), sets.get("validation"))
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except Exception:  # damaged bytes surface as almost any error of the readers of JSON and of arrays
         return None

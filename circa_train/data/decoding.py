@@ -19,7 +19,7 @@ _CHUNK = 128  # images per task: handing out 32x32 images one at a time costs mo
 
 
 def decode_files(paths: Sequence[Path], image_size: int | None, *, label: str) -> Tensor:
-    """uint8 (N, 3, S, S), in the order of ``paths``; greyscale and palette images become RGB.
+    """uint8 (N, 3, S, S), in the order of ``paths``; greyscale and palette images become RGB, 16 bits 8.
 
     With ``image_size`` None the first image fixes S, and every image must be S x S. Otherwise the shorter
     side is scaled to ``image_size`` and the middle is cut out. DataError names a file that is damaged or has
@@ -51,11 +51,32 @@ def decode_files(paths: Sequence[Path], image_size: int | None, *, label: str) -
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return _eight_bits(image, path).convert("RGB")
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes surface as almost any error of Pillow's readers
         raise DataError(
             f"cannot decode the image {path}: {error}; fetch or unpack the data set again"
         ) from error
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """The image with channels of 8 bits, 0 to 255 being black to white as in the file.
+
+    Pillow's own conversion cuts what is above 255 off, which leaves 16-bit images white. Integers of 32 bits
+    and floating-point pixels do not say what is white, so they are refused.
+    """
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if sixteen:
+        levels = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise DataError(
+            f"{path} has {kind} pixels, which do not say what is white: save the images with 8 or 16 bits "
+            "per channel"
+        )
+    return image
 
 
 def _first_side(path: Path) -> int:

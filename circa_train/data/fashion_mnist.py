@@ -33,6 +33,8 @@ CLASS_NAMES = (
 # Over the 60,000 padded training images.
 MEAN, STD = (0.2190,), (0.3318,)
 PADDING = 2
+#: The official files have at most 47,040,016 bytes.
+_MAX_BYTES = 1 << 28
 _PLACES = ("FashionMNIST/raw", "fashion-mnist", ".")
 _FILES = (
     "train-images-idx3-ubyte",
@@ -91,7 +93,10 @@ def decode(paths: list[Path]) -> Decoded:
 def _read_idx(path: Path) -> np.ndarray:
     """The uint8 array of an idx file: 0, 0, type 8, number of axes, big-endian sizes, data."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES} bytes")
         zeros, kind, axes = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
         if zeros or kind != 8:

@@ -18,7 +18,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def data_names() -> tuple[str, ...]:
-    """The names ``load_data`` knows, those of registered and installed data sets last."""
+    """The names ``load_data`` knows, those of registered and installed data sets too."""
     return (
         "digits",
         "synthetic",
@@ -26,9 +26,8 @@ def data_names() -> tuple[str, ...]:
         "cifar100",
         "fashion_mnist",
         "tiny_imagenet",
-        f"{FOLDER_PREFIX}<path>",
-        "python:<module or file.py>:<name>",
         *own.own_names(),
+        f"{FOLDER_PREFIX}<path>",
     )
 
 
@@ -130,4 +129,7 @@ def _decode(
     factory = own.find(name)
     if factory is not None:
         return own.decode(name, factory, root, download), None
-    raise DataError(f"there is no data set {name!r}; there are {', '.join(data_names())}")
+    raise DataError(
+        f"there is no data set {name!r}; there are {', '.join(data_names())}, "
+        "and python:<module or file.py>:<name> for one of your own"
+    )

@@ -94,7 +94,10 @@ def _listing(place: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]
         words = dict(line.split("\t", 1) for line in _lines(place / "words.txt") if "\t" in line)
     train: list[tuple[Path, int]] = []
     for wnid, label in labels.items():
-        images = sorted((place / "train" / wnid / "images").glob("*.JPEG"))
+        if Path(wnid).name != wnid:
+            raise DataError(f"{place / 'wnids.txt'} is damaged: {wnid!r} is no name of a class")
+        # ._name is no image but what archives made on a Mac leave beside one
+        images = sorted((place / "train" / wnid / "images").glob("[!.]*.JPEG"))
         if not images:
             raise DataError(
                 f"{place / 'train' / wnid / 'images'} has no images; {place} should contain {LAYOUT}"

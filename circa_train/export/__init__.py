@@ -4,37 +4,47 @@ folder.
 
 from __future__ import annotations
 
+from circa_train.export.accuracies import under_every_rescaling
 from circa_train.export.bundle import Export, check_export, is_export, load_export, open_export, save_export
-from circa_train.export.convert import Conversion, to_integers
-from circa_train.export.errors import ExportError
+from circa_train.export.convert import Conversion, RescalingWarning, to_integers
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.integer import IntegerNetwork, SiteSigns, Step
+from circa_train.export.layers import ExportError
 from circa_train.export.quantize import Format, IntegerPlan, Scale
 from circa_train.export.ranges import RangeReport, range_report
 from circa_train.export.real import RealNetwork
-from circa_train.export.rescale import RescaleLaw, rescale_law
+from circa_train.export.shares import Holding, holdings, round_trips
+from circa_train.rescaling import RESCALINGS, OffsetLaw, RescaleLaw, offset_law, rescale_law
 
 __all__ = [
+    "RESCALINGS",
     "Conversion",
     "Export",
     "ExportError",
     "Fold",
     "Format",
+    "Holding",
     "IntegerNetwork",
     "IntegerPlan",
+    "OffsetLaw",
     "RangeReport",
     "RealNetwork",
     "RescaleLaw",
+    "RescalingWarning",
     "Scale",
     "SiteSigns",
     "Step",
     "check_export",
     "fold_batch_norms",
+    "holdings",
     "is_export",
     "load_export",
+    "offset_law",
     "open_export",
     "range_report",
     "rescale_law",
+    "round_trips",
     "save_export",
     "to_integers",
+    "under_every_rescaling",
 ]

@@ -3,7 +3,8 @@
     manifest.json          what is computed: field, scales, layers, k and mode of every site, normalisation,
                            classes, accuracy
     weights.safetensors    int32 weights, biases and indices
-    vectors.safetensors    images, inputs, masks, and the logits that they give for both ways to rescale
+    vectors.safetensors    images, inputs, masks, and the logits that they give, with faults and without, for
+                           every way to rescale; pairs for every sign test and rescaling
     network.onnx           the real network
     README.md, reader.py   the format in words, and in 40 lines of numpy
     SHA256SUMS             digest of every file, as ``sha256sum -c`` reads it
@@ -27,9 +28,9 @@ import safetensors.torch
 from torch import Tensor
 
 from circa_train.export.convert import Conversion
-from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork
-from circa_train.export.manifest import FORMAT, describe, require_int64, restore
+from circa_train.export.layers import ExportError
+from circa_train.export.manifest import FORMATS, describe, require_int64, restore
 from circa_train.export.onnx_file import onnx_bytes, real_graph
 from circa_train.export.readme import README, reader_text
 from circa_train.export.real import RealNetwork
@@ -91,8 +92,8 @@ def save_export(
     Args:
         folder: to be made.
         conversion: from :func:`~circa_train.export.convert.to_integers`.
-        images: uint8 (n, C, H, W) for the test vectors; two are plenty. ``labels`` int64 (n,) are recorded
-            with them.
+        images: uint8 (n, C, H, W) for the test vectors; scripts/export.py gives 20. ``labels`` int64 (n,) are
+            recorded with them.
         data: ``name``, ``mean``, ``std`` and ``class_names`` of the data set.
         accuracy: of the integer network, as JSON values.
         provenance: where the network comes from, as JSON values.
@@ -108,10 +109,8 @@ def save_export(
         raise ExportError(f"{folder} exists and is no export folder; choose another name, or remove it")
     network = conversion.network
     require_int64(network.plan)
-    vectors, sums = make_vectors(network, images, labels, mean=data["mean"], std=data["std"])
-    manifest = describe(conversion, data, accuracy, provenance) | {
-        "vectors": {"images": len(images), "layer_sums": sums}
-    }
+    vectors, described = make_vectors(network, images, labels, mean=data["mean"], std=data["std"])
+    manifest = describe(conversion, data, accuracy, provenance) | {"vectors": described}
     files = {
         "manifest.json": json_text(manifest).encode(),
         "weights.safetensors": safetensors.torch.save(
@@ -161,13 +160,14 @@ def open_export(
     vectors = _parse(
         "vectors.safetensors", folder, lambda: safetensors.torch.load(contents["vectors.safetensors"])
     )
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    found_format = manifest.get("format") if isinstance(manifest, dict) else None
+    if found_format not in FORMATS:
         raise ExportError(
-            f"{folder}/manifest.json is not of format {FORMAT}, the one this version reads; update "
-            "circa_train"
+            f"{folder}/manifest.json is of format {found_format!r}, none of those this version reads: "
+            f"{', '.join(map(str, FORMATS))}; update circa_train"
         )
     plan, specs = _parse("manifest.json", folder, lambda: restore(manifest, weights))
-    rescaling = manifest.get("rescaling", "floor") if rescaling is None else rescaling
+    rescaling = manifest["rescaling"] if rescaling is None else rescaling
     network = IntegerNetwork(plan, specs, seed=seed, rescaling=rescaling, overflow=overflow)
     return Export(folder, manifest, network, vectors, contents["network.onnx"], found)
 
@@ -186,7 +186,8 @@ def check_export(export: Export) -> None:
     """Recompute the test vectors from the weights: ExportError naming the first layer or logit that
     differs.
     """
-    check_vectors(export.network, export.vectors, export.manifest["vectors"]["layer_sums"])
+    described, version = export.manifest["vectors"], export.manifest["format"]
+    check_vectors(export.network, export.vectors, described, version)
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, bytes], str]:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circa_train.export.errors import ExportError
 from circa_train.export.layers import (
     Add,
     Concat,
     Conv2d,
+    ExportError,
     Gather,
     Layer,
     Linear,

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
-from circa_train.export.errors import ExportError
+from circa_train.cost import why_no_circuit
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.graph import LayerGraph, layer_graph
 from circa_train.export.integer import IntegerNetwork
+from circa_train.export.layers import ExportError
 from circa_train.export.quantize import VALUE_BITS, Format, calibrate, choose_format, quantize
 from circa_train.export.ranges import RangeReport, range_report, require_fit
 from circa_train.fault import NoFault, SignTest, TruncatedSign
 from circa_train.field import DEFAULT_PRIME
+
+
+class RescalingWarning(UserWarning):
+    """The chosen rescaling is expected to ruin values: how many, by the law, and in which layers."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def to_integers(
     value_bits: int = VALUE_BITS,
     headroom_bits: int = 5,
     seed: int = 0,
-    rescaling: str = "floor",
+    rescaling: str = "offset",
     overflow: str = "raise",
 ) -> Conversion:
     """Fold, calibrate, quantise, check the ranges.
@@ -61,7 +67,8 @@ def to_integers(
         frac_bits: what the sign tests see. Sign tests that a network was tuned for belong to the frac_bits it
             was tuned at; None chooses, see :func:`~circa_train.export.quantize.choose_format`, as do the next
             three.
-        seed, rescaling, overflow: of the :class:`IntegerNetwork`.
+        seed, rescaling, overflow: of the :class:`IntegerNetwork`. ``local`` ruins values and warns with how
+            many per image the law expects.
 
     Raises:
         ConversionError, ExportError: naming the layer that is not supported; or, with the whole range report,
@@ -76,11 +83,13 @@ def to_integers(
     graph = layer_graph(folded, images[0].shape[1:])
     fixed: Format = choose_format(
         graph, calibrate(folded, images), prime=prime, frac_bits=frac_bits, weight_frac_bits=weight_frac_bits,
-        value_bits=value_bits, headroom_bits=headroom_bits,
+        value_bits=value_bits, headroom_bits=headroom_bits, rescaling=rescaling,
     )  # fmt: skip
     network = IntegerNetwork(quantize(graph, fixed), spec, seed=seed, rescaling=rescaling, overflow=overflow)
     report = range_report(network, [image.cpu() for image in images])
     require_fit(report)
+    if warning := report.warning(rescaling):
+        warnings.warn(warning, RescalingWarning, stacklevel=2)
     return Conversion(network, folded, folds, graph, report)
 
 
@@ -88,9 +97,10 @@ def _field(spec: SignTest | Mapping[str, SignTest]) -> int:
     specs = list(spec.values()) if isinstance(spec, Mapping) else [spec]
     for item in specs:
         if not isinstance(item, (TruncatedSign, NoFault)):
+            reason = why_no_circuit(item) or "the manifest describes truncated signs only"
             raise ExportError(
-                f"{item} is a fault model without a protocol over Z_p; export with TruncatedSign, or NoFault "
-                "for exact ReLUs"
+                f"{item} is a fault model without a protocol over Z_p ({reason}); export with TruncatedSign, "
+                "or NoFault for exact ReLUs"
             )
     primes = {item.prime for item in specs if isinstance(item, TruncatedSign)}
     if len(primes) > 1:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from circa_train.export.errors import ExportError
+from circa_train.export.layers import ExportError
 from circa_train.nn.convert import with_exact_relus
+from circa_train.nn.in_place import redirect_in_place
 from circa_train.nn.module_tree import put_module
-from circa_train.nn.tracing import redirect_in_place, relu_calls, trace
+from circa_train.nn.relu_calls import relu_calls
+from circa_train.nn.tracing import trace
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def fold_batch_norms(model: nn.Module) -> tuple[fx.GraphModule, tuple[Fold, ...]
     """
     model = copy.deepcopy(with_exact_relus(model)).cpu().float().eval()
     graph = trace(model)
+    for node in graph.nodes:
+        if "new_module" in node.meta:  # a step that is no module of the network: refused later, by name
+            put_module(model, str(node.target), node.meta["new_module"])
     modules = dict(model.named_modules(remove_duplicate=False))
     for index, (site, node) in enumerate(relu_calls(model, graph, "refuse")):
         redirect_in_place(node, modules)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from circa_train.export.calls import Call, convert
-from circa_train.export.errors import ExportError
-from circa_train.export.layers import Input, Layer, ReLU
+from circa_train.export.layers import ExportError, Input, Layer, ReLU
 
 INPUT = "input"
 

@@ -3,8 +3,14 @@
 Every value is the centred integer that both shares add up to; a linear layer is a sum of integers, reduced
 modulo p only where it leaves the field (an *overflow*, counted per layer); a ReLU is the sign test of
 :mod:`circa_train.fault` under addressed masks, and the product with its answer; rescaling drops low
-bits, see :mod:`circa_train.export.rescale`. There is no rounding and no order of summation to depend on, so
-CPU and GPU give the same integers.
+bits, see :mod:`circa_train.rescaling`. There is no rounding and no order of summation to depend on, so CPU
+and GPU give the same integers.
+
+**Whose mask a rescaling has.** Under ``local`` the value was shared anew after the ReLU, under a mask of the
+rescaling's own address. Under ``offset`` two parties truncate x, with the mask t of the ReLU's own sign test,
+and multiply by the gate after: s times the rescaled x, in the round trip that the ReLU has anyway. Zero is
+rescaled to zero under every mask, so this is the rescaled s x, and is computed as that. Only elements that
+come out of no sign test (of a pooling, say) are rescaled under the rescaling's own address.
 
 The sites are stochastic ReLUs under the names of the real network's, so ``evaluate``, ``set_draw``,
 ``set_specs`` and every other switch of :mod:`circa_train.nn.control` work on this network as on a converted
@@ -16,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -36,15 +42,24 @@ from circa_train.export.layers import (
 )
 from circa_train.export.quantize import IntegerPlan
 from circa_train.export.rearrange import rearrange
-from circa_train.export.rescale import check_rescaling, floor_rescale, local_rescale
+from circa_train.export.shares import MOVES, masked_layers
 from circa_train.fault import SignTest, TruncatedSign, draw_sign, uniform_masks
 from circa_train.field import largest_centred, to_centred
 from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import specs_by_site
 from circa_train.nn.module_tree import module_at, put_module
+from circa_train.rescaling import (
+    check_rescaling,
+    floor_rescale,
+    local_rescale,
+    offset_rescale,
+    outside_domain,
+)
 
 OVERFLOWS = ("raise", "wrap")
+
+_PIECE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,9 @@ class Step:
         inputs: the values it read.
         value: int64 (N, *layer.shape), centred.
         low, high: the range of the value before any reduction modulo p (rounded where beyond 2^53).
-        overflows: how many of its elements left the field.
+        overflows: how many of its elements left the field; of an offset rescaling, how many were outside its
+            domain |x| < p / 4.
+        mask: of a local or offset rescaling, int64 like ``value``: the masks r in [0, p).
     """
 
     layer: Layer
@@ -65,6 +82,7 @@ class Step:
     low: float
     high: float
     overflows: int
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +128,7 @@ class IntegerNetwork(nn.Module):
         plan: layers, integers and scales, from :func:`~circa_train.export.quantize.quantize`.
         specs: the sign test of all sites, or one per site name.
         seed: of the masks.
-        rescaling: ``floor``, or ``local``: truncation of both shares, each under the masks of the rescaling's
-            own address.
+        rescaling: ``floor``, ``offset`` or ``local``, see :mod:`circa_train.rescaling`.
         overflow: ``raise``, or ``wrap`` (which is what the protocol does) and count in :attr:`overflows`.
 
     Attributes:
@@ -149,6 +166,7 @@ class IntegerNetwork(nn.Module):
                 spec, frac_bits=plan.scales[site].frac_bits, seed=seed, site=layer.site, name=site
             )
             put_module(self, site, relu)
+        self._masked = masked_layers(plan)
         self._last_reader = {source: layer.name for layer in plan.layers for source in layer.inputs}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -198,26 +216,39 @@ class IntegerNetwork(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, expected (N, {', '.join(map(str, self.plan.input_shape))})"
             )
-        draw, first_image = self._address()
+        address = self._address()
+        offset = self.rescaling == "offset" and in_field
         values: dict[str, Tensor] = {}
+        masks: dict[str, Tensor] = {}  # of the shares of a value, where an offset rescaling will find them
         for layer in self.plan.layers:
             sources = [values[name] for name in layer.inputs]
+            mask: Tensor | None = None
+            outside = 0
             if isinstance(layer, Input):
                 result: Tensor | Accumulator = x
             elif isinstance(layer, ReLU):
                 result = self._relu(layer)(sources[0]) if in_field else sources[0].clamp(min=0)
-            elif isinstance(layer, Rescale) and self.rescaling == "local" and in_field:
-                result = local_rescale(
-                    sources[0], self._rescale_mask(layer, len(x), draw, first_image), layer.bits, self.prime
-                )
+            elif isinstance(layer, Rescale) and in_field and self.rescaling == "local":
+                mask = self._mask(layer, len(x), address)
+                result = local_rescale(sources[0], mask, layer.bits, self.prime)
+            elif isinstance(layer, Rescale) and offset:
+                mask = masks.get(layer.inputs[0])
+                if mask is None or bool((mask < 0).any()):
+                    own = self._mask(layer, len(x), address)
+                    mask = own if mask is None else torch.where(mask < 0, own, mask)
+                outside = int(outside_domain(sources[0], self.prime).sum())
+                result = offset_rescale(sources[0], mask, layer.bits, self.prime)
             else:
                 result = self._compute(layer, sources)
-            step = self._settle(layer, tuple(sources), result, in_field)
+            if offset and layer.name in self._masked:
+                masks[layer.name] = self._masks_of(layer, masks, sources, address)
+            step = self._settle(layer, tuple(sources), result, in_field, outside)
             values[layer.name] = step.value
             for name in layer.inputs:
                 if self._last_reader[name] == layer.name:
                     values.pop(name, None)
-            yield step
+                    masks.pop(name, None)
+            yield step if mask is None else replace(step, mask=mask)
 
     def sign_tests(self, x: Tensor) -> Iterator[SiteSigns]:
         """Execute on integer inputs and yield, site by site, values, masks, answers and outputs."""
@@ -232,10 +263,22 @@ class IntegerNetwork(nn.Module):
                 yield SiteSigns(step.layer.name, relu.site, relu.spec, source, mask, gate, step.value)
 
     def rescale_masks(self, images: int) -> dict[str, Tensor]:
-        """The masks that ``rescaling="local"`` would use next, by layer, for a batch of so many images."""
-        draw, first = self._address()
+        """The masks of the rescalings' own addresses in the next pass, by layer, for a batch of so many
+        images.
+        """
+        address = self._address()
         layers = [layer for layer in self.plan.layers if isinstance(layer, Rescale)]
-        return {layer.name: self._rescale_mask(layer, images, draw, first) for layer in layers}
+        return {layer.name: self._mask(layer, images, address) for layer in layers}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self._relu(self.plan.sites[0]).address.device
+
+    @property
+    def draws_masks(self) -> bool:
+        """Whether the rescaling depends on masks, so that two draws differ even with exact ReLUs."""
+        return self.rescaling != "floor" and any(isinstance(layer, Rescale) for layer in self.plan.layers)
 
     @property
     def prime(self) -> int:
@@ -258,12 +301,36 @@ class IntegerNetwork(nn.Module):
         draw, first_image = self._relu(self.plan.sites[0]).address.tolist()
         return draw, first_image
 
-    def _rescale_mask(self, layer: Rescale, images: int, draw: int, first_image: int) -> Tensor:
+    def _mask(self, layer: ReLU | Rescale, images: int, address: tuple[int, int]) -> Tensor:
+        """The masks at the address of a sign test or rescaling; in pieces that stay in the cache, which is
+        three times as fast as all at once.
+        """
         first_relu = self._relu(self.plan.sites[0])
-        return uniform_masks(
-            (images, *layer.shape), seed=first_relu.seed, site=layer.site, draw=draw, prime=self.prime,
-            device=first_relu.address.device, first_element=first_image * math.prod(layer.shape),
-        )  # fmt: skip
+        start, count = address[1] * math.prod(layer.shape), images * math.prod(layer.shape)
+        pieces = [
+            uniform_masks(
+                (min(_PIECE, start + count - first),), seed=first_relu.seed, site=layer.site,
+                draw=address[0], prime=self.prime, device=self.device, first_element=first,
+            )
+            for first in range(start, start + count, _PIECE)
+        ]  # fmt: skip
+        return torch.cat(pieces).reshape(images, *layer.shape)
+
+    def _masks_of(
+        self, layer: Layer, masks: Mapping[str, Tensor], sources: list[Tensor], address: tuple[int, int]
+    ) -> Tensor:
+        """The masks of a layer's shares as far as a sign test's mask decides them; -1 elsewhere."""
+        if isinstance(layer, MOVES):
+            moved = [
+                masks.get(name, torch.full_like(source, -1))
+                for name, source in zip(layer.inputs, sources, strict=True)
+            ]
+            tensors = {leaf: module_at(self, layer.name).get_buffer(leaf) for leaf in layer.tensors}
+            return rearrange(layer, moved, tensors)
+        assert isinstance(layer, ReLU)
+        if isinstance(self._relu(layer).spec, TruncatedSign):
+            return self._mask(layer, len(sources[0]), address)
+        return torch.full_like(sources[0], -1)
 
     def _compute(self, layer: Layer, sources: list[Tensor]) -> Tensor | Accumulator:
         x = sources[0]
@@ -285,9 +352,25 @@ class IntegerNetwork(nn.Module):
         return rearrange(layer, sources, tensors)
 
     def _settle(
-        self, layer: Layer, inputs: tuple[Tensor, ...], result: Tensor | Accumulator, in_field: bool
+        self,
+        layer: Layer,
+        inputs: tuple[Tensor, ...],
+        result: Tensor | Accumulator,
+        in_field: bool,
+        outside: int,
     ) -> Step:
-        """Reduce modulo p where a value left the field, and count."""
+        """Reduce modulo p where a value left the field, and count; ``outside`` is what the layer counted
+        itself.
+        """
+        if outside:
+            if self.overflow == "raise":
+                raise FixedPointOverflow(
+                    f"layer {layer.name}: {outside} of {inputs[0].numel()} values are outside the domain of "
+                    f"rescaling='offset', up to {int(inputs[0].abs().max())} where p/4 = {self.prime / 4}; "
+                    "export with fewer "
+                    "fraction bits, or accept it knowingly with overflow='wrap'"
+                )
+            self.overflows[layer.name] += outside
         total = result.total if isinstance(result, Accumulator) else result
         low, high = (float(v) for v in torch.aminmax(total)) if total.numel() else (0.0, 0.0)
         largest, limit = max(-low, high), largest_centred(self.prime)
@@ -298,7 +381,7 @@ class IntegerNetwork(nn.Module):
                 )
             return Step(layer, inputs, total.long(), low, high, int((total.abs() > limit).sum()))
         if largest <= limit:
-            return Step(layer, inputs, total.long(), low, high, 0)
+            return Step(layer, inputs, total.long(), low, high, outside)
         count = int((total.abs() > limit).sum())
         if self.overflow == "raise":
             raise FixedPointOverflow(

@@ -16,6 +16,12 @@ from typing import Any, ClassVar
 Pair = tuple[int, int]
 
 
+class ExportError(ValueError):
+    """A network that cannot be exported, or an export folder that is damaged; the message names the layer or
+    the file.
+    """
+
+
 @dataclass(frozen=True)
 class Layer:
     """What every layer has.

@@ -11,12 +11,17 @@ from torch import Tensor
 
 import circa_train
 from circa_train.export.convert import Conversion
-from circa_train.export.errors import ExportError
-from circa_train.export.layers import Layer, ReLU, layer_from_dict, layer_to_dict
+from circa_train.export.layers import ExportError, Layer, ReLU, Rescale, layer_from_dict, layer_to_dict
 from circa_train.export.quantize import Format, IntegerPlan, Scale
+from circa_train.export.shares import holdings, round_trips
 from circa_train.fault import NoFault, SignTest, TruncatedSign
+from circa_train.rescaling import RESCALINGS, check_rescale_bits, check_rescaling
 
-FORMAT = 1
+#: What is written. 2 added the offset rescaling, who holds which share, exact logits and the pairs.
+FORMAT = 2
+
+#: What is read.
+FORMATS = (1, 2)
 
 
 def describe(
@@ -28,6 +33,7 @@ def describe(
     """The manifest of a network: JSON values. Inverse, as far as the network goes, of :func:`restore`."""
     network, plan = conversion.network, conversion.network.plan
     fixed, first = plan.format, plan.layers[0]
+    held = holdings(plan)
     return {
         "format": FORMAT,
         "version": circa_train.__version__,
@@ -45,6 +51,11 @@ def describe(
         },
         "output": {"layer": plan.output, **_scale_to_dict(plan.scales[plan.output])},
         "rescaling": network.rescaling,
+        "rescalings": {
+            name: {"wraps_per_image": sum(conversion.report.wraps(name).values())} for name in RESCALINGS
+        },
+        "offset": fixed.prime // 4,
+        "round_trips": round_trips(held),
         "class_names": list(data.get("class_names") or ()),
         "data": {key: value for key, value in data.items() if key not in ("mean", "std", "class_names")},
         "accuracy": None if accuracy is None else dict(accuracy),
@@ -53,7 +64,8 @@ def describe(
             layer_to_dict(layer)
             | _scale_to_dict(plan.scales[layer.name])
             | _test_to_dict(layer, network.specs)
-            for layer in plan.layers
+            | {"shares": holding.to_value()}
+            for layer, holding in zip(plan.layers, held, strict=True)
         ],
         "folding": [{"batch_norm": fold.batch_norm, "into": fold.into} for fold in conversion.folds],
         "ranges": conversion.report.to_value(),
@@ -76,21 +88,28 @@ def _test_to_dict(layer: Layer, specs: Mapping[str, SignTest]) -> dict[str, Any]
 
 
 def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[IntegerPlan, dict[str, SignTest]]:
-    """The network and its sign tests. Any error that it raises says that this is no manifest, or not that of
-    ``weights``.
+    """The network and its sign tests, from either format. Any error that it raises says that this is no
+    manifest, or not that of ``weights``.
     """
+    if manifest["format"] not in FORMATS:
+        raise ValueError(f"format {manifest['format']!r} is none of {FORMATS}; update circa_train")
+    check_rescaling(manifest["rescaling"])
     bits, prime = manifest["frac_bits"], manifest["prime"]
     fixed = Format(bits["activation"], bits["weight"], prime)
     layers: list[Layer] = []
     scales: dict[str, Scale] = {}
     specs: dict[str, SignTest] = {}
+    shares: list[Any] = []
     for entry in manifest["layers"]:
         entry = dict(entry)
         scale = Scale(entry.pop("frac_bits"), Fraction(*entry.pop("factor")))
         mode, k = entry.pop("mode", None), entry.pop("k", None)
+        shares.append(entry.pop("shares", None))
         layer = layer_from_dict(entry)
         if layer.name in scales or not set(layer.inputs) <= scales.keys():
             raise ValueError(f"layer {layer.name!r} is named twice, or reads what was not computed before it")
+        if isinstance(layer, Rescale):
+            check_rescale_bits(layer.bits, prime)
         if isinstance(layer, ReLU):
             k = tuple(k) if isinstance(k, list) else k
             specs[layer.name] = NoFault() if mode == "exact" else TruncatedSign(k, mode, prime)
@@ -101,7 +120,25 @@ def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[Integ
         raise ValueError("the layers and weights.safetensors do not have the same int32 tensors")
     if manifest["output"]["layer"] not in scales:
         raise ValueError(f"there is no output layer {manifest['output']['layer']!r}")
-    return IntegerPlan(fixed, tuple(layers), weights, scales, manifest["output"]["layer"]), specs
+    plan = IntegerPlan(fixed, tuple(layers), weights, scales, manifest["output"]["layer"])
+    if manifest["format"] > 1:
+        _check_shares(manifest, plan, shares)
+    return plan, specs
+
+
+def _check_shares(manifest: dict[str, Any], plan: IntegerPlan, shares: list[Any]) -> None:
+    """What the manifest says of both parties must be what its layers say."""
+    held = holdings(plan)
+    for holding, found in zip(held, shares, strict=True):
+        if found != holding.to_value():
+            raise ValueError(
+                f"layer {holding.layer!r}: shares are {found}, but its place among the layers says "
+                f"{holding.to_value()}"
+            )
+    facts = {"offset": plan.format.prime // 4, "round_trips": round_trips(held)}
+    for key, value in facts.items():
+        if manifest[key] != value:
+            raise ValueError(f"{key} is {manifest[key]!r}, and {value} by the prime and the layers")
 
 
 def require_int64(plan: IntegerPlan) -> None:

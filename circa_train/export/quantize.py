@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from circa_train.export.errors import ExportError
 from circa_train.export.graph import LayerGraph
 from circa_train.export.layers import (
     Add,
     Concat,
     Conv2d,
+    ExportError,
     Input,
     Layer,
     Linear,
@@ -156,6 +156,7 @@ def choose_format(
     weight_frac_bits: int | None = None,
     value_bits: int = VALUE_BITS,
     headroom_bits: int = 5,
+    rescaling: str = "floor",
 ) -> Format:
     """The fraction bits of activations and weights.
 
@@ -172,6 +173,7 @@ def choose_format(
         weight_frac_bits: fixes w; activations get the rest.
         value_bits: of activations and weights.
         headroom_bits: each leaves twice the range seen to unseen data, and halves the wrap faults.
+        rescaling: ``offset`` needs |x| < p / 4 of what it rescales, and so one bit of headroom is its own.
 
     Raises:
         FixedPointOverflow: if the ranges do not fit into the field even without fraction bits.
@@ -191,6 +193,10 @@ def choose_format(
         source for layer in graph.layers if isinstance(layer, (Conv2d, Linear)) for source in layer.inputs
     }
     loudest = max(max(-low, high) for name, (low, high) in ranges.items() if name in read)
+    if rescaling == "offset":
+        pooled = {layer.inputs[0] for layer in graph.layers if isinstance(layer, SumPool)}
+        rescaled = max(max(-low, high) for name, (low, high) in ranges.items() if name in read | pooled)
+        fits = min(fits, largest_frac_bits(2 * rescaled, prime))
     weights, activations = _frac_bits_within(heaviest, value_bits), _frac_bits_within(loudest, value_bits)
     target = min(fits, weights + activations) if frac_bits is None else check_frac_bits(frac_bits)
     if weight_frac_bits is None:

@@ -1,25 +1,25 @@
-"""Does it fit? The range of every layer over the integers, against the field, with the wrap faults that the
-range costs.
+"""Does it fit? The range of every layer over the integers, against the field, with the wraps that the range
+costs.
 
-A shared value x wraps with probability |x| / p, whatever is done to it: under a sign test that is a fault,
-under local rescaling a ruined value. So room above the range is not only safety for unseen inputs; every bit
-of it halves the faults.
+A shared value x wraps with probability |x| / p: under a sign test that is a fault, under local rescaling a
+ruined value. So room above the range is not only safety for unseen inputs; every bit of it halves the faults.
+Offset rescaling knows its wraps as long as |x| < p / 4, and so it needs one bit more room than the field.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
-from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork, check_prime_of
-from circa_train.export.layers import ReLU, Rescale
+from circa_train.export.layers import ExportError, ReLU, Rescale
 from circa_train.fault import expected_faults
 from circa_train.field import check_prime, largest_centred
+from circa_train.rescaling import check_rescaling, misjudged_masks, outside_domain
 from circa_train.text import aligned
 
 
@@ -39,6 +39,9 @@ class LayerRange:
         wrap_faults: of a sign test: expected wrap faults per image. Of a rescaling: expected wraps per image
             if it is done on local shares. Else 0. Values outside the field count as the largest inside.
         truncation_faults: of a sign test: expected truncation faults per image.
+        beyond_offset: of a rescaling: values per image that it reads outside |x| < p / 4.
+        offset_wraps: of a rescaling: expected wraps per image that ``offset`` would misjudge; 0 without such
+            values.
     """
 
     layer: str
@@ -50,6 +53,8 @@ class LayerRange:
     overflows: float
     wrap_faults: float
     truncation_faults: float
+    beyond_offset: float = 0.0
+    offset_wraps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,23 +65,42 @@ class RangeReport:
         prime: the field.
         images: how many were run.
         layers: in the order of execution.
+        rescaling: the network's, which decides how much room a rescaling needs.
+        rescales: names of the rescaling layers.
+        largest_rescaled: the largest magnitude that one of them read.
     """
 
     prime: int
     images: int
     layers: tuple[LayerRange, ...]
+    rescaling: str = "floor"
+    rescales: tuple[str, ...] = ()
+    largest_rescaled: int = 0
 
     @property
     def fits(self) -> bool:
-        return all(row.overflows == 0 for row in self.layers)
+        outside = any(row.beyond_offset > 0 for row in self.layers) and self.rescaling == "offset"
+        return all(row.overflows == 0 for row in self.layers) and not outside
 
     @property
     def needed_bits(self) -> int:
         """The smallest prime size that would do: bits of the least odd p whose centred values hold every
-        range seen.
+        range seen, and a quarter of which lies above all that ``offset`` rescales.
         """
-        largest = max(max(-row.low, row.high) for row in self.layers)
-        return (2 * largest + 1).bit_length()
+        least = 2 * max(max(-row.low, row.high) for row in self.layers) + 1
+        if self.rescaling == "offset":
+            least = max(least, 4 * self.largest_rescaled + 1)
+        return least.bit_length()
+
+    def wraps(self, rescaling: str) -> dict[str, float]:
+        """Expected wraps per image that ruin a value under ``rescaling``, by rescaling layer."""
+        field = {"local": "wrap_faults", "offset": "offset_wraps"}.get(check_rescaling(rescaling))
+        rows = [row for row in self.layers if row.layer in self.rescales]
+        return {row.layer: getattr(row, field) if field else 0.0 for row in rows}
+
+    def warning(self, rescaling: str) -> str | None:
+        """See :func:`wraps_warning`."""
+        return wraps_warning(rescaling, self.wraps(rescaling))
 
     def to_value(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -84,6 +108,8 @@ class RangeReport:
             "prime": self.prime,
             "images": self.images,
             "needed_prime_bits": self.needed_bits,
+            "rescaling": self.rescaling,
+            "largest_rescaled": self.largest_rescaled,
             "layers": [asdict(row) for row in self.layers],
         }
 
@@ -96,6 +122,25 @@ class RangeReport:
             f"{self.needed_bits} bits would do. "
             f"Per image, over {self.images} images: values outside, expected wrap and truncation faults"
         )
+
+
+def wraps_warning(rescaling: str, wraps: Mapping[str, float]) -> str | None:
+    """What ``rescaling`` costs, by the law, if it ruins values; None if it does not.
+
+    Args:
+        rescaling: ``offset``, ``floor`` or ``local``.
+        wraps: expected wraps per image by layer, from :meth:`RangeReport.wraps`.
+    """
+    total = sum(wraps.values())
+    if total == 0:
+        return None
+    worst = sorted(wraps, key=lambda name: -wraps[name])[:3]
+    named = ", ".join(f"{name} {wraps[name]:.3g}" for name in worst)
+    return (
+        f"rescaling={rescaling} is expected to ruin {total:.4g} values per image, off by p / 2^bits (most "
+        "in: "
+        f"{named}); rescaling=offset knows its wraps while |x| < p / 4, and two parties can do that as well"
+    )
 
 
 def range_report(network: IntegerNetwork, batches: Iterable[Any], prime: int | None = None) -> RangeReport:
@@ -113,28 +158,40 @@ def range_report(network: IntegerNetwork, batches: Iterable[Any], prime: int | N
     for site, spec in network.specs.items():
         check_prime_of(spec, prime, site)
     rows: dict[str, LayerRange] = {}
-    images = 0
+    images = largest_rescaled = 0
     for batch in batches:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
         images += len(inputs)
         for step in network.steps(network.quantize(inputs), in_field=False):
             row = _row(network, step.layer, step.inputs, step.value, prime)
             rows[row.layer] = _merge(rows[row.layer], row) if row.layer in rows else row
+            if isinstance(step.layer, Rescale):
+                largest_rescaled = max(largest_rescaled, int(step.inputs[0].abs().max()))
     if not images:
         raise ValueError("batches is empty; a range report needs at least one image")
-    return RangeReport(prime, images, tuple(_finish(row, images, prime) for row in rows.values()))
+    finished = tuple(_finish(row, images, prime) for row in rows.values())
+    rescales = tuple(layer.name for layer in network.plan.layers if isinstance(layer, Rescale))
+    return RangeReport(prime, images, finished, network.rescaling, rescales, largest_rescaled)
 
 
 def require_fit(report: RangeReport) -> None:
     """ExportError, with the whole report, if a range exceeds the field."""
-    if not report.fits:
-        worst = max(report.layers, key=lambda row: max(-row.low, row.high))
+    if report.fits:
+        return
+    if all(row.overflows == 0 for row in report.layers):
+        worst = max(report.layers, key=lambda row: row.beyond_offset)
         raise ExportError(
-            f"the network does not fit into the field: layer {worst.layer} spans [{worst.low}, "
-            f"{worst.high}], (p-1)/2 = "
-            f"{largest_centred(report.prime)}; use at most {worst.safe_frac_bits} fraction bits "
-            f"there\n{report}"
+            f"the network does not fit into the field: layer {worst.layer} spans values of which "
+            f"{worst.beyond_offset:.3g} per image are outside |x| < p/4 = {report.prime / 4}, up to "
+            f"{report.largest_rescaled}, and rescaling=offset needs that; use one fraction bit fewer, or "
+            f"rescaling=floor\n{report}"
         )
+    worst = max(report.layers, key=lambda row: max(-row.low, row.high))
+    raise ExportError(
+        f"the network does not fit into the field: layer {worst.layer} spans [{worst.low}, {worst.high}], "
+        f"(p-1)/2 = {largest_centred(report.prime)}; use at most {worst.safe_frac_bits} fraction bits "
+        f"there\n{report}"
+    )
 
 
 def _row(
@@ -142,7 +199,7 @@ def _row(
 ) -> LayerRange:
     """Totals of one batch; headroom and shares per image come last."""
     limit = largest_centred(prime)
-    wraps = truncations = 0.0
+    wraps = truncations = beyond = misjudged = 0.0
     if isinstance(layer, (ReLU, Rescale)):
         x = inputs[0].clamp(-limit, limit)
         if isinstance(layer, ReLU):
@@ -153,19 +210,22 @@ def _row(
             )
         else:
             wraps = float(x.abs().sum()) / prime
+            beyond = float(outside_domain(inputs[0], prime).sum())
+            misjudged = float(misjudged_masks(x, prime).sum()) / prime
     outside = float((value.abs() > limit).sum())
     frac_bits = network.plan.scales[layer.name].frac_bits
     low, high = int(value.min()), int(value.max())
-    return LayerRange(layer.name, frac_bits, low, high, None, None, outside, wraps, truncations)
+    sums = (outside, wraps, truncations, beyond, misjudged)
+    return LayerRange(layer.name, frac_bits, low, high, None, None, *sums)
 
 
 def _merge(a: LayerRange, b: LayerRange) -> LayerRange:
-    sums = (
-        a.overflows + b.overflows,
-        a.wrap_faults + b.wrap_faults,
-        a.truncation_faults + b.truncation_faults,
-    )
+    sums = [x + y for x, y in zip(_sums(a), _sums(b), strict=True)]
     return LayerRange(a.layer, a.frac_bits, min(a.low, b.low), max(a.high, b.high), None, None, *sums)
+
+
+def _sums(row: LayerRange) -> tuple[float, ...]:
+    return row.overflows, row.wrap_faults, row.truncation_faults, row.beyond_offset, row.offset_wraps
 
 
 def _finish(row: LayerRange, images: int, prime: int) -> LayerRange:
@@ -174,7 +234,7 @@ def _finish(row: LayerRange, images: int, prime: int) -> LayerRange:
     safe = None
     if headroom is not None:
         safe = max(row.frac_bits + math.floor(headroom), 0)
-    shares = (row.overflows / images, row.wrap_faults / images, row.truncation_faults / images)
+    shares = [total / images for total in _sums(row)]
     return LayerRange(row.layer, row.frac_bits, row.low, row.high, headroom, safe, *shares)
 
 

@@ -1,27 +1,39 @@
 """Test vectors: images, masks and what comes out, so that an implementation in any language can check
 itself.
+
+Images say whether the whole network is computed as it should be, but a mask that ties is rare at small k,
+and one that wraps is rare at any. So every sign test and every rescaling also has pairs of its own
+(:mod:`circa_train.export.pairs`), which tell any other k, mode or way to rescale from the one recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from circa_train.export.errors import ExportError
 from circa_train.export.integer import IntegerNetwork
-from circa_train.export.layers import ReLU, Rescale
-from circa_train.export.rescale import RESCALINGS
+from circa_train.export.layers import ExportError, ReLU, Rescale
+from circa_train.export.pairs import rescale_pairs, sign_pairs
 from circa_train.fault import TruncatedSign, uniform_masks
+from circa_train.nn.control import set_faults
+from circa_train.rescaling import RESCALINGS
 
 #: Seed and draw that the recorded masks belong to; readers use the masks and need neither.
 SEED, DRAW = 0, 0
 
+#: What the first format of the folder had.
+FIRST_RESCALINGS = ("floor", "local")
+
+#: The rescalings whose sums per layer are recorded, and under which key of the manifest's ``vectors``.
+SUMS = {"floor": "layer_sums", "offset": "offset_layer_sums"}
+
 
 def make_vectors(
     network: IntegerNetwork, images: Tensor, labels: Tensor, *, mean: Sequence[float], std: Sequence[float]
-) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Run a few images with recorded masks.
 
     Args:
@@ -30,77 +42,131 @@ def make_vectors(
         mean, std: normalisation per channel, for pixels in [0, 1].
 
     Returns:
-        (vectors, sums): ``images`` (uint8) and int32 ``labels``, ``inputs``, ``mask.<layer>`` for every
-            truncated sign
-        test and every rescaling, ``logits.floor``, ``logits.local``; and per layer the sum modulo p of its
-            values for
-        each image (floor), to find the first layer that differs.
+        (vectors, described): ``images`` (uint8) and int32 ``labels``, ``inputs``, ``mask.<layer>`` for every
+        truncated sign test and every rescaling, ``logits.<rescaling>``, the same with exact ReLUs as
+        ``exact.<rescaling>``, and the pairs of every sign test and rescaling. Described is how many images
+        there are and, under floor and offset, the sum modulo p of each layer's values for each image, to
+        find the first layer that differs.
     """
     images = images.cpu()
     centre, spread = (
         torch.tensor(list(values), dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std)
     )
-    normalised = (images.double() / 255 - centre) / spread
-    runs = {rescaling: _with_rescaling(network, rescaling) for rescaling in RESCALINGS}
-    inputs = runs["floor"].quantize(normalised)
+    inputs = _fresh(network, "floor").quantize((images.double() / 255 - centre) / spread)
     vectors = {"images": images, "labels": labels.cpu(), "inputs": inputs}
     for layer in network.plan.layers:
-        if isinstance(layer, Rescale) or (
-            isinstance(layer, ReLU) and isinstance(network.specs[layer.name], TruncatedSign)
-        ):
-            shape = (len(images), *layer.shape)
+        if isinstance(layer, Rescale) or (isinstance(layer, ReLU) and _is_truncated(network, layer)):
             vectors[f"mask.{layer.name}"] = uniform_masks(
-                shape, seed=SEED, site=layer.site, draw=DRAW, prime=network.prime
+                (len(images), *layer.shape), seed=SEED, site=layer.site, draw=DRAW, prime=network.prime
             )
-    sums = {}
-    for rescaling, run in runs.items():
-        for step in run.steps(inputs):
-            if rescaling == "floor":
-                sums[step.layer.name] = (step.value.flatten(1).sum(1) % network.prime).tolist()
-            if step.layer.name == network.plan.output:
-                vectors[f"logits.{rescaling}"] = step.value
+    described: dict[str, Any] = {"images": len(images)}
+    for rescaling in RESCALINGS:
+        for faults in (True, False):
+            logits, sums = _outcome(network, rescaling, inputs, faults)
+            vectors[_logits_name(rescaling, faults)] = logits
+            if faults and rescaling in SUMS:
+                described[SUMS[rescaling]] = sums
+    for name, tensor in _pairs(network):
+        vectors[name] = tensor
     narrow = {name: value if name == "images" else value.to(torch.int32) for name, value in vectors.items()}
-    return {name: value.contiguous() for name, value in narrow.items()}, sums
+    return {name: value.contiguous() for name, value in narrow.items()}, described
 
 
 def check_vectors(
-    network: IntegerNetwork, vectors: Mapping[str, Tensor], sums: Mapping[str, Sequence[int]]
+    network: IntegerNetwork, vectors: Mapping[str, Tensor], described: Mapping[str, Any], version: int
 ) -> None:
-    """ExportError naming the first layer, mask or logits that a fresh run does not reproduce."""
-    inputs = vectors["inputs"].long()
-    for rescaling in RESCALINGS:
-        run = _with_rescaling(network, rescaling)
-        if rescaling == "local":
-            _check_masks(
-                {f"mask.{name}": mask for name, mask in run.rescale_masks(len(inputs)).items()}, vectors
+    """ExportError naming the first layer, mask, pair or logits that a fresh run does not reproduce.
+
+    Args:
+        network: the network that a folder brought.
+        vectors: its vectors; ``described`` what its manifest says of them.
+        version: the format of the folder: the first has two rescalings, no pairs and no exact logits.
+    """
+    inputs = _tensor(vectors, "inputs").long()
+    if tuple(inputs.shape) != (described.get("images"), *network.plan.input_shape) or not len(inputs):
+        raise ExportError(
+            f"inputs of the test vectors have the shape {tuple(inputs.shape)}, and the manifest says "
+            f"{described.get('images')} images of {network.plan.input_shape}"
+        )
+    _check_masks(network, inputs, vectors)
+    if version > 1:
+        for name, tensor in _pairs(network):
+            if not torch.equal(tensor, _tensor(vectors, name).long()):
+                raise ExportError(f"{name} of the test vectors is not what the manifest's layer gives")
+    for rescaling in FIRST_RESCALINGS if version == 1 else RESCALINGS:
+        for faults in (True,) if version == 1 else (True, False):
+            logits, sums = _outcome(network, rescaling, inputs, faults)
+            if faults and rescaling in SUMS:
+                _check_sums(described.get(SUMS[rescaling]), sums, SUMS[rescaling])
+            name = _logits_name(rescaling, faults)
+            if not torch.equal(logits, _tensor(vectors, name).long()):
+                raise ExportError(f"{name} of the test vectors are not what the weights and masks give")
+
+
+def _check_sums(recorded: Any, sums: Mapping[str, list[int]], key: str) -> None:
+    if not isinstance(recorded, dict) or set(recorded) != set(sums):
+        raise ExportError(f"{key} of the test vectors does not have the manifest's layers")
+    for layer, found in sums.items():
+        if found != recorded[layer]:
+            raise ExportError(
+                f"layer {layer}: the test vectors' recorded sums ({key}) are not what the weights give"
             )
+
+
+def _outcome(
+    network: IntegerNetwork, rescaling: str, inputs: Tensor, faults: bool
+) -> tuple[Tensor, dict[str, list[int]]]:
+    """(logits, sums of every layer) of one run."""
+    run = _fresh(network, rescaling)
+    set_faults(run, faults)
+    sums: dict[str, list[int]] = {}
+    logits = inputs
+    for step in run.steps(inputs):
+        sums[step.layer.name] = (step.value.flatten(1).sum(1) % network.prime).tolist()
+        if step.layer.name == network.plan.output:
+            logits = step.value
+    return logits, sums
+
+
+def _pairs(network: IntegerNetwork) -> Iterator[tuple[str, Tensor]]:
+    """(name in the vectors, int64) of every sign test's and rescaling's own pairs."""
+    for layer in network.plan.layers:
+        if isinstance(layer, ReLU) and _is_truncated(network, layer):
+            spec = network.specs[layer.name]
+            assert isinstance(spec, TruncatedSign)
+            found = sign_pairs(spec)
+        elif isinstance(layer, Rescale):
+            found = rescale_pairs(layer.bits, network.prime)
         else:
-            tests = {
-                f"mask.{test.site}": test.mask for test in run.sign_tests(inputs) if test.mask is not None
-            }
-            _check_masks(tests, vectors)
-            run = _with_rescaling(network, rescaling)
-        for step in run.steps(inputs):
-            name = step.layer.name
-            if rescaling == "floor" and (step.value.flatten(1).sum(1) % network.prime).tolist() != sums[name]:
-                raise ExportError(
-                    f"layer {name}: the test vectors' recorded sums are not what the weights give"
-                )
-            if name == network.plan.output and not torch.equal(
-                step.value, vectors[f"logits.{rescaling}"].long()
-            ):
-                raise ExportError(
-                    f"logits.{rescaling} of the test vectors are not what the weights and masks give"
-                )
+            continue
+        for key, tensor in found.items():
+            yield f"pairs.{layer.name}.{key}", tensor
 
 
-def _check_masks(masks: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> None:
+def _check_masks(network: IntegerNetwork, inputs: Tensor, vectors: Mapping[str, Tensor]) -> None:
+    masks = _fresh(network, "local").rescale_masks(len(inputs)) | {
+        test.site: test.mask for test in _fresh(network, "floor").sign_tests(inputs) if test.mask is not None
+    }
     for name, mask in masks.items():
-        if name not in vectors or not torch.equal(mask, vectors[name].long()):
-            raise ExportError(f"{name} of the test vectors is not the mask of seed {SEED}, draw {DRAW}")
+        if not torch.equal(mask, _tensor(vectors, f"mask.{name}").long()):
+            raise ExportError(f"mask.{name} of the test vectors is not the mask of seed {SEED}, draw {DRAW}")
 
 
-def _with_rescaling(network: IntegerNetwork, rescaling: str) -> IntegerNetwork:
+def _tensor(vectors: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in vectors:
+        raise ExportError(f"{name} is missing in the test vectors")
+    return vectors[name]
+
+
+def _is_truncated(network: IntegerNetwork, layer: ReLU) -> bool:
+    return isinstance(network.specs[layer.name], TruncatedSign)
+
+
+def _logits_name(rescaling: str, faults: bool) -> str:
+    return f"{'logits' if faults else 'exact'}.{rescaling}"
+
+
+def _fresh(network: IntegerNetwork, rescaling: str) -> IntegerNetwork:
     """A fresh network at the vectors' seed and draw, on the CPU; values that leave the field wrap, as in the
     protocol.
     """

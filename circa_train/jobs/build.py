@@ -18,7 +18,8 @@ from circa_train import user_code
 from circa_train.data import DataSplits, load_data
 from circa_train.jobs.faults import FROM_CHECKPOINT
 from circa_train.jobs.settings import DataConfig, ModelConfig
-from circa_train.nn.models.registry import build_model, check_name
+from circa_train.nn.models.own import check_name
+from circa_train.nn.models.registry import build_model
 
 #: What a checkpoint's metadata says of its data.
 _RECORDED = ("name", "validation_fraction", "seed", "image_size", "mean", "std")

@@ -26,6 +26,11 @@ def work(job: Job) -> dict[str, Any]:
     config: EvaluateConfig = job.cfg
     if is_export(config.checkpoint):
         return evaluate_export(job)
+    if config.rescaling is not None:
+        raise ValueError(
+            f"rescaling = {config.rescaling!r} is of integer networks, and {config.checkpoint} is no export "
+            "folder; leave it out, or export the checkpoint first"
+        )
     check_fault(config.fault)
     device = build_device(config.run.device)
     source = open_source(config.checkpoint, config.model, config.data, device, config.run.trust_code)
@@ -43,11 +48,14 @@ def work(job: Job) -> dict[str, Any]:
 def evaluate_export(job: Job) -> dict[str, Any]:
     """An export folder is evaluated as the integer network it is, beside its float simulator."""
     record = export_evaluation(job.cfg)
+    if record["warning"]:
+        job.log.warning("%s", record["warning"])
     accuracy, difference = record["accuracy"], record["difference"]
     job.log.info(
-        "%s: integer network %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; "
+        "%s: integer network, rescaling=%s, %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; "
         "integer minus simulator %+.2f [%+.2f, %+.2f] points",
-        job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
+        job.folder.name, record["rescaling"], 100 * accuracy["mean"], 100 * accuracy["low"],
+        100 * accuracy["high"],
         len(accuracy["draws"]), 100 * record["baseline_accuracy"], 100 * difference["mean"],
         100 * difference["low"], 100 * difference["high"],
     )  # fmt: skip
@@ -79,6 +87,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "finetuned": source.finetuned,
         "trained_fault": metadata.get("fault"),
         "fault": plan.description,
+        "severity": plan.severity,
         "frac_bits": source.frac_bits(config.fault, plan),
         "cost": describe_cost(source.relus(), plan),
         "sites": site_records(network, source, config) if config.sites else [],

@@ -5,7 +5,7 @@ folders.
 from __future__ import annotations
 
 import math
-import statistics
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,18 @@ from torch import nn
 
 from circa_train.checkpoint import Checkpoint
 from circa_train.data import Batches, DataSplits, ImageSet
-from circa_train.evaluation import FIRST_DRAW, evaluate, half_width
-from circa_train.export import Conversion, IntegerNetwork, open_export, save_export, to_integers
+from circa_train.evaluation import FIRST_DRAW, evaluate
+from circa_train.export import (
+    Conversion,
+    IntegerNetwork,
+    RescalingWarning,
+    open_export,
+    save_export,
+    to_integers,
+    under_every_rescaling,
+)
+from circa_train.export.accuracies import paired_difference
+from circa_train.export.ranges import wraps_warning
 from circa_train.fault import expected_faults, observed_faults
 from circa_train.files import file_digest
 from circa_train.jobs.build import build_device, build_splits
@@ -27,6 +37,7 @@ from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
 from circa_train.nn.control import set_draw, set_specs, without_faults
 from circa_train.nn.convert import with_stochastic_relus
+from circa_train.rescaling import RESCALINGS
 
 FOLDER = "export"  # inside the run's folder
 
@@ -50,6 +61,17 @@ def work(job: Job) -> dict[str, Any]:
         100 * accuracy["exact"], 100 * difference["mean"], 100 * difference["low"], 100 * difference["high"],
         accuracy["integer"]["images"],
     )  # fmt: skip
+    for rescaling, found in accuracy["rescalings"].items():
+        floor = found["minus_floor"]
+        job.log.info(
+            "rescaling=%s: %.2f%% [%.2f%%, %.2f%%], minus floor %+.2f [%+.2f, %+.2f] points, "
+            "%.4g values per image expected to wrap",
+            rescaling, 100 * found["mean"], 100 * found["low"], 100 * found["high"],
+            100 * floor["mean"], 100 * floor["low"], 100 * floor["high"],
+            sum(record["wraps_per_image"][rescaling].values()),
+        )  # fmt: skip
+    if record["warning"]:
+        job.log.warning("%s", record["warning"])
     job.log.info("%s (digest %s)", record["folder"], record["digest"])
     return record
 
@@ -74,18 +96,20 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     splits, metadata = source.splits, source.checkpoint.metadata
     plan = build_fault(config.fault, metadata)
     recorded = metadata.get("frac_bits")
-    conversion = to_integers(
-        source.network,
-        plan.faults,
-        _batches(_spread(splits.train, config.calibration_images), splits, config.batch_size),
-        frac_bits=plan.frac_bits if plan.frac_bits is not None or recorded is None else int(recorded),
-        weight_frac_bits=config.weight_frac_bits,
-        value_bits=config.value_bits,
-        headroom_bits=config.fault.headroom_bits,
-        seed=config.fault.seed,
-        rescaling=config.rescaling,
-        overflow=config.fault.overflow,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
+        conversion = to_integers(
+            source.network,
+            plan.faults,
+            _batches(_spread(splits.train, config.calibration_images), splits, config.batch_size),
+            frac_bits=plan.frac_bits if plan.frac_bits is not None or recorded is None else int(recorded),
+            weight_frac_bits=config.weight_frac_bits,
+            value_bits=config.value_bits,
+            headroom_bits=config.fault.headroom_bits,
+            seed=config.fault.seed,
+            rescaling=config.rescaling,
+            overflow=config.fault.overflow,
+        )
     frac_bits = conversion.network.plan.format.accumulator_frac_bits
     simulator = with_stochastic_relus(
         source.network,
@@ -99,7 +123,11 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     compared = compare(
         network, simulator, images, splits, config.draws, config.batch_size, config.run.progress
     )
-    accuracy = {"split": config.split, **compared}
+    rescalings = under_every_rescaling(
+        network, images, draws=len(compared["integer"]["draws"]), seed=config.fault.seed,
+        mean=splits.mean, std=splits.std, batch_size=config.batch_size, progress=config.run.progress,
+    )  # fmt: skip
+    accuracy = {"split": config.split, **compared, "rescalings": rescalings}
     shown = _spread(images, config.vectors)
     digest = save_export(
         run_folder / FOLDER,
@@ -121,6 +149,9 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         "frac_bits": frac_bits,
         "weight_frac_bits": conversion.network.plan.format.weight_frac_bits,
         "needed_prime_bits": conversion.report.needed_bits,
+        "rescaling": config.rescaling,
+        "warning": conversion.report.warning(config.rescaling),
+        "wraps_per_image": {name: conversion.report.wraps(name) for name in RESCALINGS},
         "accuracy": accuracy,
     }
     return record, conversion
@@ -138,7 +169,12 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """
     check_fault(config.fault)
     device = build_device(config.run.device)
-    export = open_export(config.checkpoint, seed=config.fault.seed, overflow=config.fault.overflow)
+    export = open_export(
+        config.checkpoint,
+        seed=config.fault.seed,
+        rescaling=config.rescaling,
+        overflow=config.fault.overflow,
+    )
     network, manifest = export.network, export.manifest
     if config.model.name != FROM_CHECKPOINT:
         raise ValueError(
@@ -168,6 +204,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "difference": found["difference"],
         "overflows": dict(network.overflows),
         "rescaling": network.rescaling,
+        "warning": wraps_warning(network.rescaling, _expected_wraps(network, manifest)),
         "model": describe_model(provenance.get("model") or {"name": Path(config.checkpoint).name}),
         "data": splits.name,
         "split": config.split,
@@ -176,10 +213,19 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "finetuned": bool(trained) and trained.get("kind") != "none",
         "trained_fault": trained,
         "fault": plan.description,
+        "severity": plan.severity,
         "frac_bits": frac_bits,
         "cost": describe_cost({layer.name: math.prod(layer.shape) for layer in network.plan.sites}, plan),
         "sites": _site_records(network, _batches(images, splits, config.batch_size)) if config.sites else [],
     }
+
+
+def _expected_wraps(network: IntegerNetwork, manifest: dict[str, Any]) -> dict[str, float]:
+    """Wraps per image under the network's rescaling, as the manifest's ranges expect them, by layer."""
+    key = {"local": "wrap_faults", "offset": "offset_wraps"}.get(network.rescaling, "")
+    rescales = {layer.name for layer in network.plan.layers if layer.kind == "rescale"}
+    rows = [row for row in manifest["ranges"]["layers"] if row["layer"] in rescales]
+    return {row["layer"]: float(row.get(key, 0.0)) for row in rows}
 
 
 def compare(
@@ -209,25 +255,12 @@ def compare(
     simulated = evaluate(simulator, images, draws=len(integer.accuracies), **how)
     with without_faults(simulator):
         exact = evaluate(simulator, images, **how)
-    differences = [a - b for a, b in zip(integer.accuracies, simulated.accuracies, strict=True)]
-    low, high = _interval(differences, exact=integer.exact and simulated.exact)
     return {
         "integer": describe_evaluation(integer),
         "simulator": describe_evaluation(simulated),
         "exact": exact.mean,
-        "difference": {"mean": statistics.fmean(differences), "low": low, "high": high},
+        "difference": paired_difference(integer, simulated),
     }
-
-
-def _interval(values: list[float], *, exact: bool) -> tuple[float, float]:
-    """95% interval of the mean of paired differences; a single draw says nothing."""
-    mean = statistics.fmean(values)
-    if exact:
-        return mean, mean
-    if len(values) == 1:
-        return -1.0, 1.0
-    half = half_width(values)
-    return mean - half, mean + half
 
 
 def _site_records(network: IntegerNetwork, batches: Batches) -> list[dict[str, Any]]:

@@ -37,6 +37,11 @@ class FaultPlan:
     description: dict[str, Any]
 
     @property
+    def severity(self) -> str | None:
+        """The field that says how severe the faults are, where one sign test stands at all sites."""
+        return self.faults.severity if isinstance(self.faults, SignTest) else None
+
+    @property
     def exact(self) -> bool:
         """Is there no fault at all?"""
         return isinstance(self.faults, SignTest) and self.faults.is_exact

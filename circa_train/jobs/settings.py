@@ -175,6 +175,8 @@ class TrainConfig(_TrainingFields):
 
 @dataclass
 class EvaluateConfig:
+    """An evaluation. ``rescaling`` is for export folders: null is the one that the folder was made for."""
+
     checkpoint: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -185,6 +187,7 @@ class EvaluateConfig:
     split: str = "test"
     batch_size: int = 256
     sites: bool = False
+    rescaling: str | None = None
 
 
 @dataclass
@@ -260,7 +263,8 @@ class ExportConfig:
 
     ``fault.frac_bits: auto`` takes the checkpoint's own, and else chooses from ``calibration_images``
     training images: activations and weights of ``value_bits``, ``fault.headroom_bits`` to spare. ``images``
-    of the split, evenly spaced, give the accuracy (null: all), and ``vectors`` of them the test vectors.
+    of the split, evenly spaced, give the accuracy (null: all) under each rescaling, and ``vectors`` of them
+    the test vectors. ``rescaling`` is the one that the folder is meant for.
     """
 
     checkpoint: str = MISSING
@@ -275,8 +279,8 @@ class ExportConfig:
     calibration_images: int = 256
     value_bits: int = 15
     weight_frac_bits: int | None = None
-    rescaling: str = "floor"
-    vectors: int = 2
+    rescaling: str = "offset"
+    vectors: int = 20
 
 
 @dataclass

@@ -146,6 +146,8 @@ def _open(
     try:
         checkpoint = load_checkpoint(path)
         splits = build_splits(data, device, checkpoint.metadata, trust_code)
+    except user_code.UnnamedCode as error:
+        raise CheckpointError(f"{path} is not opened: {error}") from error
     except CheckpointError:
         if FROM_CHECKPOINT in (model.name, data.name) or not Path(path).is_file():
             raise

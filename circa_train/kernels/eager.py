@@ -47,6 +47,7 @@ def applies(
         and z.dtype in ops.DTYPES
         and _KNOWN
         and not (_modes() or _is_transformed(z) or _is_profiled() or torch.jit.is_tracing())
+        and torch.autograd.forward_ad._current_level < 0
     )
 
 

@@ -20,8 +20,10 @@ from circa_train.fault import SignTest
 from circa_train.fault.masks import MAX_DRAWS
 from circa_train.field import largest_centred
 from circa_train.fixed_point import FixedPointOverflow
+from circa_train.kernels import transformed
 from circa_train.kernels.ops import plan_to_text, stochastic_relu, stochastic_relu_without_gradient
 from circa_train.kernels.plan import COUNTS, SitePlan
+from circa_train.nn import replay
 
 
 class StochasticReLU(nn.Module):
@@ -126,14 +128,20 @@ class StochasticReLU(nn.Module):
         self.address[0] = draw
         self.address[1] = first_image
 
-    def overwrite_input(self, producer: nn.Module | None) -> None:
+    def overwrite_input(self, *watched: nn.Module | None) -> None:
         """Allow y to be written over z, which is promised to be new memory that nobody else reads.
 
         It is done on a CPU where no gradient is wanted, and saves the memory system half its work. Hooks are
-        somebody else: while this module or ``producer``, which made z (None: a function), has one, z stays as
-        it is.
+        somebody else: while this module, or one of those ``watched`` (which made z, or passed it on), has
+        one, z stays as it is.
         """
-        self._overwrites, self._producer = True, () if producer is None else (producer,)
+        self._overwrites = True
+        self._producer = tuple(module for module in watched if module is not None)
+
+    def overwrite_as(self, other: StochasticReLU | None) -> None:
+        """Overwrite what ``other`` may, watching the same modules; nothing for None."""
+        self._overwrites = other is not None and other._overwrites
+        self._producer = () if other is None else other._producer
 
     def _watched(self) -> bool:
         modules = (self, *self._producer)
@@ -142,7 +150,12 @@ class StochasticReLU(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         if not self.faults_enabled or self._plan.spec.is_exact:
             return F.relu(z)
-        if not torch.compiler.is_compiling() and self.observer is None:
+        compiling = torch.compiler.is_compiling()
+        if not compiling and replay.possible(self.training):
+            address = replay.address(self, self.address, self.name)
+            if address is not self.address:
+                return self._again(z, address)
+        if not compiling and self.observer is None:
             eager = _eager()
             if eager is not None and eager.applies(z, self.backend, self.address, self._plan.spec):
                 in_place = self._overwrites and not self._watched()
@@ -153,6 +166,8 @@ class StochasticReLU(nn.Module):
                 f"{self.address.device}; "
                 "move the module with .to(device)"
             )
+        if not compiling and transformed.applies(z):
+            return self._transformed(z)
         needs_gradient = z.requires_grad and torch.is_grad_enabled()
         operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
         y, counts = operator(
@@ -166,6 +181,22 @@ class StochasticReLU(nn.Module):
             self.observer.record(z.detach(), counts[: len(COUNTS)])
         self.address[0].add_(1)
         return y
+
+    def _again(self, z: Tensor, address: Tensor) -> Tensor:
+        """The forward once more, with a draw that was made before: it counts for nothing."""
+        needs_gradient = z.requires_grad and torch.is_grad_enabled()
+        operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
+        y, _ = operator(z, address, self._plan_text, self.backend, False, self.name)
+        return y
+
+    def _transformed(self, z: Tensor) -> Tensor:
+        if self.observer is not None:
+            raise RuntimeError(
+                f"site {self.name or '(unnamed)'} is observed under a transformation of torch.func, where "
+                "values are not known: observe a plain forward pass"
+            )
+        state, strict = (self.address, self.overflows, self.pending), self.plan.overflow == "raise"
+        return transformed.stochastic_relu(z, state, self._plan_text, self.backend, strict, self.name)
 
     def raise_pending(self) -> None:
         """Raise what earlier forwards on CUDA would have raised, had the host waited for them; it waits

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from circa_train.field import DEFAULT_PRIME, check_prime
 from circa_train.fixed_point import check_finite, largest_frac_bits
 from circa_train.nn.control import evaluating, site_inputs, stochastic_relus, without_faults
-from circa_train.nn.sites import as_stochastic
+from circa_train.nn.convert import as_stochastic
+from circa_train.nn.preserving import unchanged
+from circa_train.nn.trial import try_out
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,14 @@ def fit_frac_bits(
         seen = ranges.get(name, (low, high))
         ranges[name] = (min(seen[0], low), max(seen[1], high))
 
-    with site_inputs(network, record), evaluating(network), without_faults(network):
+    tried = network is model
+    with unchanged(model), site_inputs(network, record), evaluating(network), without_faults(network):
         for batch in batches:
-            network(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            images = batch[0] if isinstance(batch, (tuple, list)) else batch
+            network(images)
+            if not tried:
+                try_out(model, network, images[:2])
+                tried = True
     if not ranges:
         raise ValueError("batches is empty; calibration needs at least one batch of inputs")
     magnitude = max(max(abs(low), abs(high)) for low, high in ranges.values())

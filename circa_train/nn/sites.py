@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from circa_train.fault import NoFault
 from circa_train.nn.control import evaluating, site_inputs, stochastic_relus, without_faults
-from circa_train.nn.convert import with_stochastic_relus
+from circa_train.nn.convert import as_stochastic
+from circa_train.nn.preserving import unchanged
+from circa_train.nn.trial import try_out
 
 
 def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, int]]:
@@ -17,12 +18,13 @@ def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, 
     image.
 
     Args:
-        model: a plain or converted network. It is run once on zeros, in evaluation mode, and left as it was.
-        input_shape: one image (C, H, W) or (F,), or a batch of them (N, C, H, W) or (N, F), which counts per
-            image.
+        model: a plain or converted network. It is run on zeros, in evaluation mode, and left as it was. A
+        plain one is also tried out beside its converted form, on an image of noise
+        (:mod:`circa_train.nn.trial`). input_shape: one image (C, H, W) or (F,), or a batch of them (N, C, H,
+        W) or (N, F), which counts per image.
 
     Raises:
-        ConversionError: if the network cannot be traced.
+        ConversionError: if the network cannot be traced, or a ReLU in it is none that can be replaced.
         ValueError: if ``input_shape`` is neither of these.
     """
     shape = tuple(input_shape)
@@ -35,21 +37,14 @@ def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, 
     counts: dict[str, int] = {}
     parameter = next(model.parameters(), torch.zeros(()))
     zeros = torch.zeros(batch, device=parameter.device, dtype=parameter.dtype)
+    if network is not model:
+        noise = torch.randn((1, *batch[1:]), generator=torch.Generator().manual_seed(0))
+        try_out(model, network, noise.to(zeros))
     with (
+        unchanged(model),
         site_inputs(network, lambda name, z: counts.update({name: z.numel() // batch[0]})),
         evaluating(network),
         without_faults(network),
     ):
         network(zeros)
     return [(name, counts[name]) for name in stochastic_relus(network)]
-
-
-def as_stochastic(model: nn.Module) -> nn.Module:
-    """``model`` itself if it has stochastic sites, else a converted view of it without faults: to look at its
-    sites.
-    """
-    return (
-        model
-        if stochastic_relus(model)
-        else with_stochastic_relus(model, NoFault(), other_activations="keep")
-    )

@@ -7,7 +7,7 @@ collection holds data.
 
 from __future__ import annotations
 
-from circa_train.plots.accuracy import accuracy_vs_k, accuracy_vs_rate
+from circa_train.plots.accuracy import accuracy_vs_k, accuracy_vs_rate, accuracy_vs_severity
 from circa_train.plots.gallery import Gallery, gallery
 from circa_train.plots.law import fault_probability_curves
 from circa_train.plots.pareto import accuracy_vs_bytes, pareto_front
@@ -21,6 +21,7 @@ __all__ = [
     "accuracy_vs_bytes",
     "accuracy_vs_k",
     "accuracy_vs_rate",
+    "accuracy_vs_severity",
     "fault_probability_curves",
     "gallery",
     "knee",

@@ -98,6 +98,36 @@ def accuracy_vs_rate(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def accuracy_vs_severity(rows: Sequence[Row], fault: str) -> Figure:
+    """Accuracy against the severity of one fault model, whichever it is: a series per checkpoint's training.
+
+    Raises:
+        MixedExperiments: as :func:`accuracy_vs_k`.
+        ValueError: if no row is an evaluation of that model at one level.
+    """
+    rows = [row for row in rows if row.get("fault") == fault and row.get("level") is not None]
+    if not rows:
+        raise ValueError(f"no evaluation with the fault model {fault} at one level for all sites")
+    shared = require_one(
+        rows, ("model", "data", "split", "frac_bits", "severity"), f"accuracy against {fault}"
+    )
+    figure, axes = new_figure()
+    for index, (tuned, members) in enumerate(
+        sorted(group(rows, lambda row: bool(row.get("finetuned"))).items())
+    ):
+        require_one(members, ("checkpoint",), f"accuracy against {fault}")
+        _band(axes, accuracy_points(members, "level"), index, f"{fault}, fine-tuned" if tuned else fault)
+    _baseline(axes, rows[0].get("baseline_accuracy"))
+    dress(
+        axes,
+        title=_title(shared),
+        xlabel=f"{shared['severity']} ({shared['frac_bits']} fraction bits)",
+        ylabel=f"{shared['split']} accuracy",
+    )
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    return figure
+
+
 def _series_of(row: Row) -> tuple[bool, int, str]:
     """(fine-tuned, rank of the mode, label): as trained first, PosZero before NegPass."""
     mode, tuned = mode_name(row.get("mode")), bool(row.get("finetuned"))

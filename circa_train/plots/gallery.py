@@ -8,7 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from circa_train.plots.accuracy import accuracy_vs_k, accuracy_vs_rate
+from circa_train.plots.accuracy import accuracy_vs_k, accuracy_vs_rate, accuracy_vs_severity
 from circa_train.plots.law import fault_probability_curves
 from circa_train.plots.pareto import accuracy_vs_bytes
 from circa_train.plots.series import MixedExperiments, group, knee
@@ -43,6 +43,9 @@ def gallery(rows: Sequence[Row], sites: Sequence[Row] = (), *, tolerance: float 
 
     draw("accuracy_vs_k", lambda: accuracy_vs_k(evaluations, tolerance=tolerance))
     draw("accuracy_vs_rate", lambda: accuracy_vs_rate(evaluations))
+    others = {str(row["fault"]) for row in evaluations if row.get("level") is not None}
+    for fault in sorted(others - {"truncated_sign", "uniform"}):  # these two have figures of their own
+        draw(f"accuracy_vs_{fault}", partial(accuracy_vs_severity, evaluations, fault))
     draw("accuracy_vs_bytes", lambda: accuracy_vs_bytes(evaluations))
     draw("site_heat_map", lambda: site_heat_map([row for row in sites if not row.get("finetuned")]))
     draw("site_fault_rates", lambda: site_fault_rates(_telling_run(sites, tolerance)))

@@ -31,11 +31,15 @@ def site_fault_rates(rows: Sequence[Row]) -> Figure:
     if not rows:
         raise ValueError("no evaluation with figures per site; evaluate with sites=true")
     shared = require_one(rows, ("run",), "fault rates per site") | {
-        key: rows[0].get(key) for key in ("model", "data", "mode", "k")
+        key: rows[0].get(key) for key in ("model", "data", "mode", "k", "fault", "severity", "level")
     }
     names = [str(row["site"]) for row in rows]
-    figure, panels = new_figure(2, 2, width=7.6, height=5.6, sharex=True)
-    for i, kind in enumerate(KINDS):
+    flips = [
+        kind for kind in ("flip",) if any(row.get(f"expected.{kind}_{d}") for row in rows for d in DIRECTIONS)
+    ]
+    kinds = flips or list(KINDS)
+    figure, panels = new_figure(len(kinds), 2, width=7.6, height=2.8 * len(kinds), sharex=True, squeeze=False)
+    for i, kind in enumerate(kinds):
         for j, direction in enumerate(DIRECTIONS):
             axes, column = panels[i][j], f"{kind}_{direction}"
             tests = [max(row["expected.values"], 1) for row in rows]
@@ -69,9 +73,9 @@ def site_fault_rates(rows: Sequence[Row]) -> Figure:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
             axes.set_xticks(range(len(rows)), names, rotation=90, fontsize=6 if len(rows) > 12 else 8)
     panels[0][0].legend(fontsize=8, frameon=False)
-    figure.suptitle(
-        f"{shared['model']} on {shared['data']}, {mode_name(shared['mode'])}, k = {shared['k']}", fontsize=11
-    )
+    test = mode_name(shared["mode"]) if shared["mode"] else shared["fault"]
+    severity, level = ("k", shared["k"]) if shared["mode"] else (shared["severity"], shared["level"])
+    figure.suptitle(f"{shared['model']} on {shared['data']}, {test}, {severity} = {level}", fontsize=11)
     return figure
 
 

@@ -7,7 +7,8 @@ extra).
 
 Columns of every row: ``kind, run, config_hash, finished, seconds, overrides``, the result's numbers and
 names, and the whole configuration as ``config.<key>``. Rows of evaluations have fixed names
-(``EVALUATION_COLUMNS``); other kinds keep the names that the job gave. Lists stay out of the table: per-site
+(``EVALUATION_COLUMNS``); other kinds keep the names that the job gave; ``severity`` is the field of the fault
+model that says how severe it is, ``level`` its value. Lists stay out of the table: per-site
 figures come from ``site_rows``.
 """
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circa_train.fault import sign_test_kinds
 from circa_train.files import write_text
 from circa_train.runs.folder import FAILURE, FORMAT, RESULT, flatten
 
@@ -32,7 +34,7 @@ Row = dict[str, Any]
 
 EVALUATION_COLUMNS = (
     "model", "data", "split", "checkpoint", "finetuned", "trained_k",
-    "fault", "mode", "k", "prime", "rate", "direction", "low", "high", "frac_bits",
+    "fault", "mode", "k", "prime", "rate", "direction", "low", "high", "severity", "level", "frac_bits",
     "accuracy", "accuracy_low", "accuracy_high", "accuracy_std", "draws", "images", "baseline_accuracy",
     "relus", "and_gates", "table_bytes",
 )  # fmt: skip
@@ -244,13 +246,17 @@ def _evaluation_columns(result: Mapping[str, Any]) -> Row:
     fault: Mapping[str, Any] = result["fault"]
     accuracy: Mapping[str, Any] = result["accuracy"]
     trained: Mapping[str, Any] = result.get("trained_fault") or {}
-    k = fault.get("k")
+    k, known = fault.get("k"), sign_test_kinds().get(str(fault.get("kind")))
+    severity = result.get("severity") or (known.severity if known is not None else None)
+    level = fault.get(severity) if severity is not None else None
     row: Row = {
         **{key: result.get(key) for key in ("model", "data", "split", "checkpoint", "finetuned")},
         "trained_k": trained.get("k"),
         "fault": fault.get("kind", "per site"),
         **{key: fault.get(key) for key in ("mode", "prime", "rate", "direction", "low", "high")},
         "k": k if not isinstance(k, list) else None,
+        "severity": severity,
+        "level": level if not isinstance(level, list) else None,
         "frac_bits": result.get("frac_bits"),
         "accuracy": accuracy["mean"],
         "accuracy_low": accuracy["low"],

@@ -72,7 +72,7 @@ def _listed(what: str, items: Sequence[str]) -> list[str]:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    value = row["k"] if row["k"] is not None else row["rate"] or 0
+    value = next((row.get(name) for name in ("k", "rate", "level") if row.get(name) is not None), 0)
     return (
         str(row["model"]),
         str(row["data"]),
@@ -88,7 +88,9 @@ def _parameter(row: Row) -> str:
         return str(row["k"])
     if row["rate"] is not None:
         return f"{row['rate']:g}"
-    return f"[{row['low']}, {row['high']})" if row["low"] is not None else "-"
+    if row["low"] is not None:
+        return f"[{row['low']}, {row['high']})"
+    return "-" if row.get("level") is None else f"{row['severity']} = {row['level']}"
 
 
 def _tuning(row: Row) -> str:

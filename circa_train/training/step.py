@@ -1,4 +1,4 @@
-"""One optimiser step, as a function of the weights and of (seed, epoch, step)."""
+"""One optimiser step, as a function of the weights and of (seed, epoch, step), and the moving average."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from circa_train.nn.activation import raise_pending
 from circa_train.nn.control import fault_buffer_names, set_draw, set_specs, stochastic_relus
-from circa_train.training.averaging import MovingAverage
 from circa_train.training.curriculum import fault_level
 from circa_train.training.distributed import Ranks
 from circa_train.training.objective import logits_of, loss_sum
@@ -166,3 +165,36 @@ class Stepper:
         images = torch.tensor(self._images, dtype=torch.float64, device=self.device)
         loss, right, count = self.ranks.sum(torch.stack([self._loss, self._right.double(), images])).tolist()
         progress.loss, progress.right, progress.images = loss, int(right), int(count)
+
+
+class MovingAverage:
+    """A copy of the network whose weights follow the average: w <- d w + (1 - d) w_now after every step.
+
+    d = min(decay, (1 + n) / (10 + n)) at the n-th update (n = 0, 1, ...), so that the first steps do not drag
+    the random initialisation along. BatchNorm's statistics are averaged as weights are; integer buffers are
+    copied.
+
+    Attributes:
+        model: the averaged network.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval()
+        self.model.requires_grad_(False)
+        # Not by state_dict, which lists tied weights twice.
+        averages, currents = ([*network.parameters(), *network.buffers()] for network in (self.model, model))
+        pairs = list(zip(averages, currents, strict=True))
+        self._floating = [(average, current) for average, current in pairs if average.is_floating_point()]
+        self._others = [(average, current) for average, current in pairs if not average.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, updates_before: int) -> None:
+        """Take in the network's present weights, after ``updates_before`` earlier calls."""
+        decay = min(self.decay, (1 + updates_before) / (10 + updates_before))
+        # One multi-tensor kernel per call where one exists: a hundred small launches would show in a step's
+        # time.
+        averages, currents = zip(*self._floating, strict=True)
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+        for average, current in self._others:
+            average.copy_(current)

@@ -83,6 +83,10 @@ def flip_last_bit(path):
         lambda folder: (folder / "test.npy").write_bytes((folder / "test.npy").read_bytes()[:-8]),
         lambda folder: (folder / "train_labels.npy").unlink(),
         lambda folder: (folder / "index.json").write_text("{"),
+        lambda folder: (folder / "index.json").write_text("[" * 100_000),
+        lambda folder: (folder / "index.json").write_text(
+            (folder / "index.json").read_text().replace('"a"', '"b"')
+        ),
         lambda folder: (folder / "index.json").write_text("[]"),
         lambda folder: (folder / "index.json").unlink(),
     ],

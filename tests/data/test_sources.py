@@ -414,3 +414,98 @@ def test_wrong_requests_are_refused(name, options, said):
     with pytest.raises(ValueError, match=said):
         load_data(name, **options)
     assert "digits" in data_names()
+
+
+# --- image files as they are found
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    levels = np.array([0, 127, 128, 129, 257, 3500, 40500, 65535], np.uint16)
+    for suffix in ("png", "tif"):
+        root = tmp_path / suffix
+        for part in ("train", "test"):
+            for name in "ab":
+                (root / part / name).mkdir(parents=True)
+                for i in range(4):
+                    Image.fromarray(np.tile(levels, (8, 1))).save(root / part / name / f"{i}.{suffix}")
+        data = load_data(f"imagefolder:{root}", root=tmp_path / "data")
+        assert data.test.images[0, :, 0].tolist() == [[0, 0, 0, 1, 1, 14, 158, 255]] * 3
+
+
+def test_sixteen_bit_pgm_is_scaled(folder):
+    for path in folder.rglob("*.png"):
+        path.unlink()
+        path.with_suffix(".pgm").write_bytes(b"P5 2 2 65535 " + struct.pack(">4H", 0, 257, 40500, 65535))
+    assert load_folder(folder).test.images[0, 0].tolist() == [[0, 1], [158, 255]]
+
+
+@pytest.mark.parametrize(("dtype", "said"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
+def test_pixels_that_do_not_say_what_is_white_are_refused(folder, dtype, said):
+    Image.fromarray(np.full((8, 8), 0.5).astype(dtype)).save(folder / "train" / "cat" / "x.tif")
+    with pytest.raises(DataError, match=rf"x\.tif has {said} pixels.*8 or 16 bits"):
+        load_folder(folder)
+
+
+def test_hidden_files_and_folders_are_no_part_of_the_data(folder):
+    counted = len(load_folder(folder).train)
+    for hidden in (".ipynb_checkpoints/0.png", ".0.png", "__MACOSX/0.png", "more/.hidden/0.png"):
+        picture(folder / "train" / "cat" / hidden)
+    (folder / "train" / "cat" / "._0.png").write_bytes(b"\0\5\x16\7" * 20)
+    picture(folder / "train" / ".trash" / "0.png")
+    picture(folder / "train" / "__MACOSX" / "cat" / "0.png")
+    assert len(load_folder(folder).train) == counted
+
+
+def test_links_are_followed_once(folder, tmp_path):
+    counted = len(load_folder(folder).test)
+    picture(tmp_path / "elsewhere" / "0.png")
+    (folder / "test" / "cat" / "linked.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    (folder / "test" / "dog" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert len(load_folder(folder).test) == counted + 2
+    (folder / "test" / "cat" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(DataError, match=r"gone\.png has the name of an image and is a link to nothing"):
+        load_folder(folder)
+    (folder / "test" / "cat" / "gone.png").unlink()
+    (folder / "test" / "cat" / "round").symlink_to(folder / "test" / "cat")
+    with pytest.raises(DataError, match="round is a link to .* whose images are there already"):
+        load_folder(folder)
+
+
+def test_odd_names_are_named(folder):
+    (folder / "test" / "cat" / "film.gif").write_bytes(b"GIF89a")
+    with pytest.raises(DataError, match=r"film\.gif is an image of a kind that is not read"):
+        load_folder(folder)
+    (folder / "test" / "cat" / "film.gif").unlink()
+    for name in (b"two\nlines.png", b"latin\xe9.png"):
+        path = os.path.join(os.fsencode(folder / "train" / "dog"), name)
+        with open(path, "wb"):
+            pass
+        with pytest.raises(DataError, match=r"dog holds '(two\\nlines|latin\\udce9)\.png'.*rename it"):
+            load_folder(folder)
+        os.unlink(path)
+    picture(folder / "train" / "cat" / "Ä b'c,%.JPG")
+    assert len(load_folder(folder).train) + len(load_folder(folder).validation) == 21
+    os.mkfifo(folder / "train" / "cat" / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png .* is no regular file"):
+        load_folder(folder)
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    from circa_train.data import fashion_mnist
+
+    monkeypatch.setattr(fashion_mnist, "_MAX_BYTES", 1000)
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", np.zeros((30, 28, 28), np.uint8), compressed=True)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", np.zeros(30, np.uint8), compressed=True)
+    with pytest.raises(DataError, match="more than 1000 bytes"):
+        load_data("fashion_mnist", root=tmp_path)
+
+
+def test_companions_of_a_mac_and_names_outside_are_no_images_of_tiny_imagenet(tiny):
+    place = tiny / "tiny-imagenet-200"
+    (place / "train/n01/images/._n01_0.JPEG").write_bytes(b"\0\5\x16\7" * 20)
+    data = load_data("tiny_imagenet", root=tiny)
+    assert len(data.train) + len(data.validation) == 18
+    (place / "wnids.txt").write_text("../train/n01\n")
+    with pytest.raises(DataError, match=r"'\.\./train/n01' is no name of a class"):
+        load_data("tiny_imagenet", root=tiny)

@@ -29,14 +29,14 @@ def execute(
     plan: IntegerPlan,
     image: Any,
     masks: dict[str, list[int]],
-    rescale_masks: dict[str, list[int]] | None,
+    rescale_masks: dict[str, list[int]],
     k: int,
+    rescaling: str,
 ):
-    """Centred integers of every layer for one image (a nested list), PosZero with one k; None truncates by
-    the floor.
-    """
+    """Centred integers of every layer for one image (a nested list), PosZero with one k."""
     p = plan.format.prime
     values: dict[str, Array] = {}
+    shares: dict[str, Array] = {}  # of elements of a ReLU: its mask; None elsewhere
     for layer in map(layer_to_dict, plan.layers):
         name, sources = layer["name"], [values[source] for source in layer["inputs"]]
         places = list(itertools.product(*map(range, layer["shape"])))
@@ -69,20 +69,51 @@ def execute(
                     sources[0][move(place, layer["widths"], lambda q, width: q - width[0])]
                     for place in places
                 ]
-            case "rescale" if rescale_masks is None:
+            case "rescale" if rescaling == "floor":
                 out = [v // 2 ** layer["bits"] for v in x]
-            case "rescale":
+            case "rescale" if rescaling == "local":
                 bits = layer["bits"]
                 out = [
                     (((v + r) % p) >> bits) - (r >> bits) for v, r in zip(x, rescale_masks[name], strict=True)
                 ]
+            case "rescale":
+                moved = shares[layer["inputs"][0]].values
+                chosen = zip(moved, rescale_masks[name], strict=True)
+                used = [own if mask is None else mask for mask, own in chosen]
+                out = [offset(v, r, layer["bits"], p) for v, r in zip(x, used, strict=True)]
             case "shift":
                 out = [v * 2 ** layer["bits"] for v in x]
             case kind:
                 raise AssertionError(kind)
         assert len(out) == math.prod(layer["shape"]), layer
         values[name] = Array(layer["shape"], [(v + p // 2) % p - p // 2 for v in out])
+        first = shares[layer["inputs"][0]] if sources else None
+        match layer["kind"]:
+            case "relu":
+                held = masks[name]
+            case "reshape":
+                held = first.values
+            case "slice":
+                held = [
+                    first[move(place, layer["slices"], lambda q, cut: cut[0] + cut[2] * q)]
+                    for place in places
+                ]
+            case "pad":
+                held = [
+                    first[move(place, layer["widths"], lambda q, width: q - width[0])] for place in places
+                ]
+            case _:
+                held = [None] * len(out)
+        shares[name] = Array(layer["shape"], held)
     return values
+
+
+def offset(x, r, bits, p):
+    """What is left after both parties have done their parts: see circa_train/rescaling.py."""
+    o = p // 4
+    u = (x + o + r) % p
+    wrapped = 1 if r > p / 2 and u < p / 2 else 0
+    return (u + wrapped * p) // 2**bits - o // 2**bits - (r + o % 2**bits) // 2**bits
 
 
 def conv(layer, x, weight, place):

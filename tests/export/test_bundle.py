@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,7 +142,15 @@ def rewritten(copy, name, content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format=2), "not of format 1"),
+        (lambda m: m.update(format=3), "of format 3, none of those this version reads: 1, 2"),
+        (lambda m: m.update(rescaling="nearest"), "rescaling = 'nearest'"),
+        (lambda m: m.update(offset=534704127), "offset is 534704127, and 534704128 by the prime"),
+        (lambda m: m.update(round_trips=3), "round_trips is 3"),
+        (lambda m: m["layers"][2]["shares"].update(client="local"), "layer 'relu': shares are"),
+        (
+            lambda m: next(e for e in m["layers"] if e["kind"] == "rescale").update(bits=30),
+            "bits to drop = 30",
+        ),
         (lambda m: m.update(prime=15), "prime = 15"),
         (lambda m: m.pop("layers"), "layers"),
         (lambda m: m["layers"][1].update(kind="exec"), "unknown kind 'exec'"),
@@ -160,16 +170,72 @@ def test_a_manifest_that_makes_no_sense_is_refused(copy, change, message):
         open_export(copy)
 
 
-def test_vectors_that_the_weights_do_not_give_are_found(copy):
+@pytest.mark.parametrize("kind", ["logits", "exact"])
+@pytest.mark.parametrize("how", ["offset", "floor", "local"])
+def test_logits_that_the_weights_do_not_give_are_found(copy, kind, how):
     vectors = safetensors.torch.load((copy / "vectors.safetensors").read_bytes())
-    vectors["logits.floor"] = vectors["logits.floor"] + 1
+    vectors[f"{kind}.{how}"] += 1
     rewritten(copy, "vectors.safetensors", safetensors.torch.save(vectors))
-    with pytest.raises(ExportError, match=r"logits\.floor"):
+    with pytest.raises(ExportError, match=rf"{kind}\.{how} of the test vectors"):
         check_export(open_export(copy))
+
+
+def test_vectors_that_the_weights_do_not_give_are_found(copy):
+    sound = (copy / "vectors.safetensors").read_bytes()
+    vectors = safetensors.torch.load(sound)
+    del vectors["pairs.relu.gate"]
+    rewritten(copy, "vectors.safetensors", safetensors.torch.save(vectors))
+    with pytest.raises(ExportError, match=r"pairs\.relu\.gate is missing"):
+        check_export(open_export(copy))
+    rewritten(copy, "vectors.safetensors", sound)
     weights = safetensors.torch.load((copy / "weights.safetensors").read_bytes())
     weights["layer2.0.conv1.weight"][0, 0, 0, 0] += 1
     rewritten(copy, "weights.safetensors", safetensors.torch.save(weights))
     with pytest.raises(ExportError, match=r"layer layer2\.0\.conv1"):
+        check_export(open_export(copy))
+
+
+@pytest.mark.parametrize("change", [{"k": 7}, {"k": 9}, {"mode": "negpass"}, {"mode": "exact"}])
+def test_another_sign_test_at_any_site_is_found(copy, change):
+    """Also where the two images meet no tie: the pairs of the site do."""
+    before = json.loads((copy / "manifest.json").read_text())
+    for place, entry in enumerate(before["layers"]):
+        if entry["kind"] != "relu":
+            continue
+        manifest = json.loads(json.dumps(before))
+        manifest["layers"][place] |= change
+        if change.get("mode") == "exact":
+            del manifest["layers"][place]["k"]
+        rewritten(copy, "manifest.json", json.dumps(manifest).encode())
+        with pytest.raises(ExportError, match=re.escape(entry["name"]) if "k" in change else "test vectors"):
+            check_export(open_export(copy))
+
+
+VERSION_1 = Path(__file__).with_name("version1")
+
+
+def test_a_folder_of_the_first_format_is_read_and_checked(tmp_path):
+    export = open_export(VERSION_1)
+    assert (export.manifest["format"], export.network.rescaling) == (1, "floor")
+    assert export.network.specs["relu2"] == TruncatedSign((0, 3, 9, 12), "negpass")
+    check_export(export)
+    inputs = export.vectors["inputs"].long()
+    for how in ("floor", "local", "offset"):
+        network = load_export(VERSION_1, rescaling=how, overflow="wrap")
+        logits = network.run(inputs)
+        if how != "offset":
+            assert torch.equal(logits, export.vectors[f"logits.{how}"].long())
+    exact = {how: load_export(VERSION_1, rescaling=how).run(inputs) for how in ("floor", "offset")}
+    assert 0 < int((exact["offset"] - exact["floor"]).abs().max()) < int(exact["floor"].abs().max()) / 100
+    assert export.real_network()(torch.zeros(1, 3, 6, 6)).shape == (1, 3)
+    done = read_with_numpy_alone(VERSION_1, tmp_path)  # its own reader
+    assert done.returncode == 0, done.stderr
+    copy = tmp_path / "copy"
+    shutil.copytree(VERSION_1, copy)
+    vectors = safetensors.torch.load((copy / "vectors.safetensors").read_bytes())
+    vectors["logits.local"] += 1
+    rewritten(copy, "vectors.safetensors", safetensors.torch.save(vectors))
+    with pytest.raises(ExportError, match=r"logits\.local"):
         check_export(open_export(copy))
 
 

@@ -9,13 +9,14 @@ from torch import nn
 
 from circa_train import NoFault, StochasticReLU, TruncatedSign, UniformFault
 from circa_train.evaluation import evaluate
-from circa_train.export import IntegerNetwork, fold_batch_norms, to_integers
+from circa_train.export import IntegerNetwork, fold_batch_norms, holdings, to_integers
 from circa_train.export.graph import layer_graph
 from circa_train.export.quantize import Format, quantize
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.nn.control import set_draw, set_faults, set_specs, stochastic_relus
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models.resnet import PadShortcut
+from circa_train.rescaling import offset_rescale
 
 PRIMES = [251, 65537, 2138816513]
 
@@ -51,7 +52,7 @@ def small_network(prime, k=3, **options):
     )
 
 
-@pytest.mark.parametrize("rescaling", ["floor", "local"])
+@pytest.mark.parametrize("rescaling", ["offset", "floor", "local"])
 @pytest.mark.parametrize("prime", PRIMES)
 def test_every_layer_equals_python_integers(prime, rescaling):
     network = small_network(prime, rescaling=rescaling)
@@ -63,9 +64,7 @@ def test_every_layer_equals_python_integers(prime, rescaling):
     for image in range(len(x)):
         masks = {site: test.mask[image].flatten().tolist() for site, test in tests.items()}
         truncations = {name: mask[image].flatten().tolist() for name, mask in rescale_masks.items()}
-        wanted = execute(
-            network.plan, x[image].tolist(), masks, truncations if rescaling == "local" else None, k=3
-        )
+        wanted = execute(network.plan, x[image].tolist(), masks, truncations, 3, rescaling)
         for name, value in steps.items():
             assert value[image].flatten().tolist() == wanted[name].values, name
     assert (sum(network.overflows.values()) > 0) == (prime == 251)
@@ -98,7 +97,7 @@ def test_the_simulator_draws_the_same_gates_from_the_same_values(conversion, ima
 
 
 def test_parts_of_a_batch_draw_the_masks_of_the_whole(conversion, images):
-    for rescaling in ("floor", "local"):
+    for rescaling in ("offset", "floor", "local"):
         network = IntegerNetwork(
             conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling=rescaling, overflow="wrap"
         )
@@ -111,6 +110,67 @@ def test_parts_of_a_batch_draw_the_masks_of_the_whole(conversion, images):
         assert torch.equal(whole, torch.cat(parts))
         set_draw(network, 12)
         assert not torch.equal(whole, network(images))
+
+
+def test_offset_truncates_under_the_sign_test_s_own_mask_and_errs_by_less_than_a_unit(conversion, images):
+    """Straight behind a ReLU: s times what both shares of x become under t. Elsewhere a mask of its own."""
+    network = IntegerNetwork(conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling="offset")
+    x = network.quantize(images)
+    tests = {test.site: test for test in network.sign_tests(x)}
+    set_draw(network, 0)
+    own = network.rescale_masks(len(x))
+    fused = 0
+    for step in network.steps(x):
+        if step.layer.kind != "rescale":
+            continue
+        (source,), bits = step.inputs, step.layer.bits
+        assert bool(((step.value - source.double() / 2**bits).abs() < 1).all())
+        test = tests.get(step.layer.inputs[0])
+        if test is None:
+            assert torch.equal(step.mask, own[step.layer.name])
+            continue
+        fused += 1
+        assert torch.equal(step.mask, test.mask)
+        both = offset_rescale(test.x, test.mask, bits, network.prime)
+        assert torch.equal(step.value, both * test.gate)
+    assert fused == 7
+    assert not network.overflows
+
+
+def test_offset_follows_values_that_only_move(images):
+    """Flattened, cut, padded, joined: the mask goes with the value; what no ReLU made has one of its own."""
+    torch.manual_seed(0)
+    network = to_integers(Moving().eval(), TruncatedSign(k=3), [images], seed=2).network
+    x = network.quantize(images)
+    masks = {test.site: test.mask for test in network.sign_tests(x)}
+    set_draw(network, 0)
+    own = network.rescale_masks(len(x))
+    steps = {step.layer.name: step for step in network.steps(x)}
+    joined = next(s for s in steps.values() if s.layer.kind == "rescale" and s.layer.shape == (11, 8, 8))
+    relu, mine = masks["relu"], own[joined.layer.name]
+    padded = torch.nn.functional.pad(relu[:, ::2], (0, 0, 0, 0, 1, 1))
+    # zeros that were padded have no mask to speak of, and stay zero under any
+    assert torch.equal(joined.mask, torch.cat([relu, padded, mine[:, 8:]], 1))
+    held = {holding.layer: holding for holding in holdings(network.plan)}[joined.layer.name]
+    assert held.masks_of == ("relu",)
+    assert held.trips == (0,)
+    flat = next(s for s in steps.values() if s.layer.kind == "rescale" and len(s.layer.shape) == 1)
+    assert torch.equal(flat.mask, masks["relu#2"].flatten(1))
+
+
+class Moving(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.mixed = nn.Conv2d(11, 2, 3, padding=1)
+        self.fc = nn.Linear(128, 3)
+
+    def forward(self, x):
+        z = self.conv(x)
+        y = torch.relu(z)
+        shortcut = nn.functional.pad(y[:, ::2], (0, 0, 0, 0, 1, 1))
+        y = torch.cat([y, shortcut, z[:, 1:]], 1)
+        return self.fc(torch.flatten(torch.relu(self.mixed(y)), 1))
 
 
 def test_without_faults_it_is_the_real_network_up_to_rounding(conversion, trained, images):

@@ -289,6 +289,3 @@ def _recorded(relu: ReluCircuit, seed: int) -> list[list[bytes]]:
     for _ in session.messages():
         pass
     return session.received
-
-
-

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from circa_train.training import TrainingSettings
-from circa_train.training.averaging import MovingAverage
 from circa_train.training.objective import loss_sum
 from circa_train.training.optimization import build_optimizer, learning_rate
+from circa_train.training.step import MovingAverage
 
 
 def rates(settings: TrainingSettings, steps_per_epoch: int) -> list[float]:

@@ -17,6 +17,7 @@ somebody who alters messages on purpose, run the connection inside TLS
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -48,6 +49,14 @@ class MessageKind(IntEnum):
     TABLES = 5  # garbler: ciphertexts and output words
     INPUT_LABELS = 6  # garbler: active labels of its own inputs
     OPENING = 7  # either: its shares of the two opened differences of a multiplication
+    CORRECTION = 8  # server: what mends the wraps of a rescaling, masked
+
+
+def chunks(instances: int, chunk: int) -> Iterator[slice]:
+    """The parts of a layer that travel one after the other, ``chunk`` instances each, the last with fewer."""
+    if chunk < 1:
+        raise ValueError(f"chunk = {chunk}: must be at least 1")
+    return (slice(start, min(start + chunk, instances)) for start in range(0, instances, chunk))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,10 @@ and per chunk of the layer, so that memory does not grow with it::
     server -> client    tables; labels for the bits of x_s; its opening for the multiplication
     client -> server    its opening
 
+With ``bits``, low bits of x are dropped on the way (:mod:`circa_train.gc.protocol.rescaling`): the OT matrix
+has one more row, the client's choices, the server sends its correction before its opening, and what is
+multiplied by the gate are the parties' shares of the rescaled x. It takes no further round trip.
+
 The circuits that share a bit need a Beaver multiplication, whose triples come from a trusted dealer; the full
 circuit ends without. Tables and OT do not depend on x_s: a deployment sends them ahead, in its offline phase.
 
@@ -21,12 +25,12 @@ threads, over sockets, or step by step under a test.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from circa_train.gc.aes.engines import make_kernel
 from circa_train.gc.aes.hashing import to_field
 from circa_train.gc.aes.key_schedule import BLOCK_BYTES, KEY_BYTES
 from circa_train.gc.aes.randomness import Randomness, Seed
@@ -35,12 +39,10 @@ from circa_train.gc.protocol.base_ot import POINT_BYTES
 from circa_train.gc.protocol.beaver import OPENING_BYTES, Multiplication, Triples, TripleSource
 from circa_train.gc.protocol.channel import Channel, Traffic
 from circa_train.gc.protocol.garbling import Evaluator, GarbledBatch, Garbler, payload_bytes
-from circa_train.gc.protocol.messages import Due, Message, MessageKind
+from circa_train.gc.protocol.messages import Due, Message, MessageKind, chunks
 from circa_train.gc.protocol.ot import COLUMNS, EvaluatorTransfer, GarblerTransfer, column_bytes
+from circa_train.gc.protocol.rescaling import CORRECTION_BYTES, Rescaling, Share, Steps, pads_of
 from circa_train.gc.protocol.transport import Transport
-
-Share = NDArray[np.int64]
-Steps = Generator[Message | Due, Message, Share]
 
 #: Instances per chunk: few megabytes at a time, and the cost of a call into the kernel does not show.
 DEFAULT_CHUNK = 2048
@@ -80,6 +82,7 @@ def server(
     server_share: Share,
     triples: TripleSource | None,
     *,
+    bits: int = 0,
     seed: Seed = None,
     kernel: str = "auto",
     chunk: int = DEFAULT_CHUNK,
@@ -87,9 +90,9 @@ def server(
     """The garbling party; holds x_s, int64 (instances,), and its part of the dealer's triples (None for
     "full").
 
-    Returns its share of y, canonical.
+    ``bits`` low bits are dropped from x before it is multiplied. Returns its share of y, canonical.
     """
-    return Party(_server(relu, server_share, triples, seed, kernel, chunk))
+    return Party(_server(relu, server_share, triples, _rescaling(relu, bits), seed, kernel, chunk))
 
 
 def client(
@@ -97,6 +100,7 @@ def client(
     mask: Share,
     triples: TripleSource | None,
     *,
+    bits: int = 0,
     seed: Seed = None,
     kernel: str = "auto",
     chunk: int = DEFAULT_CHUNK,
@@ -104,9 +108,9 @@ def client(
     """The evaluating party; knows the masks t, int64 (instances,), and holds its part of the dealer's
     triples.
 
-    Returns its share of y, canonical.
+    ``bits`` low bits are dropped from x before it is multiplied. Returns its share of y, canonical.
     """
-    return Party(_client(relu, mask, triples, seed, kernel, chunk))
+    return Party(_client(relu, mask, triples, _rescaling(relu, bits), seed, kernel, chunk))
 
 
 def run_party(party: Party, transport: Transport, *, digest: bool = True) -> tuple[Share, Traffic]:
@@ -132,29 +136,56 @@ def run_party(party: Party, transport: Transport, *, digest: bool = True) -> tup
         transport.close()
 
 
+def _rescaling(relu: SignCircuit, bits: int) -> Rescaling | None:
+    if bits and not relu.shares_bit:
+        raise ValueError(
+            f"bits = {bits}: this circuit computes y itself, and nothing is left to be rescaled before it; "
+            "use one that shares the sign"
+        )
+    return Rescaling(relu.prime, bits) if bits else None
+
+
 def _server(
-    relu: SignCircuit, server_share: Share, triples: TripleSource | None, seed: Seed, kernel: str, chunk: int
+    relu: SignCircuit,
+    server_share: Share,
+    triples: TripleSource | None,
+    rescaling: Rescaling | None,
+    seed: Seed,
+    kernel: str,
+    chunk: int,
 ) -> Steps:
     x = canonical(server_share, relu.prime, "server share")
     random = Randomness(seed, "server", kernel)
     garbler = Garbler(seed=random.secret("garbler"), kernel=kernel)
     transfer = GarblerTransfer(garbler.offset, random.child("transfer"))
     base_point = yield Due(MessageKind.BASE_OT_POINT, POINT_BYTES)
-    yield garbler.hello()
+    hello = garbler.hello()
+    hashes = make_kernel(hello.payload.tobytes(), kernel)
+    yield hello
     yield transfer.setup(base_point)
     y = np.empty_like(x)
-    for part in _chunks(len(x), chunk):
+    for part in chunks(len(x), chunk):
         wires, instances = relu.circuit.evaluator_inputs, part.stop - part.start
-        transfers = wires * instances
+        transfers = (wires + (rescaling is not None)) * instances
         matrix = yield _due(MessageKind.OT_EXTENSION, COLUMNS * column_bytes(transfers), relu, part)
-        labels = transfer.extend(matrix, transfers).reshape(wires, instances, 2)
-        batch = garbler.garble(relu.circuit, instances, labels)
+        blocks = transfer.extend(matrix, transfers).reshape(-1, instances, 2)
+        batch = garbler.garble(relu.circuit, instances, blocks[:wires])
         yield batch.message
         drawn = to_field(random.blocks(len(x[part])), relu.prime) if relu.draws_share else None
         yield batch.input_labels(relu.garbler_bits(x[part], drawn))
         share = _share_of(batch, drawn)
         if relu.shares_bit:
-            product = Multiplication(x[part], share, _take(triples, part), leads=True)
+            factor = x[part]
+            if rescaling is not None:
+                factor, correction = rescaling.server_half(factor)
+                pads = [
+                    pads_of(hashes, b, _tweak(relu), part.start, relu.prime)
+                    for b in (blocks[wires], blocks[wires] ^ garbler.offset)
+                ]
+                message, own = rescaling.correct(correction, (pads[0], pads[1]))
+                yield _about(message, relu, part)
+                factor = factor + own
+            product = Multiplication(factor, share, _take(triples, part), leads=True)
             yield _about(product.opening(), relu, part)
             share = product.finish((yield _due(MessageKind.OPENING, OPENING_BYTES * instances, relu, part)))
         y[part] = share
@@ -162,32 +193,56 @@ def _server(
 
 
 def _client(
-    relu: SignCircuit, mask: Share, triples: TripleSource | None, seed: Seed, kernel: str, chunk: int
+    relu: SignCircuit,
+    mask: Share,
+    triples: TripleSource | None,
+    rescaling: Rescaling | None,
+    seed: Seed,
+    kernel: str,
+    chunk: int,
 ) -> Steps:
     t = canonical(mask, relu.prime, "mask")
     x = (relu.prime - t) % relu.prime
     circuit = relu.circuit
     transfer = EvaluatorTransfer(Randomness(seed, "client", kernel))
     yield transfer.hello()
-    evaluator = Evaluator((yield Due(MessageKind.HELLO, KEY_BYTES)), kernel=kernel)
+    hello = yield Due(MessageKind.HELLO, KEY_BYTES)
+    evaluator = Evaluator(hello, kernel=kernel)
+    hashes = make_kernel(hello.payload.tobytes(), kernel)
     transfer.setup((yield Due(MessageKind.BASE_OT_CHOICES, COLUMNS * POINT_BYTES)))
     y = np.empty_like(t)
-    for part in _chunks(len(t), chunk):
+    for part in chunks(len(t), chunk):
         instances = part.stop - part.start
         bits = relu.evaluator_bits(t[part])
+        if rescaling is not None:
+            rescaled, choice = rescaling.client_half(t[part])
+            bits = np.concatenate([bits, choice[None]])
         matrix, blocks = transfer.extend(bits.reshape(-1))
+        blocks = blocks.reshape(*bits.shape, 2)
         yield _about(matrix, relu, part)
         tables = yield _due(MessageKind.TABLES, payload_bytes(circuit, instances), relu, part)
         label_bytes = circuit.garbler_inputs * instances * BLOCK_BYTES
         garbler_labels = yield _due(MessageKind.INPUT_LABELS, label_bytes, relu, part)
-        share = evaluator.evaluate(circuit, tables, garbler_labels, blocks.reshape(*bits.shape, 2))
+        wires = circuit.evaluator_inputs
+        share = evaluator.evaluate(circuit, tables, garbler_labels, blocks[:wires])
         if relu.shares_bit:
-            product = Multiplication(x[part], share, _take(triples, part), leads=False)
+            factor = x[part]
+            if rescaling is not None:
+                pad = pads_of(hashes, blocks[wires], _tweak(relu), part.start, relu.prime)
+                size = CORRECTION_BYTES * instances
+                message = yield _due(MessageKind.CORRECTION, size, relu, part)
+                factor = rescaled + rescaling.corrected(message, choice, pad)
+            product = Multiplication(factor, share, _take(triples, part), leads=False)
             theirs = yield _due(MessageKind.OPENING, OPENING_BYTES * instances, relu, part)
             yield _about(product.opening(), relu, part)
             share = product.finish(theirs)
         y[part] = share
     return y
+
+
+def _tweak(relu: SignCircuit) -> int:
+    """The pads' own place among the tweaks of an instance: behind the gates and the projection."""
+    return 2 * relu.circuit.and_gates + 1
 
 
 def _about(message: Message, relu: SignCircuit, part: slice) -> Message:
@@ -202,12 +257,6 @@ def _about(message: Message, relu: SignCircuit, part: slice) -> Message:
 
 def _due(kind: MessageKind, size: int, relu: SignCircuit, part: slice) -> Due:
     return Due(kind, size, relu.circuit.fingerprint, part.start, part.stop - part.start)
-
-
-def _chunks(instances: int, chunk: int) -> Iterator[slice]:
-    if chunk < 1:
-        raise ValueError(f"chunk = {chunk}: must be at least 1")
-    return (slice(start, min(start + chunk, instances)) for start in range(0, instances, chunk))
 
 
 def _share_of(batch: GarbledBatch, drawn: Share | None) -> Share:

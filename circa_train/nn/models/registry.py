@@ -8,55 +8,36 @@ is a number, a string, None, or the reduction's plain dict.
 from __future__ import annotations
 
 import contextlib
-import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from circa_train import user_code
+from circa_train.nn.models.own import find, make_own, own_names
 from circa_train.nn.models.reduction import Reduction, reduce_relus
 from circa_train.nn.models.resnet import CIFAR_DEPTHS, cifar_resnet, resnet18
 from circa_train.nn.models.vgg import VGG16
 from circa_train.nn.module_tree import kept_modes
 
+#: What a network may have at most; beyond is a mistake, or somebody's attempt to fill the memory.
+MAX_CLASSES = 100_000
+MAX_CHANNELS = 4096
+MAX_IMAGE_SIZE = 2048
+MAX_PARAMETERS = 1 << 29
+
 TORCHVISION_PREFIX = "torchvision:"
 _CIFAR_FAMILY = {f"resnet{depth}": depth for depth in CIFAR_DEPTHS}
 _OURS = (*_CIFAR_FAMILY, "resnet18", "vgg16")
 
-Factory = Callable[..., nn.Module]
-
-
-
-#: Networks of the user's own by name.
-_REGISTERED: dict[str, Factory] = {}
-
-
-def register_model(name: str, factory: Factory) -> None:
-    """Make a network of your own known by ``name``: to :func:`build_model`, and to every script as
-    ``model.name=<name>``.
-
-    Args:
-        name: a name that no network of ours has.
-        factory: returns the network, freshly initialised. It is called with those of ``num_classes``,
-            ``image_size``, ``in_channels`` (and of the options given to ``build_model``) that it takes.
-
-    Raises:
-        ValueError: if the name is one of ours, or holds a colon.
-    """
-    if not name or ":" in name or name in _OURS:
-        raise ValueError(f"a network cannot be called {name!r}: give it a name of its own, without a colon")
-    _REGISTERED[name] = factory
-
-
 def model_names() -> tuple[str, ...]:
-    """The names ``build_model`` knows, registered and installed ones last; with <...> those that stand for
-    many.
+    """The names ``build_model`` knows, registered and installed ones too; the last stands for every
+    classifier of torchvision. ``python:<module or file.py>:<name>`` names any other network.
     """
-    own = (*_REGISTERED, *user_code.plug_ins("models"))
-    return (*_OURS, f"{TORCHVISION_PREFIX}<name>", f"{user_code.PREFIX}<module or file.py>:<name>", *own)
+    return (*_OURS, *own_names(), f"{TORCHVISION_PREFIX}<name>")
 
 
 def build_model(
@@ -89,84 +70,83 @@ def build_model(
             one.
 
     Raises:
-        ValueError: an unknown name, a size the network cannot take, or an option that it does not have.
+        ValueError: an unknown name, a size the network cannot take, or an option that it does not have; more
+            classes, channels, pixels or parameters than the limits of this module, before memory is taken.
         ImportError: a torchvision model is asked for and torchvision does not import.
     """
-    for label, value in (
-        ("num_classes", num_classes),
-        ("image_size", image_size),
-        ("in_channels", in_channels),
+    for label, value, limit in (
+        ("num_classes", num_classes, MAX_CLASSES),
+        ("image_size", image_size, MAX_IMAGE_SIZE),
+        ("in_channels", in_channels, MAX_CHANNELS),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{label} must be a positive integer, not {value!r}")
-    own = _own_factory(name)
+        if value > limit:
+            raise ValueError(f"{label} = {value}: a network may have at most {limit}")
+    own = find(name)
     if own is None and options:
         raise ValueError(f"model {name!r} has no options {dict(options)}; only a network of your own has")
+        if value > limit:
+            raise ValueError(f"{label} = {value}: a network may have at most {limit}")
     with _own_generator(seed):
         if own is not None:
             sizes = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
             given = {"shortcut": shortcut, "width": width, "dropout": dropout, **(options or {})}
-            model: nn.Module = _own_model(name, own, sizes, {k: v for k, v in given.items() if v is not None})
+            model: nn.Module = make_own(name, own, sizes, {k: v for k, v in given.items() if v is not None})
         elif name in _CIFAR_FAMILY or name == "resnet18":
             _refuse_options(name, dropout=dropout)
             chosen: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
             chosen |= {} if shortcut is None else {"shortcut": shortcut}
             chosen |= {} if width is None else {"width": width}
-            model = (
-                resnet18(**chosen) if name == "resnet18" else cifar_resnet(_CIFAR_FAMILY[name], **chosen)
+            make: Callable[..., nn.Module] = (
+                resnet18 if name == "resnet18" else partial(cifar_resnet, _CIFAR_FAMILY[name])
             )
+            _refuse_giants(name, make, chosen)
+            model = make(**chosen)
         elif name == "vgg16":
             _refuse_options(name, shortcut=shortcut)
             chosen = {} if width is None else {"width": width}
             chosen |= {} if dropout is None else {"dropout": dropout}
-            model = VGG16(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **chosen)
+            chosen |= {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+            _refuse_giants(name, VGG16, chosen)
+            model = VGG16(**chosen)
         elif name.startswith(TORCHVISION_PREFIX):
             _refuse_options(name, shortcut=shortcut, width=width, dropout=dropout)
             model = _torchvision_model(
                 name.removeprefix(TORCHVISION_PREFIX), num_classes, image_size, in_channels
             )
         else:
-            raise ValueError(f"there is no model {name!r}; there are {', '.join(model_names())}")
+            raise ValueError(
+                f"there is no model {name!r}; there are {', '.join(model_names())}, "
+                f"and {user_code.PREFIX}<module or file.py>:<name> for one of your own"
+            )
     if reduction is not None:
         model = reduce_relus(model, reduction, (in_channels, image_size, image_size))
     return model
 
 
-def check_name(name: str) -> bool:
-    """Whether a name stands for a network of the user's own, which is looked up: ValueError if a reference
-    leads nowhere.
-    """
-    return _own_factory(name) is not None
-
-
-def _own_factory(name: str) -> Factory | None:
-    """The factory of a reference, a registered name or a plug-in; None if it is none of these."""
-    if user_code.is_reference(name):
-        found: Factory = user_code.load(name)
-        return found
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    plug_in = user_code.plug_ins("models").get(name)
-    return None if plug_in is None else plug_in.load()
-
-
-def _own_model(
-    name: str, factory: Factory, sizes: Mapping[str, Any], options: Mapping[str, Any]
-) -> nn.Module:
-    """Call a factory with what it takes; a network that is there already is copied."""
-    if isinstance(factory, nn.Module):
-        return copy.deepcopy(factory)
-    taken = inspect.signature(factory).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
-    unknown = [key for key in options if key not in taken and not takes_all]
-    if unknown:
+def _refuse_giants(name: str, make: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
+    """Count the parameters of a network of unusual size before any memory is taken for it."""
+    usual = {"width": 2, "num_classes": 10_000, "image_size": 256, "in_channels": 64}
+    if all(options.get(option, 0) <= size for option, size in usual.items()):
+        return
+    with torch.device("meta"), _WithoutDraws():
+        parameters = sum(parameter.numel() for parameter in make(**options).parameters())
+    if parameters > MAX_PARAMETERS:
         raise ValueError(
-            f"model {name!r} has no option {', '.join(unknown)}; it takes {', '.join(taken) or 'nothing'}"
+            f"{name} with {dict(options)} would have {parameters:,} parameters, and at most "
+            f"{MAX_PARAMETERS:,} are built"
         )
-    model = factory(**{key: value for key, value in sizes.items() if key in taken or takes_all}, **options)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model {name!r} is a {type(model).__name__}, not a torch.nn.Module")
-    return model
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves out the drawing of initial weights, which a tensor without values does not need."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if function in (Tensor.normal_, nn.init.normal_):
+            return given["tensor"] if "tensor" in given else args[0]
+        return function(*args, **given)
 
 
 @contextlib.contextmanager

@@ -175,8 +175,12 @@ def resnet18(*, num_classes: int, in_channels: int = 3, shortcut: str = "B", wid
     return ResNet([2] * 4, widths, num_classes=num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
+#: Widest network: ten is the widest of those published.
+MAX_WIDTH = 64
+
+
 def scaled_widths(widths: Sequence[int], factor: float) -> tuple[int, ...]:
     """Channel counts times ``factor``, rounded, at least 1: DeepReDuce's third way to fewer ReLUs."""
-    if not factor > 0:
-        raise ValueError(f"width must be a positive factor, not {factor!r}")
+    if not 0 < factor <= MAX_WIDTH:
+        raise ValueError(f"width must be a positive factor of at most {MAX_WIDTH}, not {factor!r}")
     return tuple(max(1, round(width * factor)) for width in widths)

@@ -1,5 +1,4 @@
-"""Checkpoints: one file of tensors and plain values, readable metadata beside it, and the files other
-people's code wrote.
+"""Checkpoints: one file of tensors and plain values, and readable metadata beside it.
 
 A checkpoint ``name.pt`` is ``torch.save`` of::
 
@@ -12,18 +11,15 @@ so damage is refused instead of computed with. It lies inside the file because t
 one step: whatever moment a process is killed at, ``name.pt`` is either the old checkpoint or the new one, and
 whole.
 
-Files from elsewhere are read just as safely: nothing in them is ever executed.
+Files from elsewhere are read just as safely (:mod:`circa_train.checkpoint.untrusted`): nothing in them is
+ever executed. :mod:`circa_train.checkpoint.weights` finds the weights in them, and fits them to a network.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import pickle
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,21 +29,11 @@ from torch import Tensor, nn
 
 import circa_train
 from circa_train import user_code
+from circa_train.checkpoint.contents import FORMAT, digest, is_native, read_contents
+from circa_train.checkpoint.untrusted import CheckpointError
+from circa_train.checkpoint.weights import load_foreign_state, load_state_into
 from circa_train.files import write_file, write_json
-from circa_train.nn.models.registry import build_model, translate_keys
-
-FORMAT = 1
-
-#: Where foreign training scripts keep the weights inside the file.
-_NESTED = ("state_dict", "model_state_dict", "model", "net", "weights")
-_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile
-_LISTED_KEYS = 8
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, unsafe or does not fit; the message names the file and the
-    remedy.
-    """
+from circa_train.nn.models.registry import build_model
 
 
 @dataclass(frozen=True)
@@ -114,8 +100,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             project (then the message says how to supply what it lacks).
     """
     path = Path(path)
-    content = _read(path)
-    if not _is_native(content):
+    content = read_contents(path)
+    if not is_native(content):
         raise CheckpointError(
             f"{path} holds weights but does not say which network and data they belong to. Say so: on the "
             "command line "
@@ -147,25 +133,6 @@ def load_network(
     model = _build(checkpoint.metadata.get("model"), checkpoint.path, code, trust_code)
     load_state_into(model, checkpoint.state_dict, source=str(checkpoint.path))
     return model.eval()
-
-
-def load_foreign_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights in a file that any training script may have written.
-
-    Read are ``.safetensors`` files, plain state_dicts, and dicts that hold one as ``state_dict``,
-    ``model_state_dict``, ``model``, ``net`` or ``weights``. Prefixes ``module.`` and ``_orig_mod.`` that
-    every key shares are removed; other differences of naming are for :func:`load_state_into`, which knows the
-    network.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, holds code instead of tensors, or no weights are
-            found in it.
-    """
-    path = Path(path)
-    state = _find_state(_read(path), path)
-    while state and (prefix := next((w for w in _WRAPPERS if all(key.startswith(w) for key in state)), "")):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
 
 
 def adopt_foreign(
@@ -204,64 +171,6 @@ def adopt_foreign(
     return Checkpoint(network.state_dict(), metadata, None, path)
 
 
-def load_state_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "the checkpoint") -> None:
-    """Copy ``state`` into ``model``, translating other projects' names for the same layers; all of it or
-    nothing.
-
-    Raises:
-        CheckpointError: naming missing, unexpected and misshapen keys.
-    """
-    expected = model.state_dict()
-    try:
-        state = translate_keys(state, model)
-    except ValueError as error:
-        raise CheckpointError(f"{source} does not fit the network: {error}") from error
-    complaints = {
-        "missing": [key for key in expected if key not in state],
-        "unexpected": [key for key in state if key not in expected],
-        "misshapen": [
-            f"{key} {tuple(value.shape)}, the network has {tuple(expected[key].shape)}"
-            for key, value in state.items()
-            if key in expected and value.shape != expected[key].shape
-        ],
-    }
-    if any(complaints.values()):
-        found = "; ".join(
-            f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in complaints.items() if keys
-        )
-        raise CheckpointError(
-            f"{source} does not fit the network ({len(expected)} entries): {found}. "
-            "Check model.name, its shortcut, width and reduction, and the number of classes"
-        )
-    model.load_state_dict(dict(state))
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a tree of dicts, lists, tensors and plain values: types, keys, shapes and bytes, not the
-    file's layout.
-    """
-    sha = hashlib.sha256()
-    _update(sha.update, value)
-    return sha.hexdigest()
-
-
-def _update(feed: Callable[[Any], None], value: Any) -> None:
-    if isinstance(value, Tensor):
-        feed(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
-        feed(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    elif isinstance(value, Mapping):
-        feed(f"dict {len(value)}\n".encode())
-        for key, item in value.items():
-            feed(f"{key!r}\n".encode())
-            _update(feed, item)
-    elif isinstance(value, (list, tuple)):
-        feed(f"list {len(value)}\n".encode())
-        for item in value:
-            _update(feed, item)
-    else:
-        feed(f"{value!r}\n".encode())
-
-
 def _owned(tensor: Tensor) -> Tensor:
     """On the CPU, and with no more storage than it needs: saving a view would save all of what it looks
     at.
@@ -282,89 +191,6 @@ def _owned_tree(value: Any, place: str = "training_state") -> Any:
     raise TypeError(
         f"{place} is a {type(value).__name__}; a checkpoint holds tensors and plain values and containers"
     )
-
-
-def _read(path: Path) -> Any:
-    """The contents of a file, without executing anything; a file of our own format is checked against its
-    digest.
-    """
-    if path.is_dir():
-        inside = sorted(str(file.relative_to(path)) for file in path.rglob("*.pt"))[:4]
-        found = f"; in it: {', '.join(inside)}" if inside else ", and none is in it"
-        raise CheckpointError(f"{path} is a folder, and a checkpoint is a file{found}")
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of torch about pickles that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if named := re.search(r"GLOBAL (\S+)", str(error)):
-            raise CheckpointError(
-                f"{path} is refused: unpickling it would call {named[1]}, and only tensors and plain values "
-                "are read. If you "
-                "trust the file, save its weights alone where it came from: torch.save(model.state_dict(), "
-                "'weights.pt')"
-            ) from error
-        raise CheckpointError(
-            f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle"
-        ) from error
-    except (RuntimeError, OSError) as error:  # of the zip reader and the file system, in sentences
-        raise CheckpointError(
-            f"{path} is damaged or is no checkpoint of PyTorch: {_first_line(error)}"
-        ) from error
-    # damaged bytes surface as almost any error of the pickle reader, with bare values for text
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is damaged or is no checkpoint of PyTorch: it does not unpickle"
-        ) from error
-    if _is_native(content):
-        if content["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {content['format']}, this version reads {FORMAT}; update circa_train"
-            )
-        recorded = content.pop("sha256", None)
-        if digest(content) != recorded:
-            raise CheckpointError(
-                f"{path} is damaged: its contents do not have the recorded SHA-256; restore it from a copy"
-            )
-    return content
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or is no safetensors file: {_first_line(error)}") from error
-
-
-def _is_native(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and {"format", "state_dict", "metadata", "training_state"} <= content.keys()
-    )
-
-
-def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        if content and all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-        ):
-            return dict(content)
-        for key in _NESTED:
-            if isinstance(content.get(key), Mapping):
-                return _find_state(content[key], path)
-        inside = (
-            f"a dict with the keys {_bounded([repr(key) for key in content])}" if content else "an empty dict"
-        )
-    else:
-        inside = f"a {type(content).__name__}"
-    raise CheckpointError(f"{path} holds no weights that can be recognised: it is {inside}. "
-                          f"Expected are a state_dict, or a dict with one under {', '.join(_NESTED)}")
 
 
 def _build(arguments: Any, path: Path, code: str | None = None, trust_code: bool = False) -> nn.Module:
@@ -389,13 +215,3 @@ def _build(arguments: Any, path: Path, code: str | None = None, trust_code: bool
         raise CheckpointError(
             f"the network of {path} cannot be built from model = {dict(arguments)}: {error}"
         ) from error
-
-
-def _bounded(items: Sequence[str]) -> str:
-    """A list for a message, at most ``_LISTED_KEYS`` long."""
-    rest = len(items) - _LISTED_KEYS
-    return ", ".join(items[:_LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
