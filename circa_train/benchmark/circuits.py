@@ -19,14 +19,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from circa_train.benchmark.timing import Spread, interleaved, seconds_of
 from circa_train.field import DEFAULT_PRIME
-from circa_train.gc.accounting import relu_cost
-from circa_train.gc.aes.engines import make_kernel
-from circa_train.gc.aes.key_schedule import BLOCK_BYTES, KEY_BYTES
-from circa_train.gc.aes.randomness import Randomness
-from circa_train.gc.circuits.relu import ReluCircuit
-from circa_train.gc.protocol.garbling import Evaluator, Garbler
-from circa_train.gc.protocol.ot import EvaluatorTransfer, GarblerTransfer
-from circa_train.gc.protocol.parties import DEFAULT_CHUNK
+from circa_train.gc import relu_cost
+from circa_train.gc.aes import BLOCK_BYTES, KEY_BYTES, Randomness, make_kernel
+from circa_train.gc.circuits import ReluCircuit
+from circa_train.gc.protocol import DEFAULT_CHUNK, Evaluator, EvaluatorTransfer, Garbler, GarblerTransfer
 
 _processor_seconds = partial(seconds_of, clock=time.thread_time)
 

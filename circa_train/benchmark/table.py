@@ -13,8 +13,8 @@ from circa_train.benchmark.circuits import measure as measure_circuits
 from circa_train.benchmark.pipeline import measure_pipelines
 from circa_train.benchmark.sizes import BenchmarkSizes
 from circa_train.benchmark.timing import Comparison, compare
-from circa_train.gc.accounting import relu_cost
-from circa_train.gc.circuits.relu import ReluCircuit
+from circa_train.gc import relu_cost
+from circa_train.gc.circuits import ReluCircuit
 from circa_train.kernels.cpu import memory
 from circa_train.text import aligned
 

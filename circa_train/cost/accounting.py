@@ -17,11 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from circa_train.gc.accounting import ReluCost
-from circa_train.gc.accounting import relu_cost as uncached_cost
-from circa_train.gc.aes.key_schedule import BLOCK_BYTES
-from circa_train.gc.circuits.sign import SignCircuit
-from circa_train.gc.protocol.garbling import AND_BYTES
+from circa_train.gc import relu_cost
+from circa_train.gc.aes import BLOCK_BYTES
+from circa_train.gc.circuits import SignCircuit
+from circa_train.gc.protocol import AND_BYTES
 
 ACCOUNTINGS = ("tables", "labels", "ot", "delphi")
 
@@ -75,12 +74,6 @@ DELPHI = Reference(
     garble_microseconds=102.0,
     evaluate_microseconds=52.0,
 )
-
-
-@lru_cache(maxsize=4096)
-def relu_cost(circuit: SignCircuit) -> ReluCost:
-    """:func:`circa_train.gc.accounting.relu_cost`, remembered: counting builds the circuit."""
-    return uncached_cost(circuit)
 
 
 @lru_cache(maxsize=4096)

@@ -16,8 +16,7 @@ from typing import Any
 
 from circa_train.fault import BitWindow, NoFault, SignTest, TruncatedSign, UniformFault
 from circa_train.field import DEFAULT_PRIME
-from circa_train.gc.circuits.relu import ReluCircuit
-from circa_train.gc.circuits.sign import SignCircuit
+from circa_train.gc.circuits import ReluCircuit, SignCircuit
 
 Specs = SignTest | Mapping[str, SignTest]
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from circa_train.cost.accounting import relu_bytes, relu_cost
+from circa_train.cost.accounting import relu_bytes
 from circa_train.cost.circuits import Specs, circuits_of, exact_circuit
 from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault import SignTest
-from circa_train.gc.circuits.sign import SignCircuit
+from circa_train.gc import relu_cost
+from circa_train.gc.circuits import SignCircuit
 
 Sites = Sequence[tuple[str, int]]
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circa_train.cost.accounting import ACCOUNTINGS, relu_bytes, relu_cost
+from circa_train.cost.accounting import ACCOUNTINGS, relu_bytes
 from circa_train.cost.circuits import circuits_of, why_no_circuit
 from circa_train.cost.network import Sites, Specs, network_cost
 from circa_train.cost.timing import Seconds, sum_of
 from circa_train.fault import NoFault, SignTest, TruncatedSign
-from circa_train.gc.circuits.relu import ReluCircuit
-from circa_train.gc.circuits.sign import SignCircuit
+from circa_train.gc import relu_cost
+from circa_train.gc.circuits import ReluCircuit, SignCircuit
 from circa_train.text import aligned
 
 Timings = Mapping[SignCircuit, Seconds]

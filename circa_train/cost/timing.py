@@ -10,12 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.aes.randomness import Randomness
-from circa_train.gc.circuits.sign import SignCircuit
-from circa_train.gc.protocol.garbling import Garbler
-from circa_train.gc.protocol.local import run_locally
-from circa_train.gc.protocol.ot import EvaluatorTransfer, GarblerTransfer
-from circa_train.gc.protocol.parties import DEFAULT_CHUNK
+from circa_train.gc.aes import Randomness
+from circa_train.gc.circuits import SignCircuit
+from circa_train.gc.protocol import DEFAULT_CHUNK, EvaluatorTransfer, Garbler, GarblerTransfer, run_locally
 
 
 @dataclass(frozen=True)

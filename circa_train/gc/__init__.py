@@ -5,6 +5,27 @@
     protocol     garbling, oblivious transfer, multiplication of shares, messages, sessions; both parties
     accounting   gates and bytes of one ReLU
 
+The first three are packages, each with a face of its own: ``from circa_train.gc.circuits import ReluCircuit``.
 Both parties are assumed honest but curious: they follow the protocol and must learn nothing but their shares
 from it.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from circa_train.lazy import face
+
+if TYPE_CHECKING:
+    from circa_train.gc.accounting import ReluCost, relu_cost
+
+__all__ = [
+    "ReluCost",
+    "relu_cost",
+]
+
+_HOMES = {
+    "ReluCost": "accounting",
+    "relu_cost": "accounting",
+}
+__getattr__, __dir__ = face(__name__, _HOMES)

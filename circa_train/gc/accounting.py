@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from circa_train.gc.aes.key_schedule import BLOCK_BYTES
 from circa_train.gc.circuits.circuit import count
@@ -60,8 +61,9 @@ class ReluCost:
         return self.garbled_bytes + self.garbler_label_bytes + self.transfer_bytes + self.opening_bytes
 
 
+@lru_cache(maxsize=4096)
 def relu_cost(relu: SignCircuit) -> ReluCost:
-    """The cost of one ReLU of this kind."""
+    """The cost of one ReLU of this kind. Remembered, because counting the gates builds the circuit."""
     circuit, gates = relu.circuit, count(relu.circuit)
     projected = circuit.share_modulus is not None
     return ReluCost(

@@ -24,9 +24,8 @@ from circa_train.evaluation import FIRST_DRAW
 from circa_train.export import check_export, is_export, open_export
 from circa_train.export.vectors import DRAW, SEED
 from circa_train.fault import SignTest
-from circa_train.gc.aes.engines import make_kernel
-from circa_train.gc.aes.key_schedule import KEY_BYTES
-from circa_train.gc.circuits.sign import SignCircuit
+from circa_train.gc.aes import KEY_BYTES, make_kernel
+from circa_train.gc.circuits import SignCircuit
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
 from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault

@@ -16,16 +16,16 @@ from torch import fx, nn
 from circa_train.fault import NoFault, SignTest
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.blocks import HOOKS, copy_hooks
-from circa_train.nn.boundaries import Boundaries
 from circa_train.nn.control import check_sites, specs_by_site, stochastic_relus
-from circa_train.nn.errors import ConversionError
-from circa_train.nn.in_place import makes_new_memory, redirect_in_place
-from circa_train.nn.leaves import refuse_programs
 from circa_train.nn.mirror import adopt_state, ancestors, attach_constant, like, mirror
 from circa_train.nn.module_tree import put_module
-from circa_train.nn.recognition import input_of
-from circa_train.nn.relu_calls import relu_calls
-from circa_train.nn.tracing import trace
+from circa_train.nn.tracing.boundaries import Boundaries
+from circa_train.nn.tracing.errors import ConversionError
+from circa_train.nn.tracing.in_place import makes_new_memory, redirect_in_place
+from circa_train.nn.tracing.leaves import refuse_programs
+from circa_train.nn.tracing.recognition import input_of
+from circa_train.nn.tracing.relu_calls import relu_calls
+from circa_train.nn.tracing.trace import trace
 from circa_train.nn.trial import try_out
 
 __all__ = ["ConversionError", "StochasticNetwork", "with_exact_relus", "with_stochastic_relus"]

@@ -6,12 +6,14 @@ independence is what makes their agreement evidence.
 
     sampling    what enters chosen sites of a network, under the masks that the simulator drew
     checking    the four ways to the same answers, compared value by value
+    network     all of it for one network, in one call
     text        the outcome as a table
 """
 
 from __future__ import annotations
 
 from circa_train.verify.checking import WAYS, Mismatch, SiteReport, check_transport, verify_site
+from circa_train.verify.network import verify_network
 from circa_train.verify.sampling import (
     SiteSample,
     by_reason,
@@ -34,5 +36,6 @@ __all__ = [
     "sampled",
     "select",
     "verification_table",
+    "verify_network",
     "verify_site",
 ]

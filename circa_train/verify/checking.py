@@ -22,11 +22,9 @@ from numpy.typing import NDArray
 from circa_train.cost import circuit_of
 from circa_train.fault import FaultKinds, SignTest, TruncatedSign, observed_faults
 from circa_train.field import share
-from circa_train.gc.aes.randomness import Seed
-from circa_train.gc.circuits.sign import SignCircuit
-from circa_train.gc.protocol.local import run_locally
-from circa_train.gc.protocol.parties import DEFAULT_CHUNK
-from circa_train.gc.protocol.session import run_in_memory, run_over_loopback
+from circa_train.gc.aes import Seed
+from circa_train.gc.circuits import SignCircuit
+from circa_train.gc.protocol import DEFAULT_CHUNK, run_in_memory, run_locally, run_over_loopback
 from circa_train.verify.sampling import SiteSample
 
 WAYS = ("simulator", "circuit", "garbled", "shares")

@@ -14,7 +14,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray, cfunc, from_dtype, types
@@ -24,6 +24,7 @@ from circa_train.fault import masks
 from circa_train.fault.masks import LANES, RUN
 from circa_train.kernels.cpu import gates, intrinsics, layouts, philox, tasks
 from circa_train.kernels.cpu.gates import (
+    Numbers,
     count_faults,
     flipped,
     negpass,
@@ -35,7 +36,14 @@ from circa_train.kernels.cpu.gates import (
     windowed,
     write,
 )
-from circa_train.kernels.cpu.intrinsics import array_at, atomic_add, call_int, machine_code, stack
+from circa_train.kernels.cpu.intrinsics import (
+    array_at,
+    atomic_add,
+    call_int,
+    inlined,
+    machine_code,
+    stack,
+)
 from circa_train.kernels.cpu.layouts import (
     base_of,
     copy_run,
@@ -48,6 +56,7 @@ from circa_train.kernels.cpu.philox import BATCH, BATCH_MASKS, draw_masks, draw_
 from circa_train.kernels.cpu.tasks import (
     ARRIVED,
     COUNTED,
+    COUNTERS,
     NEGPASS,
     NOT_FINITE,
     POSZERO,
@@ -56,6 +65,7 @@ from circa_train.kernels.cpu.tasks import (
     TAKEN,
     TILED,
     UNIFORM,
+    WINDOW,
 )
 
 #: Everything that is compiled into the entry points, or counted on by them, apart from this file.
@@ -88,34 +98,48 @@ def _take(task: Any, thread: int) -> int:
     return -1
 
 
+class _Room(NamedTuple):
+    """The addresses of one thread's buffers. :func:`_forward` holds them: what numba takes from the stack is
+    there only until the function that took it returns.
+    """
+
+    starts: Any  # of each run of a batch, its first element (int64)
+    bases: Any  # and its first block (uint64)
+    steps: Any  # how far the block of each lane is from the first (uint64)
+    masks: Any  # of a batch of runs, in the order of elements (uint32)
+    z: Any  # one run of the input, where it does not lie in memory as it is numbered
+    y: Any  # and of the output
+    values: Any  # and of the input as float32, where its elements are 16-bit floats
+    x: Any  # int32
+    gate: Any  # uint32
+    dropped: Any  # 2^k - 1 (uint32)
+    words: Any  # a second word of each element (uint32)
+    counts: Any  # what this thread has counted so far (int64)
+
+
 @machine_code
 def _forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: Any) -> None:
-    """One thread's part. ``unsigned`` is of the elements' width, in bytes; ``real_bits`` of the arithmetic's
-    type ``real``.
+    """One thread's part: chunks, until none is left.
+
+    ``width`` is that of an element in bytes, and ``unsigned`` the unsigned integer of that width; ``real`` is
+    the type of the arithmetic, and ``real_bits`` the unsigned integer of its width.
     """
     task = carray(task_pointer, 1)[0]
-    z_all, y_all = array_at(task.z, task.elements, unsigned), array_at(task.y, task.elements, unsigned)
-    z_copy_at, y_copy_at, widened_at = stack(np.uint64, RUN), stack(np.uint64, RUN), stack(np.float32, RUN)
-    z_copy = array_at(z_copy_at, RUN, unsigned)
-    x, gate = array_at(stack(np.int32, RUN), RUN, np.int32), array_at(stack(np.uint32, RUN), RUN, np.uint32)
-    dropped, more = (
-        array_at(stack(np.uint32, RUN), RUN, np.uint32),
-        array_at(stack(np.uint32, RUN), RUN, np.uint32),
-    )
-    starts, bases = (
-        array_at(stack(np.int64, BATCH), BATCH, np.int64),
-        array_at(stack(np.uint64, BATCH), BATCH, np.uint64),
-    )
-    steps_at, masks_at = stack(np.uint64, LANES), stack(np.uint32, BATCH_MASKS)
-    steps, counts = array_at(steps_at, LANES, np.uint64), array_at(stack(np.int64, 8), 8, np.int64)
-    sign, magnitude = unsigned(1 << (8 * width - 1)), real_bits((1 << (8 * max(width, 4) - 1)) - 1)
-    scale, reach, prime = real(task.scale), real_bits(task.reach), np.uint32(task.prime)
-    in_place = task.z == task.y
-    tiled, circa = task.layout == TILED, (task.test == POSZERO) | (task.test == NEGPASS)
+    room = _Room(
+        stack(np.int64, BATCH), stack(np.uint64, BATCH), stack(np.uint64, LANES),
+        stack(np.uint32, BATCH_MASKS), stack(np.uint64, RUN), stack(np.uint64, RUN), stack(np.float32, RUN),
+        stack(np.int32, RUN), stack(np.uint32, RUN), stack(np.uint32, RUN), stack(np.uint32, RUN),
+        stack(np.int64, COUNTERS),
+    )  # fmt: skip
+    numbers = Numbers(
+        real(task.scale), np.uint32(task.prime), unsigned(1 << (8 * width - 1)),
+        real_bits((1 << (8 * max(width, 4) - 1)) - 1), real_bits(task.reach),
+    )  # fmt: skip
+    counts = array_at(room.counts, COUNTERS, np.int64)
     counts[:] = 0
-    steps_of(task, steps)
+    steps_of(task, array_at(room.steps, LANES, np.uint64))
     if task.k_count == 1:
-        dropped_of(task, 0, dropped)
+        dropped_of(task, 0, array_at(room.dropped, RUN, np.uint32))
     thread = _thread(task)
     while True:
         chunk = _take(task, thread)
@@ -124,77 +148,153 @@ def _forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits:
         at = max(chunk * task.chunk - task.shift, 0)
         end = min((chunk + 1) * task.chunk - task.shift, task.elements)
         while at < end:
-            runs = 0
-            while at < end and runs < BATCH:
-                starts[runs], bases[runs] = at, base_of(task, at)
-                at += RUN - (task.lead + at) % RUN
-                runs += 1
-            if circa:
-                first, run_bytes = width * starts[0], width * RUN if task.layout == ROWS else 0
-                draw_masks(task, bases, runs, steps_at, masks_at, task.z + first, task.y + first, run_bytes)
+            first = at
+            at, runs = _batch(task, room, at, end)
+            if (task.test == POSZERO) | (task.test == NEGPASS):
+                _draw_batch(task, room, first, runs, width)
             for run in range(runs):
-                start = starts[run]
-                offset = (task.lead + start) % RUN
-                count = min(RUN - offset, end - start)
-                direct = count == RUN and task.layout == ROWS
-                z_at = task.z + width * start if direct and not in_place else z_copy_at
-                values_at = z_at if width > 2 else widened_at
-                z, y = (
-                    array_at(z_at, RUN, unsigned),
-                    array_at(task.y + width * start if direct else y_copy_at, RUN, unsigned),
-                )
-                values, bits = array_at(values_at, RUN, real), array_at(values_at, RUN, real_bits)
-                t = array_at(masks_at + 4 * RUN * run, RUN, np.uint32)
-                if tiled:
-                    copy_tile(task, start, z_all, z, True)
-                # a loop that might overwrite what it reads next would not become vectors
-                elif direct and in_place:
-                    z_there = array_at(task.z + width * start, RUN, unsigned)
-                    for i in range(RUN):
-                        z_copy[i] = z_there[i]
-                elif not direct:
-                    z[:] = 0
-                    copy_run(task, start, count, z_all, z, offset, True)
-                if width == 2:
-                    widen(z, task.brain_float != 0, bits, values)
-                if task.k_count > 1:
-                    if tiled:
-                        dropped_of_tile(task, start, dropped)
-                    else:
-                        dropped_of(task, start - offset, dropped)
-                done = False
-                if circa and not task.statistics:
-                    if task.test == POSZERO:
-                        done = poszero(values, bits, z, t, dropped, scale, prime, sign, magnitude, reach, y)
-                    else:
-                        done = negpass(values, bits, z, t, dropped, scale, prime, sign, magnitude, reach, y)
-                if not done:
-                    if not quantise(values, bits, scale, magnitude, reach, x):
-                        repair(task, values, x, counts)
-                        if task.policy == RAISE or counts[NOT_FINITE] > 0:
-                            if direct and in_place:
-                                for i in range(RUN):
-                                    y[i] = z[i]
-                            continue  # the host raises, and looks at z for what to say
-                    if circa:
-                        truncated(x, t, dropped, task.test == NEGPASS, prime, gate)
-                    elif task.test == UNIFORM:
-                        draw_words(task, bases[run], steps, 0, t)
-                        flipped(x, t, task.threshold, task.direction, gate)
-                    else:
-                        draw_words(task, bases[run], steps, 0, t)
-                        draw_words(task, bases[run], steps, 1, more)
-                        windowed(x, t, more, task.low, task.high, gate)
-                    if task.statistics:
-                        count_faults(task, x, t, gate, counts)
-                    write(z, gate, sign, y)
-                if tiled:
-                    copy_tile(task, start, y_all, y, False)
-                elif not direct:
-                    copy_run(task, start, count, y_all, y, offset, False)
-    for place in range(8):
+                _run(task, numbers, room, run, end, width, unsigned, real, real_bits)
+    for place in range(COUNTERS):
         if counts[place]:
             atomic_add(task.here + COUNTED + 8 * place, counts[place])
+
+
+@inlined
+def _batch(task: Any, room: Any, at: int, end: int) -> Any:
+    """Find the next runs of a chunk, up to BATCH, from element ``at`` on: writes where each starts, and its
+    first block. Returns the element after the last of them, and how many they are.
+    """
+    starts, bases = array_at(room.starts, BATCH, np.int64), array_at(room.bases, BATCH, np.uint64)
+    runs = 0
+    while at < end and runs < BATCH:
+        starts[runs], bases[runs] = at, base_of(task, at)
+        at += RUN - (task.lead + at) % RUN
+        runs += 1
+    return at, runs
+
+
+@inlined
+def _draw_batch(task: Any, room: Any, first: int, runs: int, width: int) -> None:
+    """Draw the masks of a batch of runs that starts at element ``first``."""
+    run_bytes = width * RUN if task.layout == ROWS else 0
+    z, y = task.z + width * first, task.y + width * first
+    draw_masks(task, array_at(room.bases, BATCH, np.uint64), runs, room.steps, room.masks, z, y, run_bytes)
+
+
+@inlined
+def _run(
+    task: Any, numbers: Any, room: Any, run: int, end: int, width: int, unsigned: Any, real: Any, real_bits: Any
+) -> None:
+    """One run of a batch, from its activations to its results.
+
+    A run that lies in memory as it is numbered is read and written there; of others, the buffers hold a copy.
+    Where y takes the place of z, the buffer keeps z, too.
+    """
+    start = array_at(room.starts, BATCH, np.int64)[run]
+    offset = (task.lead + start) % RUN
+    count = min(RUN - offset, end - start)
+    there = count == RUN and task.layout == ROWS
+    z_at = task.z + width * start if there and task.z != task.y else room.z
+    y_at = task.y + width * start if there else room.y
+    z, y = array_at(z_at, RUN, unsigned), array_at(y_at, RUN, unsigned)
+    if not there:
+        z_all = array_at(task.z, task.elements, unsigned)
+        _gather(task, start, offset, count, z_all, array_at(room.z, RUN, unsigned))
+    elif task.z == task.y:
+        _copy(array_at(task.z + width * start, RUN, unsigned), array_at(room.z, RUN, unsigned))
+    values_at = z_at if width > 2 else room.values
+    values, bits = array_at(values_at, RUN, real), array_at(values_at, RUN, real_bits)
+    if width == 2:
+        widen(z, task.brain_float != 0, bits, values)
+    if task.k_count > 1:
+        _find_dropped(task, start, offset, array_at(room.dropped, RUN, np.uint32))
+    if _signs(task, numbers, room, run, values, bits, z, y):
+        if not there:
+            _scatter(task, start, offset, count, array_at(task.y, task.elements, unsigned), y)
+    elif there and task.z == task.y:
+        _copy(z, y)
+
+
+@inlined
+def _copy(source: Any, target: Any) -> None:
+    """A run. A loop of its own: one that might overwrite what it reads next would not become vectors."""
+    for i in range(RUN):
+        target[i] = source[i]
+
+
+@inlined
+def _gather(task: Any, start: int, offset: int, count: int, tensor: Any, buffer: Any) -> None:
+    """Copy a run from the tensor to a buffer. Where the tensor does not have all of it, the rest is 0."""
+    if task.layout == TILED:
+        copy_tile(task, start, tensor, buffer, True)
+    else:
+        buffer[:] = 0
+        copy_run(task, start, count, tensor, buffer, offset, True)
+
+
+@inlined
+def _scatter(task: Any, start: int, offset: int, count: int, tensor: Any, buffer: Any) -> None:
+    """Copy a run from a buffer to the tensor, as much of it as the tensor has."""
+    if task.layout == TILED:
+        copy_tile(task, start, tensor, buffer, False)
+    else:
+        copy_run(task, start, count, tensor, buffer, offset, False)
+
+
+@inlined
+def _find_dropped(task: Any, start: int, offset: int, dropped: Any) -> None:
+    """2^k - 1 of a run's elements, where k differs from channel to channel."""
+    if task.layout == TILED:
+        dropped_of_tile(task, start, dropped)
+    else:
+        dropped_of(task, start - offset, dropped)
+
+
+@inlined
+def _signs(task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, y: Any) -> bool:
+    """y of a run, by one loop where there is one for the sign test, else step by step.
+
+    False if a value does not fit that the policy does not allow: then y is worth nothing, and the host will
+    raise, for which it looks at z.
+    """
+    t = array_at(room.masks + 4 * RUN * run, RUN, np.uint32)
+    dropped = array_at(room.dropped, RUN, np.uint32)
+    if not task.statistics:
+        if task.test == POSZERO and poszero(values, bits, z, t, dropped, numbers, y):
+            return True
+        if task.test == NEGPASS and negpass(values, bits, z, t, dropped, numbers, y):
+            return True
+    return _step_by_step(task, numbers, room, run, values, bits, z, t, dropped, y)
+
+
+@inlined
+def _step_by_step(
+    task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, t: Any, dropped: Any, y: Any
+) -> bool:
+    """What :func:`_signs` says, for every sign test, by arrays of x and of gates; counts what there is to
+    count.
+    """
+    x, gate = array_at(room.x, RUN, np.int32), array_at(room.gate, RUN, np.uint32)
+    counts = array_at(room.counts, COUNTERS, np.int64)
+    if not quantise(values, bits, numbers, x):
+        repair(task, values, x, counts)
+        if task.policy == RAISE or counts[NOT_FINITE] > 0:
+            return False
+    base, steps = array_at(room.bases, BATCH, np.uint64)[run], array_at(room.steps, LANES, np.uint64)
+    if task.test == UNIFORM:
+        draw_words(task, base, steps, 0, t)
+        flipped(x, t, task.threshold, task.direction, gate)
+    elif task.test == WINDOW:
+        high = array_at(room.words, RUN, np.uint32)
+        draw_words(task, base, steps, 0, t)
+        draw_words(task, base, steps, 1, high)
+        windowed(x, t, high, task.low, task.high, gate)
+    else:
+        truncated(x, t, dropped, task.test == NEGPASS, numbers.prime, gate)
+    if task.statistics:
+        count_faults(task, x, t, gate, counts)
+    write(z, gate, numbers.sign, y)
+    return True
 
 
 @machine_code

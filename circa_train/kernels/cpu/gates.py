@@ -11,7 +11,7 @@ everything else goes through arrays of x and of gates.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -21,6 +21,18 @@ from circa_train.kernels.cpu.intrinsics import inlined, machine_code, rint
 from circa_train.kernels.cpu.tasks import PASSED, SATURATE, UNIFORM, WINDOW, WRAP, ZEROED
 
 OPEN, CLOSED = np.uint32(0xFFFFFFFF), np.uint32(0)
+
+
+class Numbers(NamedTuple):
+    """What all runs of a tensor have in common. It is read from the task once: for all the compiler knows,
+    writing results could change the task.
+    """
+
+    scale: Any  # 2^frac_bits, of the arithmetic's type
+    prime: Any  # uint32
+    sign: Any  # the sign bit of an element, as an unsigned number of its width
+    magnitude: Any  # all bits but the sign, as an unsigned number of the width of the arithmetic's type
+    reach: Any  # the bits of the largest magnitude that fits into the field
 
 
 @machine_code
@@ -45,19 +57,7 @@ def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
 
 
 @inlined
-def poszero(
-    values: Any,
-    bits: Any,
-    z: Any,
-    t: Any,
-    dropped: Any,
-    scale: Any,
-    prime: Any,
-    sign: Any,
-    magnitude: Any,
-    reach: Any,
-    y: Any,
-) -> bool:
+def poszero(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, y: Any) -> bool:
     """y of Circa's sign test, ties closed, if all values fit; and whether they do.
 
     Let w = (x mod p) + t, which is x_s or x_s + p. Where x > 0 wraps, and where x < 0 does not, x_s < t and w
@@ -65,6 +65,7 @@ def poszero(
     ``dropped`` is 2^k - 1: the block of w is after that of t iff w > t with its k low bits set. At x = 0 the
     gate is closed, so an open one never writes a zero.
     """
+    scale, prime, sign, magnitude, reach = numbers
     beyond, zero = False, sign ^ sign
     for i in range(RUN):
         beyond |= (bits[i] & magnitude) > reach
@@ -75,22 +76,11 @@ def poszero(
 
 
 @inlined
-def negpass(
-    values: Any,
-    bits: Any,
-    z: Any,
-    t: Any,
-    dropped: Any,
-    scale: Any,
-    prime: Any,
-    sign: Any,
-    magnitude: Any,
-    reach: Any,
-    y: Any,
-) -> bool:
+def negpass(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, y: Any) -> bool:
     """The same with ties open: a wrapped x_s may tie with t, so it is reduced; and an open gate writes zero
     as -0.0.
     """
+    scale, prime, sign, magnitude, reach = numbers
     beyond, zero = False, sign ^ sign
     for i in range(RUN):
         beyond |= (bits[i] & magnitude) > reach
@@ -110,13 +100,14 @@ def _server_share(x: Any, t: Any, prime: Any) -> Any:
 
 
 @machine_code
-def quantise(values: Any, bits: Any, scale: Any, magnitude: Any, reach: Any, x: Any) -> bool:
+def quantise(values: Any, bits: Any, numbers: Any, x: Any) -> bool:
     """x = round_half_even(value * scale) as int32, right where it fits; and whether all do.
 
     The scale is a power of two, so a product is exact or far out of range. Magnitudes order as their bit
     patterns do, with infinities and NaN above all numbers; ``reach`` is the largest that fits.
     """
-    beyond = False
+    beyond, scale = False, numbers.scale
+    magnitude, reach = numbers.magnitude, numbers.reach
     for i in range(RUN):
         beyond |= (bits[i] & magnitude) > reach
         x[i] = np.int32(rint(values[i] * scale))

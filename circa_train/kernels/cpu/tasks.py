@@ -13,7 +13,9 @@ POSZERO, NEGPASS, UNIFORM, WINDOW = range(4)
 RAISE, WRAP, SATURATE = range(3)
 BOTH, ZEROED, PASSED = range(3)
 
-NOT_FINITE = 7  # place among the counts; the others are COUNTS of :mod:`circa_train.kernels.plan`
+#: A task counts so much: the COUNTS of :mod:`circa_train.kernels.plan`, and at this place after them the
+#: values that are not finite.
+COUNTERS, NOT_FINITE = 8, 7
 
 #: One forward or backward. Addresses and numbers; int64 unless said otherwise.
 TASK = np.dtype(
@@ -23,7 +25,7 @@ TASK = np.dtype(
         # address of a function that tells a thread its number, or 0: in the order of arrival
         ("thread_number", "i8"),
         ("arrived", "i8"),  # threads so far
-        ("counts", "i8", 8),  # COUNTS and, after them, the number of values that are not finite
+        ("counts", "i8", COUNTERS),  # COUNTS and, after them, the number of values that are not finite
         ("z", "i8"),  # address of the input (backward: the gradient)
         ("y", "i8"),  # address of the output, which may be that of the input (backward: the forward's output)
         ("out", "i8"),  # backward: address of the result
