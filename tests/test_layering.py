@@ -25,7 +25,7 @@ ORDER = (
 ONLY: dict[str, set[str]] = {
     "fixed_point": {"field"},
     "rescaling": {"field"},
-    "fault": {"field", "lazy", "philox"},
+    "fault": {"field", "lazy", "philox", "user_code"},
     "gc": {"field"},
     "kernels": {"field", "fixed_point", "fault", "philox"},
     "nn": {"field", "files", "fixed_point", "rescaling", "fault", "kernels", "user_code"},

@@ -95,7 +95,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         config.checkpoint, config.model, config.data, device, config.run.trust_code
     )
     splits, metadata = source.splits, source.checkpoint.metadata
-    plan = build_fault(config.fault, metadata)
+    plan = build_fault(config.fault, metadata, config.run.trust_code)
     recorded = metadata.get("frac_bits")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
@@ -191,7 +191,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
             "anew"
         )
     described = {**manifest["data"], **{key: manifest["input"][key] for key in ("mean", "std")}}
-    splits = build_splits(config.data, device, {"data": described})
+    splits = build_splits(config.data, device, {"data": described}, config.run.trust_code)
     simulator = export.real_network(seed=config.fault.seed, overflow=config.fault.overflow).to(device)
     for model in (network.to(device), simulator):
         set_specs(model, plan.faults)

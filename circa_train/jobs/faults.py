@@ -116,7 +116,9 @@ def _know(metadata: Mapping[str, Any], trust_code: bool) -> None:
     """
     code = metadata.get("fault_code")
     if code is not None:
-        user_code.require_named(code, trusted=trust_code, how=f"fault=python fault.path={code}")
+        trained = {key: value for key, value in (metadata.get("fault") or {}).items() if key != "kind"}
+        fields = "".join(f" fault.{key}={value}" for key, value in trained.items())
+        user_code.require_named(code, trusted=trust_code, how=f"fault=python fault.path={code}{fields}")
         own_sign_test(code)
 
 

@@ -1,4 +1,5 @@
-"""Every sign test of a piece of a site: the law, the simulator, the circuit in the clear, the garbled circuit.
+"""Every sign test of a piece of a site: the law, the simulator, the circuit in the clear, the garbled
+circuit.
 
 A *piece* is a run of consecutive elements, whole leaves (:mod:`circa_train.verify.tally`), and so small that
 all that is computed from it stays in a cache; it is all that a thread holds at a time.
@@ -73,8 +74,8 @@ class Site:
 
     @cached_property
     def circuits(self) -> dict[SignTest, tuple[SignCircuit, int]]:
-        """The circuit of the sign test of every channel, and its AES calls per sign test: drawing the false-labels
-        of the inputs, garbling and evaluating.
+        """The circuit of the sign test of every channel, and its AES calls per sign test: drawing the
+        false-labels of the inputs, garbling and evaluating.
         """
         found = {}
         for spec in dict.fromkeys(self.spec.channels()):
@@ -96,8 +97,8 @@ class Site:
                 yield image * self.relus, min(together, images - image) * self.relus
 
     def leaves(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """(first element, elements, image) of the leaves of a piece, whose elements are numbered from the start of
-        the draw.
+        """(first element, elements, image) of the leaves of a piece, whose elements are numbered from the
+        start of the draw.
         """
         at = first
         while at < first + count:
@@ -107,7 +108,9 @@ class Site:
             at += length
 
     def groups(self, first: int, count: int) -> list[tuple[SignTest, Numbers | None]]:
-        """The sign tests in a piece, each with a single k, and the positions of their elements; None for all."""
+        """The sign tests in a piece, each with a single k, and the positions of their elements; None for
+        all.
+        """
         if not self.spec.by_channel:
             return [(self.spec, None)]
         plane = self.relus // self.channels
@@ -131,13 +134,13 @@ class Work:
     def lap(self, phase: str) -> None:
         """The time since the last lap was spent on ``phase``."""
         now = time.thread_time()
-        self.seconds[phase] += now - self._last
+        self.seconds[phase] += now - self._last  # type: ignore[assignment]
         self._last = now
 
 
 class Bench:
-    """One thread's garbler and evaluator, and its account of work. Labels are always fresh: no outcome depends on
-    them.
+    """One thread's garbler and evaluator, and its account of work. Labels are always fresh: no outcome
+    depends on them.
     """
 
     def __init__(self, kernel: str = "auto") -> None:
@@ -180,7 +183,8 @@ def compare_piece(
         values, masks = x[chosen], t[chosen]
         spec.check_values(torch.from_numpy(values))
         gate = spec.gate(torch.from_numpy(values), torch.from_numpy(masks)).numpy()
-        k = ks[chosen] = getattr(spec, "k", 0)
+        k = int(getattr(spec, "k", 0))
+        ks[chosen] = k
         server_share = to_canonical(values + masks, spec.prime)
         tally += _counts(spec, values, masks, gate, server_share, k)
         law[chosen] = gate
@@ -275,8 +279,8 @@ class _Packed:
 def _garbled(
     relu: SignCircuit, server: NDArray[np.bool_], client: NDArray[np.bool_], bench: Bench
 ) -> Numbers:
-    """The bit that both parties' shares add up to, garbled and evaluated a few thousand at a time: their labels
-    and tables fill a second-level cache.
+    """The bit that both parties' shares add up to, garbled and evaluated a few thousand at a time: their
+    labels and tables fill a second-level cache.
     """
     work = bench.work
     answers = np.empty(server.shape[1], dtype=np.int64)

@@ -144,7 +144,8 @@ def _by_messages(
         outcome = rescale_in_memory(rescaling, server_share, sample.mask, seed=seed)
     else:
         circuit = circuit_of(sample.spec)
-        outcome = run(circuit, server_share, sample.mask, bits=sample.bits, seed=seed)  # type: ignore[assignment]
+        outcome = run(circuit, server_share, sample.mask, bits=sample.bits,
+        seed=seed)  # type: ignore[assignment]
     return outcome.y, outcome.total_bytes
 
 
