@@ -11,8 +11,8 @@ if TYPE_CHECKING:
         OPENING_BYTES,
         DealtTriples,
         Multiplication,
-        TripleSource,
         Triples,
+        TripleSource,
         TrustedDealer,
     )
     from circa_train.gc.protocol.channel import Channel, Traffic
