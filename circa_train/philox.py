@@ -1,18 +1,18 @@
 """Philox4x32-10, the one counter-based generator of this package, in plain tensor formulas.
 
-A keyed bijection of 128-bit counters (Salmon, Moraes, Dror, Shaw, SC 2011): four random 32-bit words are a
-pure function of four counter words and a key of two. Nothing is consumed and no order matters: any thread,
-rank or device that names the same counter under the same key gets the same bits.
+It is a bijection of 128-bit counters under a key (Salmon, Moraes, Dror, Shaw, SC 2011): four random 32-bit
+words are a pure function of four counter words and two key words. The generator has no state, and the order
+of questions does not matter: any thread, rank or device gets the same bits for the same counter and key.
 
-The key is always the 64-bit seed. So that no two uses share a counter, they divide the counters among them::
+The key is always the 64-bit seed. Each use has counters of its own, so no two uses share one::
 
     top bit of c3 = 0   the masks of sign tests (:mod:`circa_train.fault.masks`): c2 and c3 are the draw,
                         a number below 2^63
     top bit of c3 = 1   augmentation (:mod:`circa_train.data.augmentation`): c0 and c1 are the image, c2 is
                         the epoch
 
-and the draws of masks are divided once more, so that training, its validation and what is measured later
-never see the same masks at the same site::
+The draws of masks are divided once more. So training, its validation, and later measurements never have the
+same masks at a site::
 
     0 to 2^31 - 1       training: the number of the optimiser step
     2^31 to 2^32 - 1    validation between epochs
@@ -32,7 +32,7 @@ PHILOX_ROUNDS = 10
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = PHILOX_ROUNDS) -> list[Tensor]:
-    """Four int64 tensors of 32-bit counter words -> four of random words; ``key`` is two 32-bit ints."""
+    """Four int64 tensors of random 32-bit words, from four of counter words; ``key`` is two 32-bit ints."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(rounds):

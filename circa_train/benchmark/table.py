@@ -15,7 +15,7 @@ from circa_train.benchmark.sizes import BenchmarkSizes
 from circa_train.benchmark.timing import Comparison, compare
 from circa_train.gc import relu_cost
 from circa_train.gc.circuits import ReluCircuit
-from circa_train.kernels.cpu import memory
+from circa_train.kernels import keep_memory
 from circa_train.text import aligned
 
 
@@ -51,7 +51,7 @@ def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterato
     for device in devices:
         say(f"layers on {device}")
         yield from _layers(sizes, device)
-    if memory.keep():
+    if keep_memory():
         say("layers on cpu, memory kept")
         yield from _layers(sizes, "cpu", ", memory kept")
     for device in devices:

@@ -113,7 +113,7 @@ class IntegerReLU(StochasticReLU):
     """
 
     def set_spec(self, spec: SignTest) -> None:
-        check_prime_of(spec, self.plan.prime, self.name)
+        check_prime_of(spec, self.settings.prime, self.name)
         super().set_spec(spec)
 
     def forward(self, x: Tensor) -> Tensor:

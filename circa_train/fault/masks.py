@@ -1,21 +1,21 @@
 """Random words and uniform masks, addressed by (seed, site, draw, element): the readable reference.
 
 A mask is a pure function of its address, by the counter-based generator :mod:`circa_train.philox`. The
-address is packed without hashing, so distinct addresses never share a counter::
+address is packed into key and counter without hashing, so no two addresses share a counter::
 
     key      k0, k1 = seed (64 bits)
     counter  c0 = block, low 32 bits
              c1 = block's bits 32..39  |  attempt (8 bits) << 8  |  site (16 bits) << 16
              c2, c3 = draw (63 bits)
 
-Each block yields four words. Element e reads, within its run of 256 elements, word (e >> 6) & 3 of block
-((e >> 8) << 6) | (e & 63): so 64 consecutive elements take the same word of 64 consecutive blocks, and a
-vector unit or a GPU block writes its words to consecutive places.
+A block is four words. Element e takes word (e >> 6) & 3 of block ((e >> 8) << 6) | (e & 63). So a *run* of
+256 elements takes its words from 64 blocks, and 64 consecutive elements take the same word of consecutive
+blocks: a vector unit or a GPU block writes its words to consecutive places.
 
 A mask is exactly uniform on [0, p), by rejection: the word w is accepted if (w * p) mod 2^32 >= 2^32 mod p,
 and then t = (w * p) >> 32 (Lemire, ACM TOMACS 2019); if not (0.4% at the default prime), the element takes
-the word of the next attempt. Reducing a 32-bit word modulo p, or scaling it without rejection, would make
-some residues half as likely again as others.
+the word of the next attempt. Without rejection, whether the 32-bit word is reduced modulo p or scaled, some
+residues would be 1.5 times as likely as others.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def uniform_masks(
         draw: number of the draw, in [0, 2^63); an int or a 0-dimensional int64 tensor.
         prime: the field.
         device: where the result lies; the bits are the same everywhere.
-        first_element: number of the first element, so that a part of a batch gets the very masks it has in
-            the whole.
+        first_element: number of the first element, so that a part of a batch gets the masks that it has in
+            the whole batch.
 
     Returns:
         int64 tensor of ``shape``.
@@ -73,8 +73,8 @@ def uniform_masks(
 def masks_at(
     elements: Tensor, *, seed: int, site: int, draw: int | Tensor, prime: int = DEFAULT_PRIME
 ) -> Tensor:
-    """The masks of :func:`uniform_masks` for any choice of elements, given by number: int64 (n,), as
-    ``elements`` is.
+    """The masks of :func:`uniform_masks` for elements given by their numbers: int64 (n,), like
+    ``elements``.
     """
     check_prime(prime)
     threshold = 2**32 % prime
@@ -121,9 +121,7 @@ def ring_masks(
 
 
 def ring_masks_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor) -> Tensor:
-    """The masks of :func:`ring_masks` for any choice of elements, given by number: int64, as ``elements``
-    is.
-    """
+    """The masks of :func:`ring_masks` for elements given by their numbers: int64, like ``elements``."""
     low = words_at(elements, seed=seed, site=site, draw=draw)
     high = words_at(elements, seed=seed, site=site, draw=draw, attempt=1)
     return low | (high << 32)
@@ -147,8 +145,8 @@ def words_at(elements: Tensor, *, seed: int, site: int, draw: int | Tensor, atte
 
 
 def check_address(seed: int, site: int, draw: int | Tensor) -> None:
-    """ValueError if a part of the address is outside the bits it has in the counter (a tensor draw is
-    trusted).
+    """Raise ValueError if a part of the address does not fit into its bits of the counter. A draw that is a
+    tensor is not checked.
     """
     if not 0 <= seed < 2**64:
         raise ValueError(

@@ -5,9 +5,10 @@
     protocol     garbling, oblivious transfer, multiplication of shares, messages, sessions; both parties
     accounting   gates and bytes of one ReLU
 
-The first three are packages, each with a face of its own: ``from circa_train.gc.circuits import
-ReluCircuit``. Both parties are assumed honest but curious: they follow the protocol and must learn nothing
-but their shares from it.
+The first three are packages with a face of their own: ``from circa_train.gc.circuits import ReluCircuit``.
+
+Both parties are assumed honest but curious: they follow the protocol and must learn nothing but their shares
+from it.
 """
 
 from __future__ import annotations

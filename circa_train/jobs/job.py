@@ -83,7 +83,7 @@ def perform(
     Args:
         folder: the job's, with its configuration as plain data and the digests of its inputs.
         cfg: the configuration as dataclasses; ``text`` the same as YAML, for the folder.
-        keep_memory: freed memory stays with the process (:func:`circa_train.kernels.cpu.memory.keep`),
+        keep_memory: freed memory stays with the process (:func:`circa_train.kernels.keep_memory`),
             without which passes on a CPU take up to twice as long.
     """
     leads = os.environ.get("RANK", "0") == "0"
@@ -121,9 +121,9 @@ def refuse_missing(config: Any) -> None:
 def _prepare_process(threads: int | None, keep_memory: bool) -> None:
     import torch
 
-    from circa_train.kernels.cpu import memory
+    from circa_train import kernels
 
     if threads is not None:
         torch.set_num_threads(threads)
     if keep_memory:
-        memory.keep()
+        kernels.keep_memory()

@@ -1,10 +1,10 @@
-"""The short way through a site: for a plain tensor on the CPU, past torch's dispatcher.
+"""The short way through a site: a plain tensor on the CPU goes to the kernel without torch's dispatcher.
 
-What an operator of torch's costs in Python, a few microseconds in a loop by itself, becomes a tenth of a
-millisecond between the convolutions of a network, whose data has pushed the interpreter's out of the caches.
-In ResNet-32 that was half of what its stochastic sites cost. Where nobody but autograd needs to see an
-operator (:func:`applies`), the kernel is called straight away; everywhere else :mod:`circa_train.kernels.ops`
-gives the same bits.
+Calling an operator of torch costs a few microseconds of Python in a loop that does nothing else. Between the
+convolutions of a network it costs a tenth of a millisecond, because their data has pushed the interpreter's
+out of the caches. In ResNet-32 that was half of what the stochastic sites cost. So the kernel is called
+directly where that is allowed (:func:`applies`). Everywhere else :mod:`circa_train.kernels.ops` gives the
+same bits.
 """
 
 from __future__ import annotations
@@ -17,26 +17,22 @@ from torch import Tensor
 
 from circa_train.fault import SignTest
 from circa_train.kernels import ops
-from circa_train.kernels.cpu import run as cpu
-from circa_train.kernels.plan import SitePlan
+from circa_train.kernels.cpu import launch as cpu
+from circa_train.kernels.settings import SiteSettings
+from circa_train.kernels.torch_state import is_unwatched
 
-#: A draw and the number of the first image, where the tensor that holds them keeps them.
+#: A draw and the number of the first image, in the memory of the tensor that holds them.
 _ADDRESS = ctypes.c_int64 * 2
-
-_modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", None)
-_is_transformed: Any = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
-_is_profiled: Any = getattr(torch.autograd, "_profiler_enabled", None)
-_KNOWN = None not in (_modes, _is_transformed, _is_profiled)
 
 
 def applies(
     z: Tensor, backend: str, address: Tensor | None = None, spec: SignTest | None = None
 ) -> bool:
-    """May the short way be taken? Only where no tracer, transformation, mode or profiler looks on (whether a
-    compiler does is not asked here), and for a sign test that the CPU kernel knows.
+    """May the short way be taken? It may for a plain tensor on the CPU and a sign test that the CPU kernel
+    computes, where only autograd needs to see what is done (:mod:`circa_train.kernels.torch_state`).
 
-    ``address`` is that of the draw: read and written where it lies, which a module left on another device
-    does not allow. Some of this torch tells only by private names; where one is missing, the answer is no.
+    ``address`` is the tensor that holds the draw. The short way reads and writes its memory, so it must be on
+    the CPU, too.
     """
     return (
         type(z) is Tensor
@@ -45,36 +41,34 @@ def applies(
         and (backend == "auto" or backend == "cpu")
         and (spec is None or cpu.computes(spec))
         and z.dtype in ops.DTYPES
-        and _KNOWN
-        and not (_modes() or _is_transformed(z) or _is_profiled() or torch.jit.is_tracing())
-        and torch.autograd.forward_ad._current_level < 0
+        and is_unwatched(z)
     )
 
 
 def stochastic_relu(
-    z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str, in_place: bool = False
+    z: Tensor, settings: SiteSettings, address: Tensor, overflows: Tensor, name: str, in_place: bool = False
 ) -> Tensor:
-    """y of a site on the CPU. Moves ``address`` to the next draw, and adds to ``overflows`` what a lenient
-    policy let pass.
+    """y of a site on the CPU. Moves ``address`` to the next draw, and adds to ``overflows`` how many values
+    overflowed under a policy that allows it.
 
-    ``in_place`` allows y to take the place of z; it does where no gradient is asked for.
+    ``in_place`` allows y to be written over z. It is, where no gradient is asked for.
 
     Raises:
         what the operator raises.
     """
     if z.requires_grad and torch.is_grad_enabled():
-        return _StochasticReLU.apply(z, plan, address, overflows, name)
-    return _forward(z, plan, address, overflows, name, in_place and not torch.is_grad_enabled())
+        return _StochasticReLU.apply(z, settings, address, overflows, name)
+    return _forward(z, settings, address, overflows, name, in_place and not torch.is_grad_enabled())
 
 
 def _forward(
-    z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str, in_place: bool
+    z: Tensor, settings: SiteSettings, address: Tensor, overflows: Tensor, name: str, in_place: bool
 ) -> Tensor:
     place = _ADDRESS.from_address(address.data_ptr())
     try:
-        y, task = cpu.run_forward(z, plan, place[0], place[1], False, in_place)
+        y, task = cpu.run_forward(z, settings, place[0], place[1], False, in_place)
         if task[cpu.COUNTED]:
-            ops.refuse(z, plan, task[cpu.COUNTED], task[cpu.NOT_FINITE])
+            ops.refuse(z, settings, task[cpu.COUNTED], task[cpu.NOT_FINITE])
             overflows += task[cpu.COUNTED]
     except ValueError as error:
         raise ops.named(error, name) from error
@@ -84,8 +78,10 @@ def _forward(
 
 class _StochasticReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, plan: SitePlan, address: Tensor, overflows: Tensor, name: str) -> Tensor:
-        y = _forward(z, plan, address, overflows, name, False)
+    def forward(
+        ctx: Any, z: Tensor, settings: SiteSettings, address: Tensor, overflows: Tensor, name: str
+    ) -> Tensor:
+        y = _forward(z, settings, address, overflows, name, False)
         ctx.save_for_backward(y)
         return y
 

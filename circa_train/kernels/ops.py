@@ -1,17 +1,17 @@
 """The operators of a site as torch sees them: traceable, differentiable, and one for all backends.
 
-``stochastic_relu(z, address, plan, backend, statistics, name) -> (y, counts)`` reads the draw from the tensor
-``address``, so a compiled graph draws anew each time without being compiled again. It changes none of its
-arguments. Its derivative is the gate, read from y: nothing else is kept for the backward pass. ``counts`` are
-those of :data:`COUNTS`, and after them how many values are not finite: always 0 where the operator raises,
-which it does on the CPU and in the reference. On CUDA the host does not wait to see; whoever keeps the counts
-raises later.
+``stochastic_relu(z, address, settings, backend, statistics, name) -> (y, counts)`` reads the draw from the
+tensor ``address``, so a compiled graph draws anew each time without being compiled again. It changes none of
+its arguments. Its derivative is the gate, which y shows, so nothing else is kept for the backward pass.
+``counts`` are those of :data:`COUNTS`, and after them how many values are not finite. On the CPU and in the
+reference that last number is always 0, because such a value is an error at once. On CUDA the host does not
+wait for the result. There the caller keeps the counts, and raises the error later.
 
-``gate_gradient(grad, y, backend)`` is that derivative, linear in ``grad``, so it is its own derivative in
-turn.
+``gate_gradient(grad, y, backend)`` is that derivative. It is linear in ``grad``, so it is also its own
+derivative.
 
-``stochastic_relu_without_gradient`` is the first without a derivative, and without the Python that torch runs
-for one: between convolutions that costs as much as a thousand elements.
+``stochastic_relu_without_gradient`` is the first operator without a derivative. torch runs Python code for an
+operator that has one, and between convolutions that costs as much as a thousand elements.
 """
 
 from __future__ import annotations
@@ -29,35 +29,34 @@ from torch import Tensor
 from circa_train.fault import SignTest, sign_test_from_dict
 from circa_train.fixed_point import to_fixed
 from circa_train.kernels import reference
-from circa_train.kernels.plan import COUNTS, SitePlan
+from circa_train.kernels.settings import COUNTS, SiteSettings
+from circa_train.tricks import allowed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def plan_to_text(plan: SitePlan) -> str:
-    """The plan as an operator's argument. Inverse of :func:`plan_from_text`.
+def settings_to_text(settings: SiteSettings) -> str:
+    """The settings as an operator's argument. Inverse of :func:`settings_from_text`.
 
     The text tells classes apart that have one name, as a class has that was defined twice in a notebook.
     """
-    fields = {"frac_bits": plan.frac_bits, "seed": plan.seed, "site": plan.site, "overflow": plan.overflow}
-    text = json.dumps({"spec": plan.spec.to_dict(), "class": id(type(plan.spec)), **fields})
-    _PLANS[text] = plan
+    fields = {name: getattr(settings, name) for name in ("frac_bits", "seed", "site", "overflow")}
+    text = json.dumps({"spec": settings.spec.to_dict(), "class": id(type(settings.spec)), **fields})
+    _WRITTEN[text] = settings
     return text
 
 
-#: Plans that were written in this process.
-_PLANS: dict[str, SitePlan] = {}
+#: Settings that were written in this process.
+_WRITTEN: dict[str, SiteSettings] = {}
 
 
-def plan_from_text(text: str) -> SitePlan:
-    """The plan that :func:`plan_to_text` wrote; from another process the newest class of its kind is
-    taken.
-    """
-    if text not in _PLANS:
+def settings_from_text(text: str) -> SiteSettings:
+    """The settings that :func:`settings_to_text` wrote; from another process the newest class of its kind is taken."""
+    if text not in _WRITTEN:
         fields = json.loads(text)
         del fields["class"]
-        _PLANS[text] = SitePlan(sign_test_from_dict(fields.pop("spec")), **fields)
-    return _PLANS[text]
+        _WRITTEN[text] = SiteSettings(sign_test_from_dict(fields.pop("spec")), **fields)
+    return _WRITTEN[text]
 
 
 @functools.cache
@@ -68,9 +67,9 @@ def _installed(package: str) -> bool:
 def kernel(backend: str) -> Any:
     """The module of a fused backend, imported at its first use: numba and Triton take a second each."""
     if backend == "cpu":
-        from circa_train.kernels.cpu import run
+        from circa_train.kernels.cpu import launch
 
-        return run
+        return launch
     from circa_train.kernels import triton
 
     return triton
@@ -79,9 +78,11 @@ def kernel(backend: str) -> Any:
 def unavailable(backend: str, device: torch.device, dtype: torch.dtype, spec: SignTest | None = None) -> str:
     """Why ``cpu`` or ``triton`` cannot compute this sign test on such tensors, empty if it can.
 
-    Without a ``spec`` the question is of the backward pass, which is the same for all.
+    Without a ``spec`` the question is about the backward pass, which is the same for all sign tests.
     """
     if backend == "cpu":
+        if not allowed("CIRCA_TRAIN_CPU_KERNEL"):
+            return "CIRCA_TRAIN_CPU_KERNEL=0 switches it off"
         if device.type != "cpu":
             return f"it computes on the CPU, and the activation is on {device}"
         if not _installed("numba"):
@@ -98,8 +99,8 @@ def unavailable(backend: str, device: torch.device, dtype: torch.dtype, spec: Si
 
 
 def choose(backend: str, device: torch.device, dtype: torch.dtype, spec: SignTest | None = None) -> str:
-    """The backend that computes: the one asked for, or under ``auto`` the fused one of the device, else the
-    reference, which knows every sign test by its contract.
+    """The backend that computes: the one asked for. Under ``auto`` it is the fused one of the device if it
+    can, else the reference, which computes every sign test that keeps the contract.
 
     Raises:
         ValueError: if the one asked for cannot compute this sign test on such tensors, saying why.
@@ -116,9 +117,9 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, spec: SignTes
 
 
 def _compute(
-    z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str
+    z: Tensor, address: Tensor, settings: str, backend: str, statistics: bool, name: str
 ) -> tuple[Tensor, Tensor]:
-    """See the module's page; ``name`` is how errors call the site.
+    """:func:`stochastic_relu`, see above. ``name`` is how errors call the site.
 
     Raises:
         TypeError: if ``z`` is not a floating point tensor.
@@ -131,14 +132,14 @@ def _compute(
             f"{', '.join(map(str, DTYPES))}"
         )
     try:
-        site = plan_from_text(plan)
+        site = settings_from_text(settings)
         return _forward(z, site, address, choose(backend, z.device, z.dtype, site.spec), statistics)
     except ValueError as error:
         raise named(error, name) from error
 
 
 def _shapes(
-    z: Tensor, address: Tensor, plan: str, backend: str, statistics: bool, name: str
+    z: Tensor, address: Tensor, settings: str, backend: str, statistics: bool, name: str
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(z), torch.empty(len(COUNTS) + 1, dtype=torch.int64, device=z.device)
 
@@ -148,9 +149,8 @@ stochastic_relu.register_fake(_shapes)
 
 _LIBRARY = torch.library.Library("circa_train", "FRAGMENT")
 _LIBRARY.define(
-    "stochastic_relu_without_gradient(Tensor z, Tensor address, str plan, str backend, bool statistics, str "
-    "name)"
-    " -> (Tensor, Tensor)"
+    "stochastic_relu_without_gradient(Tensor z, Tensor address, str settings, str backend, bool statistics, "
+    "str name) -> (Tensor, Tensor)"
 )
 _LIBRARY.impl("stochastic_relu_without_gradient", _compute, "CompositeExplicitAutograd")
 torch.library.register_fake("circa_train::stochastic_relu_without_gradient", _shapes, lib=_LIBRARY)
@@ -159,7 +159,7 @@ stochastic_relu_without_gradient = torch.ops.circa_train.stochastic_relu_without
 
 @torch.library.custom_op("circa_train::gate_gradient", mutates_args=())
 def gate_gradient(grad: Tensor, y: Tensor, backend: str) -> Tensor:
-    """``grad`` where the gate that y shows is open, else 0."""
+    """``grad`` where y shows that the gate was open, else 0."""
     chosen = choose(backend, y.device, y.dtype) if grad.dtype == y.dtype else "reference"
     if chosen != "reference":
         return kernel(chosen).backward(grad, y)
@@ -193,10 +193,12 @@ stochastic_relu.register_autograd(_gate, setup_context=_keep_y)
 gate_gradient.register_autograd(_gate_again, setup_context=_keep_gate)
 
 
-def refuse(z: Tensor, plan: SitePlan, overflows: int, not_finite: int) -> None:
-    """Raise if the activation holds what the plan's policy does not allow, saying how far it reached."""
-    if not_finite or (overflows and plan.overflow == "raise"):
-        to_fixed(z, plan.frac_bits, plan.prime, plan.overflow)
+def refuse(z: Tensor, settings: SiteSettings, overflows: int, not_finite: int) -> None:
+    """Raise if the activation holds what the site's policy does not allow. The error says how far it
+    reached.
+    """
+    if not_finite or (overflows and settings.overflow == "raise"):
+        to_fixed(z, settings.frac_bits, settings.prime, settings.overflow)
 
 
 def named(error: ValueError, name: str) -> ValueError:
@@ -205,13 +207,13 @@ def named(error: ValueError, name: str) -> ValueError:
 
 
 def _forward(
-    z: Tensor, plan: SitePlan, address: Tensor, backend: str, statistics: bool
+    z: Tensor, settings: SiteSettings, address: Tensor, backend: str, statistics: bool
 ) -> tuple[Tensor, Tensor]:
     if backend == "reference":
-        y, counts = reference.forward(z, plan, address, statistics)
+        y, counts = reference.forward(z, settings, address, statistics)
         return torch.empty_like(z).copy_(y), F.pad(counts, (0, 1))
-    y, counts = kernel(backend).forward(z, plan, address, statistics)
+    y, counts = kernel(backend).forward(z, settings, address, statistics)
     if backend == "cpu":
         overflows, *_, not_finite = counts.tolist()
-        refuse(z, plan, overflows, not_finite)
+        refuse(z, settings, overflows, not_finite)
     return y, counts

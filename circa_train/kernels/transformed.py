@@ -1,8 +1,9 @@
 """A site under torch.func: grad, vmap, jvp and what is made of them.
 
-An operator of torch's library has no rule for these; an autograd function with its setup apart has. The law
-is the same: dy/dz is the gate. Under ``vmap`` the mapped dimension counts as the batch's first, so that a
-network mapped over single images draws what it draws for the batch.
+torch's own operators have rules for these, an operator of a library has none. An autograd function whose
+context is set up apart from its forward can have them. The law is the same: dy/dz is the gate. Under ``vmap``
+the mapped dimension counts as the first of the batch, so a network that is mapped over single images draws
+the masks that it draws for the whole batch.
 """
 
 from __future__ import annotations
@@ -13,26 +14,25 @@ import torch
 from torch import Tensor
 
 from circa_train.kernels.ops import stochastic_relu_without_gradient
-from circa_train.kernels.plan import COUNTS
-
-_is_wrapped: Any = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)
+from circa_train.kernels.settings import COUNTS
+from circa_train.kernels.torch_state import is_transformed
 
 
 def applies(z: Tensor) -> bool:
-    """Whether a transformation of torch.func, or forward-mode differentiation, looks on."""
-    return bool(_is_wrapped(z)) or torch.autograd.forward_ad._current_level >= 0
+    """Does ``z`` need this way through a site?"""
+    return is_transformed(z)
 
 
 def stochastic_relu(
-    z: Tensor, state: tuple[Tensor, Tensor, Tensor], plan: str, backend: str, strict: bool, name: str
+    z: Tensor, state: tuple[Tensor, Tensor, Tensor], settings: str, backend: str, strict: bool, name: str
 ) -> Tensor:
     """y of a site, as :func:`circa_train.kernels.ops.stochastic_relu` computes it.
 
-    ``state`` are the site's address, its count of overflows (left alone if it is ``strict``), and on CUDA
-    what no error has told of yet. They move on where no transformation sees it: torch forbids that inside of
-    one.
+    ``state`` holds three tensors of the site: its address, its count of overflows (not touched if it is
+    ``strict``), and what has to be raised later (used on CUDA only). They are changed in ``forward`` below,
+    which no transformation sees: torch forbids such changes inside of one.
     """
-    return _Transformed.apply(z, *state, plan, backend, strict, name)
+    return _Transformed.apply(z, *state, settings, backend, strict, name)
 
 
 class _Transformed(torch.autograd.Function):
@@ -42,12 +42,12 @@ class _Transformed(torch.autograd.Function):
         address: Tensor,
         overflows: Tensor,
         pending: Tensor,
-        plan: str,
+        settings: str,
         backend: str,
         strict: bool,
         name: str,
     ) -> Tensor:
-        y, counts = stochastic_relu_without_gradient(z, address, plan, backend, False, name)
+        y, counts = stochastic_relu_without_gradient(z, address, settings, backend, False, name)
         if not strict:
             overflows += counts[0]
         if z.is_cuda:
@@ -72,7 +72,7 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], z: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        state, (plan, backend, strict, name) = rest[:3], rest[3:]
+        state, (settings, backend, strict, name) = rest[:3], rest[3:]
         if info.randomness == "same":
             raise RuntimeError(
                 f"site {name or '(unnamed)'} under vmap(randomness='same'): the masks of a batch differ from "
@@ -81,14 +81,14 @@ class _Transformed(torch.autograd.Function):
         z_dim, *dims = in_dims[:4]
         if all(dim is None for dim in dims):
             return _Transformed.apply(z.movedim(z_dim, 0).contiguous(), *rest), 0
-        # networks stacked on one another, each with a state of its own
+        # the site has a state for each entry: several networks are stacked on one another
         values = [z] * info.batch_size if z_dim is None else z.unbind(z_dim)
         states = [
             [tensor] * info.batch_size if dim is None else tensor.unbind(dim)
             for tensor, dim in zip(state, dims, strict=True)
         ]
         parts = [
-            _Transformed.apply(value.contiguous(), *own, plan, backend, strict, name)
+            _Transformed.apply(value.contiguous(), *own, settings, backend, strict, name)
             for value, *own in zip(values, *states, strict=True)
         ]
         return torch.stack(parts), 0

@@ -1,19 +1,19 @@
 """The forward and backward of a site on CUDA, by Triton: one pass each, and the host never waits.
 
-Bit for bit :mod:`circa_train.kernels.reference`, for float32, bfloat16 and float16. Values that overflow, or
-are not finite, are counted on the device; nothing is raised here, because that would mean to wait for the
-device.
+The bits are those of :mod:`circa_train.kernels.reference`, for float32, bfloat16 and float16. Values that
+overflow, or are not finite, are counted on the device. Nothing is raised here, because the host would have to
+wait for the device first.
 
-A program serves one run: 64 Philox blocks, whose four words go to four stretches of 64 elements. All
-arithmetic is exact: the scale is a power of two, rounding adds and subtracts 2^23, and a value beyond the
-field is reduced as mantissa times a power of two modulo p. No subnormal number matters, as it rounds to 0 at
-every number of fraction bits.
+A program does one run: 64 Philox blocks, whose four words go to four groups of 64 elements. All arithmetic is
+exact: the scale is a power of two; rounding adds 2^23 and subtracts it; and a value beyond the field is
+reduced modulo p as mantissa times a power of two. Subnormal numbers do not matter: they round to 0 at every
+number of fraction bits.
 
-With TRITON_INTERPRET=1 set before Triton is imported, the same kernels run on CPU tensors, slowly: that is
+With TRITON_INTERPRET=1 set before Triton is imported, the same kernels run on CPU tensors, slowly. That is
 how they are tested without a GPU.
 """
 
-# ruff: noqa: N803, SIM102 - constexpr arguments are written as Triton does, and its compiler decides the
+# ruff: noqa: N803, SIM102 - Triton writes constexpr arguments in capitals, and its compiler decides the
 # outer `if`s
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fault.masks import LANES, RUN
 from circa_train.field import largest_centred
-from circa_train.kernels.plan import COUNTS, SitePlan, is_channels_last, largest_float
+from circa_train.kernels.settings import COUNTS, SiteSettings, is_channels_last, largest_float
 
 #: Dtypes that the kernels compute, with the integer of the same size and the position of the sign.
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -41,15 +41,15 @@ _GRADIENT_BLOCK = 1024
 
 
 def computes(spec: SignTest) -> bool:
-    """Is the sign test one that these kernels were written for? A class derived from one is another test."""
+    """Do these kernels compute the sign test? A class derived from one that they do is another sign test."""
     return type(spec) in (TruncatedSign, UniformFault, BitWindow)
 
 
-def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
-    """(y, counts) as :func:`circa_train.kernels.reference.forward`, and in counts[7] how many values are not
-    finite.
+def forward(z: Tensor, settings: SiteSettings, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
+    """(y, counts) as :func:`circa_train.kernels.reference.forward` has them; counts[7] says how many values
+    are not finite.
     """
-    spec = plan.spec
+    spec = settings.spec
     channels_last = is_channels_last(z)
     dense = z if channels_last else z.contiguous()
     y = torch.empty_like(dense)
@@ -63,19 +63,17 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
         threshold, direction = (
             (spec.threshold, _DIRECTIONS[spec.direction]) if type(spec) is UniformFault else (0, 0)
         )
-    limit = largest_centred(plan.prime)
+    limit = largest_centred(settings.prime)
     bound = largest_float(limit)
     ks = k.flatten() if isinstance(k, Tensor) else torch.full((1,), k, dtype=torch.int64, device=z.device)
     if z.numel():
         runs = -(-z.numel() // RUN) + 1  # one more, as the first run may begin before the tensor
         _forward[(runs,)](
             dense.view(BITS[z.dtype]), y.view(BITS[z.dtype]), counts, address, ks,
-            z.numel(), math.prod(z.shape[1:]), z.shape[1] if z.dim() > 1 else 1, max(math.prod(z.shape[2:]),
-            1),
-            plan.seed & 0xFFFFFFFF, plan.seed >> 32, plan.site, plan.prime, limit, bound, threshold,
-            direction,
-            plan.frac_bits, low, high,
-            FLOAT=str(z.dtype).removeprefix("torch."), TEST=test, POLICY=_POLICIES[plan.overflow],
+            z.numel(), math.prod(z.shape[1:]), z.shape[1] if z.dim() > 1 else 1,
+            max(math.prod(z.shape[2:]), 1), settings.seed & 0xFFFFFFFF, settings.seed >> 32, settings.site,
+            settings.prime, limit, bound, threshold, direction, settings.frac_bits, low, high,
+            FLOAT=str(z.dtype).removeprefix("torch."), TEST=test, POLICY=_POLICIES[settings.overflow],
             STATISTICS=statistics,
             PER_CHANNEL=ks.numel() > 1, CHANNELS_LAST=channels_last, LANES=LANES, num_warps=1,
             enable_fp_fusion=False,
@@ -86,7 +84,7 @@ def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tup
 
 
 def backward(grad: Tensor, y: Tensor) -> Tensor:
-    """The gradient where the gate that y shows is open, else 0; laid out as y."""
+    """The gradient where y shows that the gate was open, else 0. It lies in memory as y does."""
     out = torch.empty_like(y)  # without gaps in memory, whatever the order of dimensions
     y, grad = (t if t.stride() == out.stride() else torch.empty_like(out).copy_(t) for t in (y, grad))
     if y.numel():
@@ -137,8 +135,8 @@ def _words(block, attempt, site, draw, seed_low, seed_high):
 
 @triton.jit
 def _accept(mask, pending, word, prime, threshold):
-    """Where pending, Lemire's product of the word if it is accepted: (mask, still pending); numbers are
-    uint32.
+    """(mask, pending) after one more attempt. Where a mask was pending, it is now Lemire's product of the
+    word, if that is accepted. All numbers are uint32.
     """
     accepted = pending & (word * prime >= threshold)
     return tl.where(accepted, tl.umulhi(word, prime), mask), pending & ~accepted
@@ -146,7 +144,7 @@ def _accept(mask, pending, word, prime, threshold):
 
 @triton.jit
 def _residue(z, rounded, frac_bits, prime):
-    """A finite float32 times 2^frac_bits, reduced modulo p into [0, p): exact, from mantissa and exponent."""
+    """A finite float32 times 2^frac_bits, reduced modulo p into [0, p). Exact, from mantissa and exponent."""
     bits = z.to(tl.int32, bitcast=True)
     exponent = ((bits >> 23) & 0xFF) - 150 + frac_bits
     mantissa = ((bits & 0x7FFFFF) | 0x800000).to(tl.int64)
@@ -162,9 +160,9 @@ def _residue(z, rounded, frac_bits, prime):
 
 @triton.jit
 def _fixed(z, inside, scaled, frac_bits, limit, prime, POLICY: tl.constexpr):
-    """x (int32) of the rounded values; what lies outside as the policy says, and 0 where it says nothing."""
+    """x (int32) of the rounded values. For a value outside of the field it is what the policy says, or 0."""
     x = tl.where(inside, scaled, 0.0).to(tl.int32)
-    if POLICY == 1:  # a decision of the compiler; the next is one of the device
+    if POLICY == 1:  # decided by the compiler; the next `if` by the device
         if tl.max((~inside).to(tl.int32)) > 0:
             residue = _residue(
                 z, tl.where(tl.abs(scaled) < 8388608.0, scaled, 0.0), frac_bits, prime.to(tl.int64)
@@ -247,13 +245,13 @@ def _forward(
             sign = tl.full([LANES], -32768, tl.int16)
         scaled = z * scale
         size = tl.abs(scaled)
-        # from 2^23 on they are integers
+        # from 2^23 on, numbers are integers
         size = tl.where(size < 8388608.0, (size + 8388608.0) - 8388608.0, size)
         scaled = tl.where(scaled < 0, -size, size)
         inside = size <= bound
         x = _fixed(z, inside, scaled, frac_bits, limit, prime, POLICY)
         if TEST < 2:
-            # modulo 2^32: what went below 0 is huge, so the smaller of v and v +- p is the reduced one
+            # modulo 2^32 a number below 0 is huge: of v and v + p (or v - p), the smaller one is reduced
             total = x.to(tl.uint32, bitcast=True) + mask
             wrapped = total >= p
             server = x.to(tl.uint32, bitcast=True)

@@ -1,8 +1,8 @@
 """The stochastic ReLU as a module: y = z where the drawn sign test says so, else 0.
 
 The law (arXiv 2106.08475, section 3): with x = round_half_even(z * 2^frac_bits) and a fresh mask t uniform on
-[0, p) per element, s is the truncated sign test of x under t, and y = z if s else 0. Nothing else ever comes
-out, whatever the fault. The gradient is the gate that was drawn: dy/dz = s.
+[0, p) per element, s is the truncated sign test of x under t, and y = z if s else 0. Whatever the fault, y is
+either z or 0. The gradient is the gate that was drawn: dy/dz = s.
 """
 
 from __future__ import annotations
@@ -15,25 +15,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from circa_train import kernels
 from circa_train.fault import SignTest
 from circa_train.fault.masks import MAX_DRAWS
 from circa_train.field import largest_centred
 from circa_train.fixed_point import FixedPointOverflow
-from circa_train.kernels import transformed
-from circa_train.kernels.ops import plan_to_text, stochastic_relu, stochastic_relu_without_gradient
-from circa_train.kernels.plan import COUNTS, SitePlan
+from circa_train.kernels import (
+    COUNTS,
+    SiteSettings,
+    check_backend,
+    settings_to_text,
+    stochastic_relu,
+    stochastic_relu_without_gradient,
+    transformed,
+)
 from circa_train.nn import replay
+from circa_train.tricks import allowed
 
 
 class StochasticReLU(nn.Module):
     """A ReLU whose sign test errs exactly as the protocol's does.
 
-    Faults are a mode of their own, not ``training``: they exist at inference. Masks are addressed by (seed,
-    site, draw, element); every forward is a new draw, counted in the buffer ``address``, and a draw can be
-    replayed by setting it (:func:`circa_train.nn.control.set_draw`). An element's number is its row-major
-    index in the whole batch, so a batch, its halves, and its parts on several ranks draw the same masks once
-    the number of the first image is said.
+    Faults do not depend on ``training``: they exist at inference, and :attr:`faults_enabled` switches them.
+    Masks are addressed by (seed, site, draw, element). Every forward is a new draw. The buffer ``address``
+    counts the draws, and setting it replays one (:func:`circa_train.nn.control.set_draw`). An element's
+    number is its row-major index in the whole batch. So the halves of a batch, or its parts on several ranks,
+    draw the masks that the whole batch draws, if each is told the number of its first image.
 
     Args:
         spec: the sign test. ``NoFault()`` is bitwise ``nn.ReLU``, forward and backward.
@@ -51,10 +57,10 @@ class StochasticReLU(nn.Module):
             image.
         overflows: int64 buffer (), not in the state_dict: values that overflowed so far under ``wrap`` or
             ``saturate``.
-        pending: int64 buffer (2,), not in the state_dict: on CUDA, values that overflowed, and that were not
-            finite, and that no error has told of yet (:func:`raise_pending`).
+        pending: int64 buffer (2,), not in the state_dict: on CUDA, how many values overflowed, and how many
+            were not finite, since the last check (:func:`raise_pending`).
 
-    Raises (in forward; by the kernel for CUDA, which lets the host run ahead, in :func:`raise_pending`):
+    Raises (in forward; on CUDA, where the host does not wait for the result, in :func:`raise_pending`):
         ValueError: if the activation holds NaN or an infinity, or is on another device than the module.
         FixedPointOverflow: if a value does not fit into the field under the ``raise`` policy.
 
@@ -79,8 +85,8 @@ class StochasticReLU(nn.Module):
         name: str = "",
     ) -> None:
         super().__init__()
-        self.backend = kernels.check_backend(backend)
-        self.plan = SitePlan(spec, frac_bits, seed, site, overflow)
+        self.backend = check_backend(backend)
+        self.settings = SiteSettings(spec, frac_bits, seed, site, overflow)
         self.name = name
         self.faults_enabled = True
         self.observer: Any = None
@@ -91,33 +97,33 @@ class StochasticReLU(nn.Module):
         self.register_buffer("pending", torch.zeros(2, dtype=torch.int64), persistent=False)
 
     @property
-    def plan(self) -> SitePlan:
-        """What the kernels are told about this site."""
-        return self._plan
+    def settings(self) -> SiteSettings:
+        """What the kernels are told about this site, besides its address."""
+        return self._settings
 
-    @plan.setter
-    def plan(self, plan: SitePlan) -> None:
-        self._plan, self._plan_text = plan, plan_to_text(plan)
+    @settings.setter
+    def settings(self, settings: SiteSettings) -> None:
+        self._settings, self._settings_text = settings, settings_to_text(settings)
 
     @property
     def spec(self) -> SignTest:
-        return self.plan.spec
+        return self.settings.spec
 
     @property
     def frac_bits(self) -> int:
-        return self.plan.frac_bits
+        return self.settings.frac_bits
 
     @property
     def seed(self) -> int:
-        return self.plan.seed
+        return self.settings.seed
 
     @property
     def site(self) -> int:
-        return self.plan.site
+        return self.settings.site
 
     def set_spec(self, spec: SignTest) -> None:
         """Put another sign test at this site; fixed-point format and masks' address stay."""
-        self.plan = replace(self.plan, spec=spec)
+        self.settings = replace(self.settings, spec=spec)
 
     def set_draw(self, draw: int, first_image: int = 0) -> None:
         """Choose the next draw, and which image of the whole batch comes first in the next input."""
@@ -129,17 +135,17 @@ class StochasticReLU(nn.Module):
         self.address[1] = first_image
 
     def overwrite_input(self, *watched: nn.Module | None) -> None:
-        """Allow y to be written over z, which is promised to be new memory that nobody else reads.
+        """Allow y to be written over z. The caller promises that z is new memory, which nothing else reads.
 
-        It is done on a CPU where no gradient is wanted, and saves the memory system half its work. Hooks are
-        somebody else: while this module, or one of those ``watched`` (which made z, or passed it on), has
-        one, z stays as it is.
+        It is done on a CPU if no gradient is wanted, and saves half of the traffic between processor and
+        memory. A hook may read z. So z is left as it is while this module has a hook, or one of the modules
+        ``watched`` has: those that made z or passed it on.
         """
         self._overwrites = True
         self._producer = tuple(module for module in watched if module is not None)
 
     def overwrite_as(self, other: StochasticReLU | None) -> None:
-        """Overwrite what ``other`` may, watching the same modules; nothing for None."""
+        """Allow what ``other`` allows, and watch the same modules. For None: allow nothing."""
         self._overwrites = other is not None and other._overwrites
         self._producer = () if other is None else other._producer
 
@@ -148,7 +154,7 @@ class StochasticReLU(nn.Module):
         return any(m._forward_hooks or m._forward_pre_hooks for m in modules) or bool(_global_hooks())
 
     def forward(self, z: Tensor) -> Tensor:
-        if not self.faults_enabled or self._plan.spec.is_exact:
+        if not self.faults_enabled or self._settings.spec.is_exact:
             return F.relu(z)
         compiling = torch.compiler.is_compiling()
         if not compiling and replay.possible(self.training):
@@ -157,9 +163,11 @@ class StochasticReLU(nn.Module):
                 return self._again(z, address)
         if not compiling and self.observer is None:
             eager = _eager()
-            if eager is not None and eager.applies(z, self.backend, self.address, self._plan.spec):
+            if eager is not None and eager.applies(z, self.backend, self.address, self._settings.spec):
                 in_place = self._overwrites and not self._watched()
-                return eager.stochastic_relu(z, self._plan, self.address, self.overflows, self.name, in_place)
+                return eager.stochastic_relu(
+                    z, self._settings, self.address, self.overflows, self.name, in_place
+                )
         if z.device != self.address.device:
             raise ValueError(
                 f"site {self.name or '(unnamed)'}: the activation is on {z.device} and the module on "
@@ -171,9 +179,9 @@ class StochasticReLU(nn.Module):
         needs_gradient = z.requires_grad and torch.is_grad_enabled()
         operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
         y, counts = operator(
-            z, self.address, self._plan_text, self.backend, self.observer is not None, self.name
+            z, self.address, self._settings_text, self.backend, self.observer is not None, self.name
         )
-        if self.plan.overflow != "raise":
+        if self.settings.overflow != "raise":
             self.overflows += counts[0]
         if z.is_cuda:
             self.pending += counts[:: len(COUNTS)]
@@ -183,10 +191,10 @@ class StochasticReLU(nn.Module):
         return y
 
     def _again(self, z: Tensor, address: Tensor) -> Tensor:
-        """The forward once more, with a draw that was made before: it counts for nothing."""
+        """The forward once more, with a draw that was made before. No draw and no overflow is counted."""
         needs_gradient = z.requires_grad and torch.is_grad_enabled()
         operator = stochastic_relu if needs_gradient else stochastic_relu_without_gradient
-        y, _ = operator(z, address, self._plan_text, self.backend, False, self.name)
+        y, _ = operator(z, address, self._settings_text, self.backend, False, self.name)
         return y
 
     def _transformed(self, z: Tensor) -> Tensor:
@@ -195,13 +203,11 @@ class StochasticReLU(nn.Module):
                 f"site {self.name or '(unnamed)'} is observed under a transformation of torch.func, where "
                 "values are not known: observe a plain forward pass"
             )
-        state, strict = (self.address, self.overflows, self.pending), self.plan.overflow == "raise"
-        return transformed.stochastic_relu(z, state, self._plan_text, self.backend, strict, self.name)
+        state, strict = (self.address, self.overflows, self.pending), self.settings.overflow == "raise"
+        return transformed.stochastic_relu(z, state, self._settings_text, self.backend, strict, self.name)
 
     def raise_pending(self) -> None:
-        """Raise what earlier forwards on CUDA would have raised, had the host waited for them; it waits
-        now.
-        """
+        """Raise the errors of earlier forwards on CUDA, for which the host did not wait. It waits now."""
         if not self.pending.is_cuda:
             return
         overflows, not_finite = self.pending.tolist()
@@ -213,26 +219,28 @@ class StochasticReLU(nn.Module):
                 "fixed-point value. "
                 "Look for a diverged training run (lower the learning rate, clip gradients) or a bad input"
             )
-        if overflows and self.plan.overflow == "raise":
+        if overflows and self.settings.overflow == "raise":
             raise FixedPointOverflow(
                 f"{site}: {overflows} activations since the last check overflow the field: frac_bits = "
                 f"{self.frac_bits} holds "
-                f"|z| <= {largest_centred(self.plan.prime) / 2.0**self.frac_bits:.6g} for p = "
-                f"{self.plan.prime}; "
+                f"|z| <= {largest_centred(self.settings.prime) / 2.0**self.frac_bits:.6g} for p = "
+                f"{self.settings.prime}; "
                 "fit_frac_bits finds the largest that fits; overflow='wrap' or 'saturate' accept it knowingly"
             )
 
     def extra_repr(self) -> str:
-        plan = self.plan
-        address = f"frac_bits={plan.frac_bits}, seed={plan.seed}, site={plan.site}"
-        return f"{plan.spec}, {address}, overflow={plan.overflow!r}"
+        settings = self.settings
+        address = f"frac_bits={settings.frac_bits}, seed={settings.seed}, site={settings.site}"
+        return f"{settings.spec}, {address}, overflow={settings.overflow!r}"
 
 
 @functools.cache
 def _eager() -> Any:
-    """The module of the short way, imported at the first forward, as numba takes a second; None where numba
-    is missing.
+    """The module of the short way, imported at the first forward, because numba takes a second. None if
+    numba is missing, or if the user has switched that way off.
     """
+    if not (allowed("CIRCA_TRAIN_CPU_KERNEL") and allowed("CIRCA_TRAIN_SHORT_WAY")):
+        return None
     try:
         from circa_train.kernels import eager
     except ImportError:
@@ -241,18 +249,20 @@ def _eager() -> Any:
 
 
 def _global_hooks() -> int:
-    """How many hooks watch every module there is; 1 where torch does not say."""
+    """How many hooks watch all modules there are. torch tells by private names; without them the answer is
+    not 0, so that nothing is overwritten.
+    """
     names = ("_global_forward_hooks", "_global_forward_pre_hooks")
     return sum(len(getattr(nn.modules.module, name, "?")) for name in names)
 
 
 def raise_pending(model: nn.Module) -> None:
-    """Raise what the stochastic sites of ``model`` found wrong on CUDA since the last check; on a CPU there
-    is nothing.
+    """Raise the errors that the stochastic sites of ``model`` had on CUDA since the last check. On a CPU
+    forwards raise them at once, and nothing is left to raise.
 
-    A loop calls it where it waits for the device anyway, and before it stores anything: with the loss of a
-    step, say, or after the last batch of an evaluation. Then no overflow or NaN goes unseen, and no forward
-    waits.
+    A loop calls this where it waits for the device anyway, and before it stores anything: for example when it
+    reads the loss of a step, or after the last batch of an evaluation. Then no overflow and no NaN is missed,
+    and no forward has to wait.
 
     Raises:
         ValueError, FixedPointOverflow: as :class:`StochasticReLU` says.

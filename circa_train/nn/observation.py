@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from circa_train.fault import FaultKinds, expected_faults
 from circa_train.fixed_point import to_fixed
-from circa_train.kernels.plan import COUNTS
+from circa_train.kernels import COUNTS
 from circa_train.nn.control import faulty_relus, site_inputs, stochastic_relus
 
 
@@ -88,7 +88,7 @@ def expect(model: nn.Module) -> Iterator[dict[str, FaultKinds]]:
             expected[site] += FaultKinds(values=z.numel())
             return
         relu = faulty[site]
-        x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.plan.overflow)
+        x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.settings.overflow)
         expected[site] += expected_faults(x, relu.spec)
 
     with site_inputs(model, record):

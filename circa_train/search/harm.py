@@ -74,7 +74,7 @@ def site_laws(
     for name, relu in relus.items():
         z = torch.cat(kept[name])
         try:
-            x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)
+            x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.settings.overflow)
         except ValueError as error:
             raise type(error)(f"site {name}: {error}") from error
         chances = [

@@ -64,7 +64,7 @@ def identity(
         described = relu.spec.to_dict() | {
             "frac_bits": relu.frac_bits,
             "seed": relu.seed,
-            "overflow": relu.plan.overflow,
+            "overflow": relu.settings.overflow,
         }
         values.update({f"fault.{site}.{name}": value for name, value in described.items()})
     values["teacher"] = None if teacher is None else digest(teacher.state_dict())

@@ -219,7 +219,7 @@ class Tap:
         assert t is not None  # an exact test has no circuit, and is not sampled
         applied = let_through(z, y)
         if z.is_floating_point():
-            x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.plan.overflow)
+            x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.settings.overflow)
         else:  # an integer zero looks the same behind either gate; its shares tie, so the law is the mode's
             x, applied = z, torch.where(z == 0, spec.gate(z, t).to(torch.int8), applied)
         arrays = [tensor.cpu().numpy() for tensor in (elements + first, x, t, k, applied.to(torch.int8))]

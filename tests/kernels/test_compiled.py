@@ -11,8 +11,8 @@ import torch
 from circa_train.fault import TruncatedSign
 from circa_train.kernels import reference
 from circa_train.kernels.cpu import compiled
-from circa_train.kernels.cpu import run as cpu
-from circa_train.kernels.plan import SitePlan
+from circa_train.kernels.cpu import launch as cpu
+from circa_train.kernels.settings import SiteSettings
 
 FOLDER = Path(compiled.__file__).parent
 HERE = "circa_train.kernels.cpu."
@@ -47,7 +47,7 @@ def test_another_source_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("prime", [2**30 + 3, 2**31 - 1, 2138816513, 3])
 def test_masks_of_many_batches_are_drawn_again_as_often_as_needed(prime: int) -> None:
-    plan = SitePlan(TruncatedSign(0, "negpass", prime), 4, 9, 1, "wrap")
+    settings = SiteSettings(TruncatedSign(0, "negpass", prime), 4, 9, 1, "wrap")
     z, address = torch.randn(3, 9001), torch.tensor([2, 1])
-    y, _ = cpu.forward(z, plan, address, False)
-    assert torch.equal(y, reference.forward(z, plan, address, False)[0])
+    y, _ = cpu.forward(z, settings, address, False)
+    assert torch.equal(y, reference.forward(z, settings, address, False)[0])

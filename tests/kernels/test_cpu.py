@@ -10,9 +10,9 @@ from torch import Tensor
 from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.field import bit_length, largest_centred
 from circa_train.kernels import reference
-from circa_train.kernels.cpu import run as cpu
+from circa_train.kernels.cpu import launch as cpu
 from circa_train.kernels.cpu import team
-from circa_train.kernels.plan import SitePlan
+from circa_train.kernels.settings import SiteSettings
 
 PRIMES = (3, 5, 251, 65537, 2**30 + 3, 2138816513, 2147483647)
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -43,22 +43,22 @@ def activation(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1
     return torch.where(torch.rand(shape, generator=generator) < 0.02, -torch.zeros(shape), z).to(dtype)
 
 
-def assert_same(z: Tensor, plan: SitePlan, draw: int = 3, first_image: int = 0) -> None:
+def assert_same(z: Tensor, settings: SiteSettings, draw: int = 3, first_image: int = 0) -> None:
     address = torch.tensor([draw, first_image])
     for statistics in (False, True):
-        y, counts = cpu.forward(z, plan, address, statistics)
-        expected, expected_counts = reference.forward(z, plan, address, statistics)
+        y, counts = cpu.forward(z, settings, address, statistics)
+        expected, expected_counts = reference.forward(z, settings, address, statistics)
         assert (y.dtype, y.shape, y.stride()) == (z.dtype, z.shape, torch.empty_like(z).stride())
-        assert torch.equal(bits(y), bits(expected)), (z.shape, plan)
-        assert torch.equal(counts, F.pad(expected_counts, (0, 1))), (z.shape, plan)
+        assert torch.equal(bits(y), bits(expected)), (z.shape, settings)
+        assert torch.equal(counts, F.pad(expected_counts, (0, 1))), (z.shape, settings)
     grad = torch.randn(z.shape).to(z.dtype)
     assert torch.equal(bits(cpu.backward(grad, y)), bits(reference.backward(grad, expected)))
 
 
-def plan_of(
+def settings_of(
     spec: SignTest, frac_bits: int = 16, overflow: str = "raise", seed: int = 2**64 - 5, site: int = 65535
-) -> SitePlan:
-    return SitePlan(spec, frac_bits, seed, site, overflow)
+) -> SiteSettings:
+    return SiteSettings(spec, frac_bits, seed, site, overflow)
 
 
 SHAPES = [
@@ -81,7 +81,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_equals_reference_for_every_shape_and_sign_test(shape: tuple[int, ...], spec: SignTest) -> None:
-    assert_same(activation(*shape), plan_of(spec))
+    assert_same(activation(*shape), settings_of(spec))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -91,7 +91,7 @@ def test_equals_reference_for_every_dtype_and_place_in_the_batch(
 ) -> None:
     for spec in SPECS:
         assert_same(
-            activation(5, 7, 11, 13, dtype=dtype), plan_of(spec), draw=2**62 + 1, first_image=first_image
+            activation(5, 7, 11, 13, dtype=dtype), settings_of(spec), draw=2**62 + 1, first_image=first_image
         )
 
 
@@ -102,12 +102,12 @@ def test_equals_reference_for_every_prime_k_mode_and_overflow_policy(prime: int,
     for k in sorted({0, 1, bit_length(prime) // 2, bit_length(prime) - 1}):
         spec = TruncatedSign(k, mode, prime)
         inside = activation(3, 700, scale=scale).clamp(-scale * 0.99, scale * 0.99)
-        assert_same(inside, plan_of(spec, frac_bits=4))
+        assert_same(inside, settings_of(spec, frac_bits=4))
         for policy in ("wrap", "saturate"):
             for dtype in (torch.float32, torch.float64):
                 assert_same(
                     activation(3, 700, scale=20 * scale, dtype=dtype),
-                    plan_of(spec, frac_bits=4, overflow=policy),
+                    settings_of(spec, frac_bits=4, overflow=policy),
                 )
 
 
@@ -119,13 +119,13 @@ def test_the_range_is_exact_to_the_last_unit(prime: int, dtype: torch.dtype) -> 
     near = torch.cat([near, torch.nextafter(near, torch.zeros_like(near)), torch.nextafter(near, near * 2)])
     for policy in ("wrap", "saturate"):
         assert_same(
-            torch.cat([near, -near]), plan_of(TruncatedSign(0, prime=prime), frac_bits=0, overflow=policy)
+            torch.cat([near, -near]), settings_of(TruncatedSign(0, prime=prime), frac_bits=0, overflow=policy)
         )
 
 
 def test_halves_round_to_even() -> None:
     z = torch.arange(-9, 10).float() / 2
-    assert_same(z, plan_of(TruncatedSign(0, prime=251), frac_bits=0))
+    assert_same(z, settings_of(TruncatedSign(0, prime=251), frac_bits=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -133,7 +133,7 @@ def test_every_16_bit_number_is_read_right(dtype: torch.dtype) -> None:
     z = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     z = z[torch.isfinite(z)]
     for frac_bits in (0, 24):
-        assert_same(z, plan_of(TruncatedSign(3), frac_bits=frac_bits, overflow="saturate"))
+        assert_same(z, settings_of(TruncatedSign(3), frac_bits=frac_bits, overflow="saturate"))
 
 
 LAYOUTS = {
@@ -159,9 +159,9 @@ def test_elements_are_numbered_in_row_major_order_whatever_the_layout(layout: st
     z = LAYOUTS[layout]()
     for spec in SPECS:
         for first_image in (5, 2**20 - 1):  # blocks of the second cross 2^32 where an image has 2^14 elements
-            assert_same(z, plan_of(spec), first_image=first_image)
+            assert_same(z, settings_of(spec), first_image=first_image)
     grad = torch.randn_like(z.contiguous())
-    y = cpu.forward(z, plan_of(SPECS[0]), torch.tensor([0, 0]), False)[0]
+    y = cpu.forward(z, settings_of(SPECS[0]), torch.tensor([0, 0]), False)[0]
     assert torch.equal(bits(cpu.backward(grad, y)), bits(reference.backward(grad, y)))
     assert cpu.backward(grad, y).stride() == y.stride()
 
@@ -174,23 +174,24 @@ def test_k_per_channel(shape: tuple[int, ...], memory_format: torch.memory_forma
     ks = tuple((5 * c) % 31 for c in range(shape[1]))
     for mode in ("poszero", "negpass"):
         z = activation(*shape).to(memory_format=memory_format)
-        assert_same(z, plan_of(TruncatedSign(ks, mode)), first_image=3)
+        assert_same(z, settings_of(TruncatedSign(ks, mode)), first_image=3)
 
 
 def test_k_per_channel_of_features_and_the_refusal_of_other_channels() -> None:
-    assert_same(activation(9, 100), plan_of(TruncatedSign(tuple(range(25)) * 4)))
+    assert_same(activation(9, 100), settings_of(TruncatedSign(tuple(range(25)) * 4)))
+    settings = settings_of(TruncatedSign((1, 2, 3, 4)))
     for shape in ((9, 5), (4,), ()):
         with pytest.raises(ValueError, match="k for 4 channels"):
-            cpu.forward(activation(*shape), plan_of(TruncatedSign((1, 2, 3, 4))), torch.tensor([0, 0]), False)
+            cpu.forward(activation(*shape), settings, torch.tensor([0, 0]), False)
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
-    z, plan, before = activation(40, 17, 33), plan_of(TruncatedSign(10)), torch.get_num_threads()
+    z, settings, before = activation(40, 17, 33), settings_of(TruncatedSign(10)), torch.get_num_threads()
     try:
         results = []
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
-            results.append(cpu.forward(z, plan, torch.tensor([1, 1]), True))
+            results.append(cpu.forward(z, settings, torch.tensor([1, 1]), True))
     finally:
         torch.set_num_threads(before)
     for y, counts in results[1:]:
@@ -205,15 +206,15 @@ def test_plain_threads_do_the_same_where_torch_has_no_openmp(monkeypatch: pytest
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert_same(activation(40, 17, 33), plan_of(TruncatedSign(10)))
+        assert_same(activation(40, 17, 33), settings_of(TruncatedSign(10)))
     finally:
         torch.set_num_threads(before)
 
 
 def test_parts_of_a_batch_draw_what_the_whole_draws() -> None:
-    z, plan = activation(8, 3, 5, 7), plan_of(TruncatedSign(14))
-    whole = cpu.forward(z, plan, torch.tensor([4, 10]), False)[0]
-    parts = [cpu.forward(z[i : i + 3], plan, torch.tensor([4, 10 + i]), False)[0] for i in range(0, 8, 3)]
+    z, settings = activation(8, 3, 5, 7), settings_of(TruncatedSign(14))
+    whole = cpu.forward(z, settings, torch.tensor([4, 10]), False)[0]
+    parts = [cpu.forward(z[i : i + 3], settings, torch.tensor([4, 10 + i]), False)[0] for i in range(0, 8, 3)]
     assert torch.equal(bits(torch.cat(parts)), bits(whole))
 
 
@@ -221,10 +222,10 @@ def test_overflows_and_non_finite_values_are_counted_apart() -> None:
     z = torch.zeros(1000)
     z[[3, 300, 999]] = torch.tensor([1e6, -1e6, 3e38])
     z[[4, 5]] = torch.tensor([float("nan"), float("inf")])
-    _, counts = cpu.forward(z, plan_of(SPECS[0]), torch.tensor([0, 0]), False)
+    _, counts = cpu.forward(z, settings_of(SPECS[0]), torch.tensor([0, 0]), False)
     assert (int(counts[0]), int(counts[7])) == (5, 2)
 
 
 def test_an_address_beyond_the_counter_is_refused() -> None:
     with pytest.raises(ValueError, match=r"leave \[0, 2\^42\)"):
-        cpu.forward(torch.ones(2, 8), plan_of(SPECS[0]), torch.tensor([0, 2**40]), False)
+        cpu.forward(torch.ones(2, 8), settings_of(SPECS[0]), torch.tensor([0, 2**40]), False)

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.kernels import eager
-from circa_train.kernels.cpu import run as cpu
+from circa_train.kernels.cpu import launch as cpu
 from circa_train.nn import activation
 from circa_train.nn.activation import StochasticReLU
 

@@ -13,8 +13,8 @@ from circa_train.kernels.cpu import memory
 
 KEEP = """
 import resource, torch
-from circa_train.kernels.cpu import memory
-kept = memory.keep()
+from circa_train.kernels import keep_memory
+kept = keep_memory()
 def work():
     layers = [torch.ones(2_000_000) for _ in range(4)]
 for _ in range(20):

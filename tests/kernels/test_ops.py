@@ -11,8 +11,8 @@ from torch import nn
 
 from circa_train.fault import BitWindow, TruncatedSign, UniformFault
 from circa_train.fixed_point import FixedPointOverflow
-from circa_train.kernels.ops import choose, plan_from_text, plan_to_text, stochastic_relu
-from circa_train.kernels.plan import SitePlan
+from circa_train.kernels.ops import choose, settings_from_text, settings_to_text, stochastic_relu
+from circa_train.kernels.settings import SiteSettings
 from circa_train.nn.activation import StochasticReLU, raise_pending
 
 
@@ -52,13 +52,13 @@ def test_the_gradient_has_a_gradient() -> None:
 @pytest.mark.filterwarnings("ignore")  # opcheck's own
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_operators_keep_what_they_promise_to_torch(backend: str) -> None:
-    plan = plan_to_text(SitePlan(TruncatedSign(12), 16, 0, 0, "raise"))
+    settings = settings_to_text(SiteSettings(TruncatedSign(12), 16, 0, 0, "raise"))
     for z in (
         torch.randn(3, 4),
         torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
         torch.randn(5, 3).t(),
     ):
-        arguments = (z.requires_grad_(), torch.tensor([1, 0]), plan, backend, True, "")
+        arguments = (z.requires_grad_(), torch.tensor([1, 0]), settings, backend, True, "")
         torch.library.opcheck(stochastic_relu, arguments)
 
 
@@ -135,8 +135,8 @@ def test_a_backend_that_cannot_run_is_refused_with_the_reason() -> None:
 
 def test_a_plan_survives_being_an_argument() -> None:
     for spec in (TruncatedSign((1, 2), "negpass", 251), UniformFault(0.25, "zeroed"), BitWindow(2, 30)):
-        plan = SitePlan(spec, 11, 2**64 - 1, 7, "wrap")
-        assert plan_from_text(plan_to_text(plan)) == plan
+        settings = SiteSettings(spec, 11, 2**64 - 1, 7, "wrap")
+        assert settings_from_text(settings_to_text(settings)) == settings
 
 
 def test_a_copy_draws_what_the_original_draws() -> None:

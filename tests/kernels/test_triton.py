@@ -14,7 +14,7 @@ from torch import Tensor
 from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fixed_point import FixedPointOverflow
 from circa_train.kernels import reference
-from circa_train.kernels.plan import SitePlan
+from circa_train.kernels.settings import SiteSettings
 from circa_train.nn.activation import StochasticReLU, raise_pending
 
 pytest.importorskip("triton")
@@ -47,12 +47,12 @@ def activation(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
 def check(spec: SignTest, frac_bits: int, dtype: torch.dtype, policy: str, device: str) -> None:
     from circa_train.kernels import triton
 
-    plan, address = SitePlan(spec, frac_bits, 2**64 - 7, 9, policy), torch.tensor([2**40 + 3, 7])
+    settings, address = SiteSettings(spec, frac_bits, 2**64 - 7, 9, policy), torch.tensor([2**40 + 3, 7])
     for statistics, shape in ((True, (2, 3, 7, 9)), (False, (1, 3, 4)), (True, (0, 3))):
         z = activation(*shape, dtype=dtype, seed=len(shape))
         for layout in (z, z.to(memory_format=torch.channels_last)) if z.dim() == 4 else (z,):
-            y, counts = triton.forward(layout.to(device), plan, address.to(device), statistics)
-            expected, expected_counts = reference.forward(layout, plan, address, statistics)
+            y, counts = triton.forward(layout.to(device), settings, address.to(device), statistics)
+            expected, expected_counts = reference.forward(layout, settings, address, statistics)
             y, bits = y.cpu(), BITS[y.element_size()]
             assert y.stride() == torch.empty_like(layout).stride()
             assert torch.equal(y.contiguous().view(bits), expected.contiguous().view(bits)), (
@@ -71,8 +71,8 @@ def check_counts(device: str) -> None:
 
     z = torch.zeros(1000)
     z[[3, 300, 999, 4, 5]] = torch.tensor([1e6, -1e6, 3e38, float("nan"), float("inf")])
-    plan = SitePlan(TruncatedSign(12), 16, 0, 0, "raise")
-    _, counts = triton.forward(z.to(device), plan, torch.tensor([0, 0], device=device), False)
+    settings = SiteSettings(TruncatedSign(12), 16, 0, 0, "raise")
+    _, counts = triton.forward(z.to(device), settings, torch.tensor([0, 0], device=device), False)
     assert (int(counts[0]), int(counts[7])) == (5, 2)
 
 

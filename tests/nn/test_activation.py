@@ -63,7 +63,7 @@ def deviations(observed: object, expected: object) -> dict[str, float]:
 def test_faults_follow_the_law_by_kind_and_direction(spec: SignTest) -> None:
     z, frac_bits = activations(spec)
     relu = StochasticReLU(spec, frac_bits=frac_bits, seed=2, site=1, name="")
-    x, _ = to_fixed(z, frac_bits, relu.plan.prime)
+    x, _ = to_fixed(z, frac_bits, relu.settings.prime)
     with observe(torch.nn.Sequential(relu)) as sites:
         y = relu(z)
     assert bool(((y == 0) | (y == z)).all()), "every output is 0 or the input"
@@ -92,7 +92,7 @@ def test_the_gate_is_the_sign_test_at_the_address(spec: SignTest) -> None:
     relu = StochasticReLU(spec, frac_bits=frac_bits, seed=7, site=3)
     relu.set_draw(11, 2)
     z = z.reshape(50, 100)
-    x, _ = to_fixed(z, frac_bits, relu.plan.prime)
+    x, _ = to_fixed(z, frac_bits, relu.settings.prime)
     gate, _ = draw_sign(x, spec, seed=7, site=3, draw=11, first_element=200)
     assert torch.equal(relu(z), torch.where(gate, z, torch.zeros_like(z)))
     if isinstance(spec, TruncatedSign):
@@ -107,7 +107,7 @@ def test_gradient_is_the_drawn_gate_even_at_zero(spec: SignTest) -> None:
     z.requires_grad_()
     relu = StochasticReLU(spec, frac_bits=frac_bits)
     weights = torch.randn(3000, generator=torch.Generator().manual_seed(3))
-    x, _ = to_fixed(z.detach(), frac_bits, relu.plan.prime)
+    x, _ = to_fixed(z.detach(), frac_bits, relu.settings.prime)
     gate, _ = draw_sign(x, spec, seed=0, site=0, draw=0)
     (relu(z) * weights).sum().backward()
     got, z.grad = z.grad, None

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from circa_train.fault import TruncatedSign
 from circa_train.fixed_point import FixedPointOverflow
-from circa_train.kernels.cpu import run as cpu
-from circa_train.kernels.plan import SitePlan
+from circa_train.kernels.cpu import launch as cpu
+from circa_train.kernels.settings import SiteSettings
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import set_draw, site_inputs, stochastic_relus
 from circa_train.nn.convert import with_stochastic_relus
@@ -110,14 +110,14 @@ def test_recorded_inputs_are_what_the_sites_saw() -> None:
 @pytest.mark.parametrize("shape", [(3, 700), (2, 16, 16, 16), (4, 5, 7, 3), (1, 9001)], ids=str)
 def test_in_place_gives_the_same_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     for mode in ("poszero", "negpass"):
-        plan = SitePlan(TruncatedSign(14, mode), 16, 3, 1, "saturate")
+        settings = SiteSettings(TruncatedSign(14, mode), 16, 3, 1, "saturate")
         for scale in (1, 1e5 if dtype != torch.float16 else 1):
             z = (torch.randn(shape) * scale).to(dtype)
             for layout in (z, z.to(memory_format=torch.channels_last) if z.dim() == 4 else z):
                 for statistics in (False, True):
-                    expected, counts = cpu.run_forward(layout, plan, 4, 3, statistics)
+                    expected, counts = cpu.run_forward(layout, settings, 4, 3, statistics)
                     target = layout.clone(memory_format=torch.preserve_format)
-                    y, in_place_counts = cpu.run_forward(target, plan, 4, 3, statistics, in_place=True)
+                    y, in_place_counts = cpu.run_forward(target, settings, 4, 3, statistics, in_place=True)
                     assert y.data_ptr() == target.data_ptr()
                     assert torch.equal(y, expected)
                     assert torch.equal(torch.signbit(y), torch.signbit(expected))

@@ -1,8 +1,8 @@
 """The kernel for x86 with AES instructions: a compiled pass over the whole circuit, on vector registers of
 AES blocks.
 
-This module checks shapes, lays out memory and keeps arrays alive while :mod:`circa_train.gc.aes.passes` works
-on their addresses. What passes from gate to gate lives in scratch registers of one tile, which stay in the
+This module checks shapes, prepares memory, and keeps arrays alive while :mod:`circa_train.gc.aes.passes`
+works on their addresses. Values between two gates are in scratch registers of one tile, which stay in the
 first-level cache.
 """
 
@@ -20,16 +20,15 @@ from circa_train.gc.aes.memory import empty_blocks
 from circa_train.gc.aes.passes import GROUP, compiled_passes
 from circa_train.gc.circuits.circuit import Circuit
 
-#: Instances at most in a tile: 4 KiB of every register, the size of the pages that are fetched ahead.
+#: The most instances in a tile. Then a tile of a register has 4 KiB, and the processor fetches memory ahead
+#: within pages of that size.
 _LARGEST_TILE = 256
 
 _NO_OFFSET = np.zeros(2, dtype=np.uint64)
 
 
 class NumbaKernel:
-    """See :class:`circa_train.gc.aes.hashing.Kernel`. ``width`` is that of the host's vectors: 1, 2 or 4
-    blocks.
-    """
+    """See :class:`circa_train.gc.aes.hashing.Kernel`. ``width`` is that of the vectors: 1, 2 or 4 blocks."""
 
     def __init__(self, key: bytes, width: int) -> None:
         self.name = f"numba-{128 * width}"
@@ -108,14 +107,14 @@ class NumbaKernel:
         self, run: Any, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
         """Run a compiled pass over at least one group of instances."""
-        plan, instances = fuse(circuit), inputs[0].shape[1]
+        fused, instances = fuse(circuit), inputs[0].shape[1]
         tile = _tile(instances)
-        outputs = empty_blocks((plan.output_registers, instances, 2))
-        scratch = empty_blocks((1 + plan.scratch, tile, 2))
+        outputs = empty_blocks((fused.output_registers, instances, 2))
+        scratch = empty_blocks((1 + fused.scratch, tile, 2))
         scratch[0] = 0
         garbler, evaluator = map(np.ascontiguousarray, inputs)
         run(
-            plan.rows,
+            fused.rows,
             _address(garbler),
             len(garbler),
             _address(evaluator),
@@ -129,7 +128,7 @@ class NumbaKernel:
             self._keys,
         )
         wires = circuit.inputs
-        return [outputs[r - wires] if r >= wires else _input(inputs, r) for r in plan.outputs]
+        return [outputs[r - wires] if r >= wires else _input(inputs, r) for r in fused.outputs]
 
 
 def _input(inputs: Inputs, wire: int) -> Blocks:
@@ -139,8 +138,8 @@ def _input(inputs: Inputs, wire: int) -> Blocks:
 
 
 def _tile(instances: int) -> int:
-    """Instances per tile: whole groups, no more than there are, and tiles so even that little is done
-    twice.
+    """Instances per tile: whole groups, and not more than there are. Tiles are about equally large, so few
+    instances are done twice.
     """
     for tiles in (-(-instances // _LARGEST_TILE), 2):
         tile = -(-instances // (tiles * GROUP)) * GROUP
@@ -170,12 +169,12 @@ def _address(array: NDArray[Any]) -> np.uint64:
 
 
 def _readable(blocks: Blocks) -> Blocks:
-    """(n, 2) blocks, contiguous and at least one group of them."""
+    """``blocks`` (n, 2) as a contiguous array of at least one group."""
     return np.ascontiguousarray(blocks) if len(blocks) >= GROUP else _pad(blocks)
 
 
 def _pad(blocks: Blocks) -> Blocks:
-    """A copy with zeros behind, so that there is a group of instances, which are the last axis but one."""
+    """A copy with zeros behind, so that there is a whole group of instances (the last axis but one)."""
     padded = np.zeros((*blocks.shape[:-2], GROUP, 2), dtype=np.uint64)
     padded[..., : blocks.shape[-2], :] = blocks
     return padded

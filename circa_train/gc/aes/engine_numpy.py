@@ -13,8 +13,8 @@ from circa_train.gc.aes.key_schedule import BLOCK_BYTES, Blocks
 from circa_train.gc.aes.memory import empty_blocks, empty_bytes
 from circa_train.gc.circuits.circuit import Circuit, execute
 
-#: Counters encrypted at a time: what a first-level cache holds, and less than the allocator asks the system
-#: for.
+#: Counters encrypted at a time: they fit into the first-level cache, and the C library has such small memory
+#: without asking the system.
 _COUNTERS = 1024
 
 
@@ -28,8 +28,7 @@ class NumpyKernel:
 
     def encrypt(self, blocks: Blocks) -> Blocks:
         source = np.ascontiguousarray(blocks)
-        # update_into wants room for one block more than it writes; update, without a buffer, is many times
-        # slower.
+        # update_into needs room for one block more than it writes. update needs no room, and is much slower.
         target = np.empty(source.nbytes + BLOCK_BYTES - 1, dtype=np.uint8)
         self._aes.update_into(source.view(np.uint8).reshape(-1).data, target.data)
         return target[: source.nbytes].view(np.uint64).reshape(source.shape)
@@ -59,8 +58,8 @@ class NumpyKernel:
         if_false = to_field(self.tccr_hash(false_labels, tweak, first_instance), prime)
         if_true = to_field(self.tccr_hash(false_labels ^ offset, tweak, first_instance), prime)
         colour = (false_labels[:, 0] & np.uint64(1)).astype(np.int64)
-        # The label of colour 0 gets its mask as it is; the one of colour 1 gets what differs by one from
-        # that.
+        # With the label of colour 0, the evaluator's share is the label's mask. With that of colour 1 the
+        # ciphertext is added to the mask, so that the two shares differ by one.
         ciphertext = (1 - 2 * colour) * (if_false + 1 - if_true)
         share = colour - if_false + colour * (if_false - if_true)
         return _wrap(ciphertext, prime).astype(np.uint32), _wrap(share, prime)
@@ -86,16 +85,17 @@ class NumpyKernel:
 
 
 class _Hasher:
-    """TMMO of ``rows`` rows of instances at a time, in memory that is set aside once: fresh pages cost more
-    than AES.
+    """TMMO of ``rows`` rows of instances at a time. The memory is taken once, because new pages cost more
+    time than AES.
 
-    The caller writes ``labels`` (rows, n, 2), and has the hashes in the same shape until it hashes again.
+    The caller writes ``labels`` (rows, n, 2). :meth:`hash` returns an array of that shape, which the next
+    call overwrites.
     """
 
     def __init__(self, aes: CipherContext, rows: int, instances: int, first_instance: int) -> None:
         self._aes = aes
         self.labels = empty_blocks((rows, instances, 2))
-        # update_into wants room for one block more than it writes.
+        # update_into needs room for one block more than it writes.
         size = self.labels.nbytes
         self._rooms = [empty_bytes(size + BLOCK_BYTES - 1) for _ in range(2)]
         self._inner, self._outer = (
@@ -105,7 +105,7 @@ class _Hasher:
         self._tweaks[:, 1] = np.arange(first_instance, first_instance + instances, dtype=np.uint64)
 
     def hash(self, tweaks: Sequence[int]) -> Blocks:
-        """The hashes; row j under the tweak ``tweaks[j]``."""
+        """The hashes of the labels: those of row j under the tweak ``tweaks[j]``."""
         self._encrypt(0)
         for row, tweak in enumerate(tweaks):
             self._tweaks[:, 0] = tweak
@@ -119,8 +119,8 @@ class _Hasher:
 
 
 def _colour_mask(labels: Blocks) -> Blocks:
-    """All ones in the blocks that have colour 1, else zeros. Whole blocks: numpy is slow at pairs of words
-    against one.
+    """All ones in the blocks that have colour 1, else zeros. The mask has whole blocks, because numpy is slow
+    if it has to combine one word with a pair of words.
     """
     mask = np.empty_like(labels)
     np.negative((labels[:, 0] & np.uint64(1)).view(np.int64), out=mask[:, 0].view(np.int64))

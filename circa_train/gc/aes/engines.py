@@ -1,6 +1,4 @@
-"""Which kernel this machine gets: compiled AES instructions where numba may use them, else OpenSSL and
-numpy.
-"""
+"""Which kernel a machine gets: compiled AES instructions if numba may use them, else OpenSSL and numpy."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ from functools import cache
 
 from circa_train.gc.aes.engine_numpy import NumpyKernel
 from circa_train.gc.aes.hashing import Kernel
+from circa_train.tricks import allowed
 
 #: Kernel names by vector width in blocks. "auto" takes the widest that the host has.
 _NUMBA_WIDTHS = {"numba-128": 1, "numba-256": 2, "numba-512": 4}
@@ -50,11 +49,14 @@ def available_kernels() -> tuple[str, ...]:
 
 
 def _compiler_features() -> set[str]:
-    """Features that code compiled by numba may use: none if the user told numba to ignore the host's or not
-    to compile.
+    """The processor's features that code compiled by numba may use. There are none if the user told numba not
+    to compile, or not to use this processor's, or if CIRCA_TRAIN_COMPILED_AES=0.
 
-    Asking LLVM for an instruction that its target lacks ends the process, so doubt means no.
+    If LLVM is asked for an instruction that its target lacks, it ends the process. So in doubt the answer is
+    no.
     """
+    if not allowed("CIRCA_TRAIN_COMPILED_AES"):
+        return set()
     try:
         from llvmlite.binding import get_host_cpu_features
         from numba import config

@@ -1,15 +1,15 @@
-"""A circuit as the compiled kernel runs it: rows that take the free gates around an AND along with it.
+"""A circuit as the compiled kernel runs it: rows, each of which is an AND and the free gates around it.
 
-A comparison spends two XORs before and one XOR after every AND. On their own they would be passes through
-memory; as operands of one row they are register instructions hidden behind AES. Every row of a :class:`Plan`
-computes::
+A comparison has two XORs before every AND and one XOR after it. Done gate by gate, each XOR would read and
+write memory. As part of the row of the AND it is an instruction on registers, done while the processor waits
+for AES. Every row of a :class:`FusedCircuit` computes::
 
     AND   result = c ^ ((a ^ a') & (b ^ b'))
     XOR   result = a ^ a'
     NOT   result = not a
 
-where an operand that is not needed is the register of zeros. An AND keeps its number, hence its tweaks and
-its place in the tables, so plan and tape give the same bytes.
+where an operand that is not needed is the register of zeros. An AND keeps its number, and with it its tweaks
+and its place in the tables. So the rows give the same bytes as the gates of the circuit.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _NOTHING = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A fused circuit.
+class FusedCircuit:
+    """The rows of a circuit, and the registers they need.
 
-    Registers are numbered in this order: the circuit's inputs, its outputs, the zeros, and scratch registers,
-    which live only within a tile of instances.
+    Registers are numbered in this order: the circuit's inputs, its outputs, the zeros, and scratch registers.
+    A scratch register holds one tile of instances at a time.
 
     Attributes:
         rows: int32 (rows, 8): op, a, a', b, b', c, result, number of the AND gate.
         scratch: how many scratch registers the rows use.
         outputs: registers of the output bits, lowest bit first.
-        output_registers: how many of the registers are outputs' own; an output that is an input bit has none.
+        output_registers: how many registers outputs have. An output that is an input bit has none of its own.
     """
 
     rows: NDArray[np.int32]
@@ -64,8 +64,8 @@ class _Gate:
 
 
 @lru_cache(maxsize=256)
-def fuse(circuit: Circuit) -> Plan:
-    """The plan of a circuit."""
+def fuse(circuit: Circuit) -> FusedCircuit:
+    """The rows of a circuit."""
     gates, outputs = _single_assignment(circuit)
     gates = _drop_unused(_inline_operands(_absorb_results(gates, outputs)), outputs)
     return _allocate(circuit, gates, outputs)
@@ -89,7 +89,7 @@ def _single_assignment(circuit: Circuit) -> tuple[list[_Gate], list[int]]:
 
 
 def _absorb_results(gates: list[_Gate], outputs: list[int]) -> list[_Gate]:
-    """Where an XOR is the only reader of an AND, the AND moves to its place and does both."""
+    """If only an XOR reads the result of an AND, one row at the place of the XOR computes both."""
     readers = Counter(value for gate in gates for value in gate.operands()) + Counter(outputs)
     conjunctions = {gate.value: gate for gate in gates if gate.op == Op.AND}
     absorbed, result = set(), []
@@ -106,9 +106,7 @@ def _absorb_results(gates: list[_Gate], outputs: list[int]) -> list[_Gate]:
 
 
 def _inline_operands(gates: list[_Gate]) -> list[_Gate]:
-    """Where an operand of an AND is an XOR, the AND reads that one's operands: one load more instead of a
-    pass.
-    """
+    """If an operand of an AND is the result of an XOR, the row reads the XOR's two operands instead."""
     sums = {gate.value: gate.a for gate in gates if gate.op == Op.XOR}
     for gate in gates:
         if gate.op == Op.AND:
@@ -125,9 +123,9 @@ def _drop_unused(gates: list[_Gate], outputs: list[int]) -> list[_Gate]:
     return kept[::-1]
 
 
-def _allocate(circuit: Circuit, gates: list[_Gate], outputs: list[int]) -> Plan:
-    """Registers for all values. Rows work element by element, so a result may replace an operand read for the
-    last time.
+def _allocate(circuit: Circuit, gates: list[_Gate], outputs: list[int]) -> FusedCircuit:
+    """Give every value a register. Rows work element by element, so a result may take the register of an
+    operand that is read for the last time.
     """
     place = {value: value for value in range(circuit.inputs)}
     for value in outputs:
@@ -147,5 +145,5 @@ def _allocate(circuit: Circuit, gates: list[_Gate], outputs: list[int]) -> Plan:
                 free.append(zeros + scratch)
             place[gate.value] = free.pop()
         rows.append([*row, place[gate.value], gate.number])
-    plan = np.array(rows, dtype=np.int32).reshape(-1, 8)
-    return Plan(plan, scratch, tuple(place[value] for value in outputs), output_registers)
+    table = np.array(rows, dtype=np.int32).reshape(-1, 8)
+    return FusedCircuit(table, scratch, tuple(place[value] for value in outputs), output_registers)

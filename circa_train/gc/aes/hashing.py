@@ -14,8 +14,8 @@ The tweak i is unique: its low word is the number of the ciphertext within the c
 number of the instance within the session, counted over all layers. Gate g hashes its left operand under 2g
 and its right one under 2g + 1; the projection of the output wire uses 2 * (number of AND gates).
 
-Interface of a kernel, the part that is done either by compiled AES instructions or by numpy; both give the
-same bytes.
+:class:`Kernel` is the interface of what runs circuits through this hash: compiled AES instructions, or
+OpenSSL and numpy. Both give the same bytes.
 """
 
 from __future__ import annotations
@@ -60,24 +60,20 @@ class Kernel(Protocol):
     def project(
         self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """(ciphertexts, garbler's shares) of the projection of a wire into Z_p, from its (n, 2)
-        false-labels.
-        """
+        """Project a wire into Z_p: (ciphertexts, garbler's shares) from its false-labels (n, 2)."""
         ...
 
     def take_share(
         self, labels: Blocks, words: NDArray[np.uint32], tweak: int, first_instance: int, prime: int
     ) -> NDArray[np.int64]:
-        """The evaluator's shares, int64 (n,), from its (n, 2) active labels and the ciphertexts, all below
-        p.
-        """
+        """The evaluator's shares, int64 (n,), from its active labels (n, 2) and the ciphertexts (below p)."""
         ...
 
     def garble(
         self, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
     ) -> list[Blocks]:
-        """False-labels of the outputs, each (n, 2), from those of the inputs; fills ``tables`` (AND gates, 2,
-        n, 2).
+        """False-labels of the outputs, each (n, 2), from those of the inputs. Writes ``tables``, of shape
+        (AND gates, 2, n, 2).
         """
         ...
 
@@ -89,9 +85,9 @@ class Kernel(Protocol):
 
 
 def to_field(hashes: Blocks, prime: int) -> NDArray[np.int64]:
-    """floor(h * p / 2^128) for 128-bit h: uniform h gives a value of [0, p) within 2^-97 of uniform.
+    """floor(h * p / 2^128) for 128-bit h. If h is uniform, this value of [0, p) is uniform up to 2^-97.
 
-    The product is carried through 32-bit digits, so that no intermediate exceeds 63 bits.
+    The product is computed in 32-bit digits with carries, so that no number exceeds 63 bits.
     """
     digit, p = np.uint64(0xFFFFFFFF), np.uint64(prime)
     half = np.uint64(32)

@@ -1,6 +1,4 @@
-"""AES-128 as this package needs it: the key schedule (FIPS-197, section 5.2) for kernels that run the rounds
-themselves.
-"""
+"""The key schedule of AES-128 (FIPS-197, section 5.2), for kernels that do the rounds themselves."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ KEY_BYTES = 16
 BLOCK_BYTES = 16
 ROUNDS = 10
 
-#: Blocks are two little-endian 64-bit words, the low one first; the *colour* of a label is bit 0 of the low
-#: word.
+#: Blocks: each is two little-endian 64-bit words, the low one first. The *colour* of a label is bit 0 of its
+#: low word.
 Blocks = NDArray[np.uint64]
 
 
@@ -39,7 +37,7 @@ def _double(x: int) -> int:
 
 
 def _sbox() -> list[int]:
-    """Inversion in GF(2^8), then the affine map; inverses come from powers of the generator X + 1."""
+    """Inversion in GF(2^8), then an affine map. Inverses are found by the powers of the generator X + 1."""
     powers = [1]
     while len(powers) < 255:
         powers.append(_double(powers[-1]) ^ powers[-1])

@@ -1,13 +1,16 @@
 """numba values that hold several AES blocks in vector registers, and the few instructions on them.
 
-A value of type ``Lanes`` is ``count`` vectors of ``width`` blocks (1 for AES-NI, 2 or 4 for VAES). AES takes
-a few cycles per round and starts one or two a cycle, so :func:`encrypt` sends all vectors of its argument
-through a round before the next round begins: the processor's scheduler is too short to find that parallelism
-by itself across whole encryptions. Round keys are values too (``Schedule``), which keeps them in registers
-where those suffice.
+A value of type ``Lanes`` is ``count`` vectors of ``width`` blocks (1 for AES-NI, 2 or 4 for VAES). A round of
+AES takes a few cycles, and one or two can start in each cycle. So :func:`encrypt` takes all vectors of its
+argument through a round before the next round begins. If it encrypted one vector after the other, the
+processor would not look far enough ahead to do several at once. Round keys are values, too (``Schedule``), so
+the compiler keeps them in registers if there are enough.
 
-Addresses are ``uintp`` byte addresses, on any boundary; nothing is bounds-checked here, that is the callers'
-part. Importing this module imports numba: do so only where a kernel is about to be compiled.
+Addresses are ``uintp`` byte addresses, on any boundary. Nothing here checks bounds: the callers do. Importing
+this module imports numba, so it is imported only where a kernel is about to be compiled.
+
+Everything here is written in LLVM's intermediate language, for which numba promises no stable interface.
+CIRCA_TRAIN_COMPILED_AES=0 does without it.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from numba.extending import models, register_model
 
 from circa_train.gc.aes.key_schedule import ROUNDS
 
-# numba types these functions by what they return, which no static checker can follow.
+# numba finds the types of these functions by calling them, which no static checker can follow.
 intrinsic: Any = extending.intrinsic
 
 _WORD = ir.IntType(64)
@@ -186,7 +189,7 @@ mask = _bitwise("and_")
 
 @intrinsic
 def join(typingctx: Any, a: Any, b: Any) -> Any:
-    """The vectors of ``a``, then those of ``b``: what is joined is encrypted together."""
+    """The vectors of ``a``, then those of ``b``, as one value, which is encrypted together."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _pack(builder, [vector for arg in args for vector in _unpack(builder, arg)])
@@ -216,8 +219,8 @@ def _ramp(word: int) -> Callable[..., Any]:
     @intrinsic
     def ramp(typingctx: Any, low: Any, high: Any, like: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            # One repetition, and an addition per vector; inserting every lane by itself would cost as much as
-            # AES rounds.
+            # One vector of copies, and one addition per vector. Writing every lane by itself would cost as
+            # much as rounds of AES.
             start, vectors = _repeat(builder, args[:2], like.width), []
             for first in range(0, like.width * like.count, like.width):
                 steps = [first + i // 2 if i % 2 == word else 0 for i in range(2 * like.width)]
@@ -229,7 +232,7 @@ def _ramp(word: int) -> Callable[..., Any]:
     return ramp
 
 
-#: (low, high, like): block i has the words (low + i, high), or (low, high + i).
+#: Of (low, high, like), as many blocks as ``like`` has: block i is (low + i, high) or (low, high + i).
 count_low = _ramp(0)
 count_high = _ramp(1)
 

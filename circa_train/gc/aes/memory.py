@@ -1,5 +1,5 @@
-"""Memory for blocks: on cache lines, and used again. Fresh pages from the system cost more than garbling into
-them.
+"""Memory for blocks: it starts at cache lines, and is used again. New pages from the system would cost more
+time than garbling into them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from circa_train.gc.aes.key_schedule import Blocks
 
-#: A vector that straddles two cache lines costs two accesses.
+#: Bytes of a cache line. A vector that lies in two of them costs two accesses.
 _CACHE_LINE = 64
 
-#: Buffers that wait for their next use, at most.
+#: The most buffers that wait for their next use.
 _SPARE = 8
 
 
@@ -30,9 +30,7 @@ def empty_blocks(shape: tuple[int, ...]) -> Blocks:
 
 
 class MemoryPool:
-    """Hands out uninitialised arrays, and takes their memory back when the last array that views it is
-    gone.
-    """
+    """Uninitialised arrays. Their memory is used again when the last array that views it is gone."""
 
     def __init__(self) -> None:
         self._spare: list[bytearray] = []
@@ -40,8 +38,8 @@ class MemoryPool:
     def bytes(self, count: int) -> NDArray[np.uint8]:
         """``count`` bytes that start at a cache line."""
         memory = self._take(count + _CACHE_LINE)
-        # Views of views refer to the first array over the bytearray, so that one lives as long as any of
-        # them.
+        # A view of a view refers to the first array over the bytearray. So that array lives until the last
+        # view is gone.
         first = np.frombuffer(memory, dtype=np.uint8)
         weakref.finalize(first, self._give_back, memory).atexit = False
         return _from_line(first, count)
@@ -51,8 +49,8 @@ class MemoryPool:
         return _as_blocks(self.bytes(8 * math.prod(shape)), shape)
 
     def _take(self, count: int) -> bytearray:
-        """The memory used last, so that it is still in a cache. Others may give back meanwhile, which only
-        appends.
+        """The memory that was used last, because it may still be in a cache. Other threads may give memory
+        back meanwhile, which only appends to the list.
         """
         for position in reversed(range(len(self._spare))):
             if count <= len(self._spare[position]) <= 2 * count:

@@ -1,13 +1,14 @@
 """The compiled passes of :mod:`circa_train.gc.aes.engine_numba`: loops over groups of instances.
 
-A *group* is what the vector registers hold at once, a *tile* is what goes through the whole circuit before
-the next tile begins. A group or tile that would reach beyond the end is moved back to end there, and does
-some instances twice with the same outcome; so there is one loop and no remainder. It takes at least
-:data:`GROUP` instances, in arrays that nothing else overlaps.
+A *group* is the instances that the vector registers hold at once. A *tile* is the instances that go through
+the whole circuit before the next tile begins. The last group or tile may begin earlier than the one before it
+ends. Then some instances are done twice, with the same result, and no second loop is needed for the rest. So
+there must be at least :data:`GROUP` instances, in arrays that share no memory.
 
-What may be a read-only view of a message is passed by byte address (``uintp``), so that each pass is compiled
-once. Compiled code is not kept on disk: numba's cache would notice a change of this file, but not of the
-instructions in :mod:`circa_train.gc.aes.lanes`, and a stale kernel gives wrong bytes.
+An array that may be a read-only view of a message is passed by its byte address (``uintp``): for numba a
+read-only array is another type, and the pass would be compiled once more. Compiled code is not kept on disk:
+numba would notice a change of this file, but not one of :mod:`circa_train.gc.aes.lanes`, and old code would
+give wrong bytes.
 """
 
 # Functions under @njit are typed by numba when they are compiled, not by annotations.
@@ -111,14 +112,14 @@ def _wrapped(value, prime):
 
 @njit(forceinline=True)
 def _next(at, size, step):
-    """Where the group or tile after the one at ``at`` starts; ``size`` if that was the last."""
+    """Where the next group or tile starts, after the one at ``at``; ``size`` if that was the last."""
     following = at + step
     return min(following, size - step) if following < size else size
 
 
 @njit(forceinline=True)
 def _rows_from(bases, address, row_bytes):
-    """Fill in the addresses of registers that lie one after the other."""
+    """Write the addresses of registers that lie one after the other."""
     for position in range(len(bases)):
         bases[position] = address + np.uint64(position) * row_bytes
 
@@ -132,8 +133,8 @@ def _place(bases, strides, register, start):
 @cache
 def compiled_passes(width: int) -> Passes:
     """The passes for vectors of ``width`` blocks: 1, 2 or 4."""
-    # Vectors that go through the rounds together. Four hide the latency of 256 and 512 bits; the narrower
-    # instruction starts more often.
+    # How many vectors go through the rounds together. Of 256 or 512 bits, four are enough that no round waits
+    # for the one before it. Of 128 bits more can start in a cycle, so more are needed.
     together = 8 if width == 1 else 4
 
     @njit(nogil=True)
@@ -164,7 +165,7 @@ def compiled_passes(width: int) -> Passes:
 
     @njit(nogil=True)
     def tccr_hash(source, offset, target, tweak, first_instance, keys):
-        """Of the labels at ``source``, all moved by ``offset``."""
+        """The hashes of the labels at ``source``, each xor ``offset``."""
         like, to, blocks = (
             broadcast(offset.ctypes.data, width, together),
             target.ctypes.data,
@@ -217,13 +218,13 @@ def compiled_passes(width: int) -> Passes:
 
 
 def _tape_pass(width: int, count: int, garbling: bool) -> Callable[..., None]:
-    """Garbling or evaluating of a :class:`~circa_train.gc.aes.fusion.Plan`, ``count`` vectors of ``width``
+    """Garble or evaluate a :class:`~circa_train.gc.aes.fusion.FusedCircuit`, ``count`` vectors of ``width``
     blocks at a time.
 
-    The compiled function takes the rows of the plan; its registers, which are two addresses of input labels
-    with the number of inputs, the outputs, and the zeros and scratch registers, one tile of each; the offset,
-    zero when evaluating, since an evaluator keeps its label at a NOT; the tables; the first instance; and the
-    key schedule.
+    The compiled function takes the rows of the circuit; then its registers: the garbler's and the evaluator's
+    input labels, by address and number, the outputs, and one tile of the zeros and of each scratch register;
+    the offset (zero when evaluating, because a NOT does not change the evaluator's label); the address of the
+    tables; how many instances there are, and the number of the first; and the key schedule.
     """
 
     @njit(nogil=True)

@@ -1,11 +1,11 @@
-"""Where secrets come from: AES in counter mode under keys of the operating system, or of a seed for a replay.
+"""Where secrets come from: AES in counter mode. The key is from the operating system, or from a seed.
 
-A seed makes a whole run repeatable byte for byte, which is for tests, replays and debugging only: whoever
-knows the seed knows every secret.
+With a seed a whole run can be repeated byte for byte. That is for tests and debugging only: anyone who knows
+the seed knows every secret.
 
-Two processes never go on with one stream: after a fork both would draw the same labels, pads and triples, for
-different inputs, and so give them away. What holds such a stream holds a :class:`OneProcess`, too, and
-refuses in the child.
+Two processes must never use one stream. After a fork, both would draw the same labels, pads and triples for
+different inputs, and that would reveal the inputs. So each object with such a stream also has a
+:class:`OneProcess`, which refuses in the child process.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ if hasattr(os, "register_at_fork"):  # elsewhere there is no fork
 
 
 class OneProcess:
-    """Held by whatever must not be used on both sides of a fork. It counts forks: process numbers come again.
+    """Refuses to be used after a fork. For objects that must not be used in both processes.
+
+    It counts forks and does not compare process numbers, because the system uses those again.
 
     Args:
-        what: for the message.
+        what: how the error calls the object.
     """
 
     def __init__(self, what: str) -> None:
         self._what, self._forks = what, _forks
 
     def check(self) -> None:
-        """Nothing, or a RuntimeError in a process that was forked since."""
+        """Raise RuntimeError if this process was forked after this object was made."""
         if self._forks != _forks:
             raise RuntimeError(
                 f"{self._what} was made before this process was forked, and both processes would draw the "
@@ -51,7 +53,7 @@ class OneProcess:
             )
 
     def __reduce__(self) -> tuple[type[OneProcess], tuple[str]]:
-        return OneProcess, (self._what,)  # whoever sends it to another process hands it over on purpose
+        return OneProcess, (self._what,)  # pickling it for another process is no accident, as a fork may be
 
 
 class Randomness:

@@ -1,1 +1,1 @@
-"""The compiled CPU kernel: one pass over a site's tensor on torch's own threads. Start at ``run``."""
+"""The compiled CPU kernel: one pass over a site's tensor on torch's own threads. ``launch`` is its door."""

@@ -4,8 +4,10 @@ Threads take chunks of the tensor until there are none left. A chunk is walked i
 that share 64 Philox blocks (:mod:`circa_train.fault.masks`), a batch of them at a time: their masks first,
 then each from its activations to its results (:mod:`circa_train.kernels.cpu.gates`).
 
-Compiled code is kept on disk beside this file. numba would look at the date of this file alone, so the entry
-points carry a digest of everything that is compiled with them.
+numba keeps the compiled code on disk, in ``__pycache__`` beside this file or in the folder NUMBA_CACHE_DIR.
+It would compile again only when the date of this file changes, and not when one of :data:`SOURCES` does. So
+the entry points hold a digest of all those files in a closure, which is part of numba's key. This relies on
+how numba makes its key, and a test keeps the list complete.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ from circa_train.kernels.cpu.tasks import (
     WINDOW,
 )
 
-#: Everything that is compiled into the entry points, or counted on by them, apart from this file.
+#: All modules that are compiled into the entry points, or that define what those compute, but for this one.
 SOURCES = (generator, masks, intrinsics, tasks, philox, gates, layouts)
 
 _TASK = from_dtype(tasks.TASK)
@@ -84,10 +86,12 @@ def _thread(task: Any) -> Any:
 
 @machine_code
 def _take(task: Any, thread: int) -> int:
-    """The number of a chunk that nobody has, of the thread's own share first; -1 if there is none left.
+    """Take a chunk that no thread has taken: from this thread's own share first, then from the others'.
+    Returns its number, or -1 if none is left.
 
-    A share is what torch's own operators give to the same thread, whose core's cache may still hold it, and
-    will be asked for it next. A thread that is done, or late, or was never started, leaves nothing undone.
+    A thread's share is the part of the tensor that torch's own operators give to the same thread. So the
+    cache of its core may still hold it, and the next operator will look for it there. If a thread is late or
+    was never started, the others do its share.
     """
     for step in range(task.threads):
         whose = (thread + step) % task.threads
@@ -183,16 +187,9 @@ def _draw_batch(task: Any, room: Any, first: int, runs: int, width: int) -> None
 
 @inlined
 def _run(
-    task: Any,
-    numbers: Any,
-    room: Any,
-    run: int,
-    end: int,
-    width: int,
-    unsigned: Any,
-    real: Any,
-    real_bits: Any,
-) -> None:
+    task: Any, numbers: Any, room: Any, run: int, end: int, width: int,
+    unsigned: Any, real: Any, real_bits: Any,
+) -> None:  # fmt: skip
     """One run of a batch, from its activations to its results.
 
     A run that lies in memory as it is numbered is read and written there; of others, the buffers hold a copy.
@@ -327,8 +324,8 @@ _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 @functools.cache
 def entry(backward: bool, itemsize: int) -> Any:
-    """The compiled entry for elements of that many bytes; ``.address`` is a C function that takes the address
-    of a TASK.
+    """The compiled entry for elements of that many bytes. Its ``.address`` is that of a C function, which
+    takes the address of a TASK.
     """
     make = _backward_entry if backward else _forward_entry
     return cfunc(types.void(types.CPointer(_TASK)), cache=True)(make(itemsize, _sources()))
@@ -339,7 +336,7 @@ def _forward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
     real, real_bits = (np.float64, np.uint64) if itemsize == 8 else (np.float32, np.uint32)
 
     def forward(task: Any) -> None:
-        sources  # noqa: B018 - what a closure holds is part of the key under which numba keeps the code
+        sources  # noqa: B018 - numba's key has the values that a closure uses
         _forward(task, itemsize, unsigned, real, real_bits)
 
     return forward

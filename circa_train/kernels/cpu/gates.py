@@ -1,11 +1,11 @@
-"""The arithmetic of one run of 256 elements in machine code: values, gates, results, and what they count.
+"""The arithmetic of one run of 256 elements in machine code: values, gates, results, and what is counted.
 
 Every function is a loop over 256 numbers in the first-level cache, simple enough to become vector
-instructions. What happens to one value in millions (it does not fit into the field) is only noticed there,
-and repaired by scalar code.
+instructions. One value in millions does not fit into the field. These loops only notice that there is one;
+slower code then looks for it and does what the policy says (:func:`repair`).
 
-Circa's sign without statistics is one loop from activation to result (:func:`poszero`, :func:`negpass`);
-everything else goes through arrays of x and of gates.
+Circa's sign without statistics is one loop from activation to result (:func:`poszero`, :func:`negpass`).
+Everything else computes arrays first, of x and of the gates.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Numbers(NamedTuple):
 
 @machine_code
 def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
-    """Bit patterns of bfloat16 or float16 as float32 ``values``, whose patterns are ``bits``.
+    """Write numbers of bfloat16 or float16, given by their bit patterns, as float32 to ``values``; ``bits``
+    is the same memory as bit patterns.
 
-    No subnormal number takes part in arithmetic, so modes that flush them do no harm.
+    The processor may be set to treat subnormal numbers as 0. No such number takes part in arithmetic here, so
+    the result is the same.
     """
     if brain_float:
         for i in range(RUN):
@@ -58,12 +60,13 @@ def widen(z: Any, brain_float: bool, bits: Any, values: Any) -> None:
 
 @inlined
 def poszero(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, y: Any) -> bool:
-    """y of Circa's sign test, ties closed, if all values fit; and whether they do.
+    """Write y of Circa's sign test with ties closed. Returns whether all values fit; y is right only if so.
 
-    Let w = (x mod p) + t, which is x_s or x_s + p. Where x > 0 wraps, and where x < 0 does not, x_s < t and w
-    >= p; else w = x_s. So the gate is open iff t < w < p in blocks of 2^k, and nothing is reduced.
-    ``dropped`` is 2^k - 1: the block of w is after that of t iff w > t with its k low bits set. At x = 0 the
-    gate is closed, so an open one never writes a zero.
+    Let w = (x mod p) + t. Then w is x_s or x_s + p. If x > 0 wraps, or x < 0 does not, then w >= p and
+    x_s < t, so the gate is closed. In all other cases w = x_s. So the gate is open iff w < p and
+    (w >> k) > (t >> k), and w need not be reduced modulo p. The second condition is computed without a shift:
+    with ``dropped`` = 2^k - 1 it is w > (t | dropped). At x = 0 the gate is closed, so an open gate never
+    writes a zero.
     """
     scale, prime, sign, magnitude, reach = numbers
     beyond, zero = False, sign ^ sign
@@ -77,8 +80,8 @@ def poszero(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, 
 
 @inlined
 def negpass(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, y: Any) -> bool:
-    """The same with ties open: a wrapped x_s may tie with t, so it is reduced; and an open gate writes zero
-    as -0.0.
+    """The same with ties open. Here x_s may tie with t also where x + t wraps, so it is reduced modulo p. An
+    open gate writes a zero as -0.0.
     """
     scale, prime, sign, magnitude, reach = numbers
     beyond, zero = False, sign ^ sign
@@ -92,8 +95,8 @@ def negpass(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, 
 
 @njit(inline="always")
 def _server_share(x: Any, t: Any, prime: Any) -> Any:
-    """(x + t) mod p of uint32 numbers. One that went below 0 is huge, so the smaller of v and v +- p is the
-    reduced one.
+    """(x + t) mod p of uint32 numbers. A number below 0 is a huge one as uint32. So of v and v + p, and of v
+    and v - p, the smaller one is the reduced one.
     """
     v = np.uint32(min(x, np.uint32(x + prime)) + t)
     return min(v, np.uint32(v - prime))
@@ -101,10 +104,12 @@ def _server_share(x: Any, t: Any, prime: Any) -> Any:
 
 @machine_code
 def quantise(values: Any, bits: Any, numbers: Any, x: Any) -> bool:
-    """x = round_half_even(value * scale) as int32, right where it fits; and whether all do.
+    """Write x = round_half_even(value * scale) as int32. Returns whether all values fit; x is right where
+    they do.
 
-    The scale is a power of two, so a product is exact or far out of range. Magnitudes order as their bit
-    patterns do, with infinities and NaN above all numbers; ``reach`` is the largest that fits.
+    The scale is a power of two, so a product is exact or far out of range. Bit patterns without their sign
+    have the order of the magnitudes, and those of infinities and NaN are above all numbers. So one comparison
+    with ``reach``, the largest that fits, is enough.
     """
     beyond, scale = False, numbers.scale
     magnitude, reach = numbers.magnitude, numbers.reach
@@ -116,8 +121,8 @@ def quantise(values: Any, bits: Any, numbers: Any, x: Any) -> bool:
 
 @machine_code
 def repair(task: Any, values: Any, x: Any, counts: Any) -> None:
-    """Count the values of a run that do not fit, and give x what the policy says, or 0, by float64
-    arithmetic.
+    """For each value of a run that does not fit: count it, and write to x what the policy says, or 0 where
+    it says nothing. Computed in float64.
     """
     limit, prime = float(task.limit), float(task.prime)
     for i in range(RUN):
@@ -130,7 +135,7 @@ def repair(task: Any, values: Any, x: Any, counts: Any) -> None:
             elif task.policy == SATURATE:
                 x[i] = np.int32(limit if scaled > 0 else -limit)
             elif task.policy == WRAP:
-                # of a finite value: reduced before it is scaled, the product is finite
+                # the product of a finite value overflowed: if the value is reduced first, it does not
                 if math.isinf(scaled):
                     scaled = np.fmod(np.float64(values[i]), prime) * task.scale
                 residue = np.int64(np.fmod(scaled, prime))
@@ -140,8 +145,8 @@ def repair(task: Any, values: Any, x: Any, counts: Any) -> None:
 
 @machine_code
 def truncated(x: Any, t: Any, dropped: Any, ties_open: bool, prime: Any, gate: Any) -> None:
-    """Circa's sign: (x_s >> k) > (t >> k) iff x_s > t with its k low bits (``dropped`` = 2^k - 1) set, and >=
-    likewise.
+    """Write the gates of Circa's sign: (x_s >> k) > (t >> k), or >= if ``ties_open``. Computed without a
+    shift: the first is x_s > (t | dropped), the second (x_s | dropped) >= t, with ``dropped`` = 2^k - 1.
     """
     if ties_open:
         for i in range(RUN):
@@ -153,7 +158,7 @@ def truncated(x: Any, t: Any, dropped: Any, ties_open: bool, prime: Any, gate: A
 
 @machine_code
 def flipped(x: Any, words: Any, threshold: Any, direction: int, gate: Any) -> None:
-    """[x > 0], flipped where the word is below the threshold and the direction is meant."""
+    """Write the gates [x > 0], flipped where the word is below the threshold and the direction allows it."""
     positives, negatives = direction != PASSED, direction != ZEROED
     for i in range(RUN):
         meant = (positives & (x[i] > 0)) | (negatives & (x[i] < 0))
@@ -163,7 +168,7 @@ def flipped(x: Any, words: Any, threshold: Any, direction: int, gate: Any) -> No
 
 @machine_code
 def windowed(x: Any, low_words: Any, high_words: Any, low: int, high: int, gate: Any) -> None:
-    """HummingBird's sign: top bit of the sum of the shares' bits [low, high)."""
+    """Write the gates of HummingBird's sign: the top bit of the sum of the shares' bits [low, high) is 0."""
     shift, top = np.uint64(low), np.uint64(high - low - 1)
     window = (np.uint64(2) << top) - np.uint64(1)
     for i in range(RUN):
@@ -175,8 +180,8 @@ def windowed(x: Any, low_words: Any, high_words: Any, low: int, high: int, gate:
 
 @machine_code
 def count_faults(task: Any, x: Any, t: Any, gate: Any, counts: Any) -> None:
-    """Add the faults of a run to ``counts``, as :func:`circa_train.fault.law.observed_faults` tells them
-    apart.
+    """Add the faults of a run to ``counts``, by the kinds of
+    :func:`circa_train.fault.law.observed_faults`.
     """
     wrap_zeroed, wrap_passed, zeroed, passed = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
     if task.test == WINDOW:
@@ -190,7 +195,8 @@ def count_faults(task: Any, x: Any, t: Any, gate: Any, counts: Any) -> None:
                 np.uint32(wrap_passed + (kept > negative)),
             )
     else:
-        # x + t left [0, p) on either side iff it is at least p as an unsigned number; flips have no such kind
+        # x + t is outside of [0, p), on either side, iff it is at least p as an unsigned number; a flip is
+        # never counted as a wrap
         prime = np.uint32(task.prime if task.test != UNIFORM else 0xFFFFFFFF)
         for i in range(RUN):
             wrapped = np.uint32(np.uint32(x[i]) + t[i]) >= prime
@@ -212,7 +218,9 @@ def count_faults(task: Any, x: Any, t: Any, gate: Any, counts: Any) -> None:
 
 @machine_code
 def write(z: Any, gate: Any, sign: Any, y: Any) -> None:
-    """y = z where the gate is open (never as +0.0), else +0.0; all of them bit patterns."""
+    """Write y = z where the gate is open, else +0.0; an open gate writes a zero as -0.0. z and y are bit
+    patterns.
+    """
     zero = sign ^ sign
     for i in range(RUN):
         bits = sign if z[i] | sign == sign else z[i]

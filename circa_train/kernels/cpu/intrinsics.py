@@ -1,8 +1,11 @@
-"""The machine operations that numba has no name for: a rounding, a count of bits, memory by address, and an
-atomic sum.
+"""Operations of the machine for which numba has no function: a rounding, a count of bits, memory by address,
+an atomic sum. Each is a few lines of LLVM's intermediate language (IR), which numba compiles with the rest.
 
-Arrays of numba's own are counted references to memory from the heap, and counting costs as much as the work
-on a run does. So compiled code works on memory by address: the tensors', and the stack's.
+numba's own arrays lie on the heap, and their references are counted. The counting would cost as much as the
+work on a run. So compiled code takes memory by its address: that of the tensors, and that of the stack.
+
+This file, :mod:`circa_train.kernels.cpu.philox` and :mod:`circa_train.gc.aes.lanes` are all that writes IR.
+numba promises no stable interface for it. CIRCA_TRAIN_CPU_KERNEL=0 does without the first two.
 """
 
 from __future__ import annotations
@@ -13,19 +16,19 @@ from llvmlite import ir
 from numba import carray, extending, njit, types
 from numba.core import cgutils
 
-intrinsic: Any = extending.intrinsic  # whose own type says that the typing context is passed by the caller
+intrinsic: Any = extending.intrinsic  # Any: its declared type wants the caller to pass the typing context
 
 
-#: How the functions of the kernel are compiled; and those that are to become part of their caller, so that
-#: the compiler sees which of its arrays are one, and what no loop changes.
+#: How the kernel's functions are compiled. ``inlined`` ones become part of their caller, so that the compiler
+#: knows which of its arrays lie in the same memory, and which values no loop changes.
 machine_code = njit(nogil=True, error_model="numpy")
 inlined = njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 @intrinsic
 def rint(typing: Any, value: Any) -> Any:
-    """``value`` (float32 or float64) rounded to the nearest integer, halves to even: one instruction, also in
-    a vector.
+    """``value`` (float32 or float64) rounded to the nearest integer, halves to even. It is one instruction,
+    also for a vector.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -36,7 +39,7 @@ def rint(typing: Any, value: Any) -> Any:
 
 @intrinsic
 def trailing_zeros(typing: Any, value: Any) -> Any:
-    """How many zero bits are below the lowest one of ``value``, an unsigned integer that is not 0."""
+    """How many zero bits ``value`` ends with. It is an unsigned integer, and not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
@@ -46,8 +49,8 @@ def trailing_zeros(typing: Any, value: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def stack(typing: Any, dtype: Any, count: Any) -> Any:
-    """The address of ``count`` (a constant) uninitialised numbers on the stack, at a cache line, until the
-    caller returns.
+    """The address of ``count`` (a constant) uninitialised numbers on the stack. They start at a cache line,
+    and are there until the function that called this returns.
     """
     length = count.literal_value
 
@@ -75,8 +78,8 @@ def array_at(address: Any, count: Any, dtype: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def prefetch(typing: Any, address: Any, to_write: Any) -> Any:
-    """Ask for the cache line of an address, which need not be a valid one; ``to_write`` (a constant): 1, or 0
-    to read.
+    """Have the cache line of an address fetched, to be written (``to_write`` = 1, a constant) or read (0).
+    The address need not be a valid one.
     """
     write = to_write.literal_value
 
@@ -102,7 +105,7 @@ def call_int(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def atomic_add(typing: Any, address: Any, value: Any) -> Any:
-    """Add to the int64 at an integer address, whatever other threads do; returns what was there before."""
+    """Add to the int64 at an integer address, safely among threads. Returns what was there before."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         target = builder.inttoptr(args[0], ir.IntType(64).as_pointer())

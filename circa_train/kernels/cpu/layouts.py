@@ -1,10 +1,11 @@
-"""Between a tensor and its runs in machine code: where the elements of a run lie, and what differs from
-channel to channel.
+"""Where the elements of a run lie in a tensor, and their k where it differs from channel to channel; in
+machine code.
 
-Runs that lie in memory as they are numbered are computed in place. The others go through a buffer of 256:
-runs that the tensor covers in part, and runs of channels-last tensors, whose elements lie a pixel apart.
-Where the planes of such a tensor hold whole runs, it is walked in *tiles* instead: 16 channels of 16 pixels,
-which are neighbours in memory, and lie in 4 blocks of 16 runs.
+A run whose elements lie one after the other in memory is computed there. Any other is copied to a buffer of
+256 elements: a run that the tensor has only in part, and a run of a channels-last tensor, whose elements lie
+one pixel apart. If each plane of a channels-last tensor holds whole runs, the tensor is walked in *tiles*
+instead of runs. A tile is 16 channels of 16 pixels. The channels of a pixel are neighbours in memory, and a
+tile has 4 blocks of each of 16 runs, so it needs as many words as a run does.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from circa_train.fault.masks import LANES, RUN
 from circa_train.kernels.cpu.intrinsics import array_at, machine_code
 from circa_train.kernels.cpu.tasks import ROWS, TILED
 
-CHANNELS, PIXELS = 16, 4  # of a tile's blocks; each block has four more such pixels, LANES apart
+#: A tile has 16 channels, and 4 pixels that are neighbours. The other pixels of its blocks are as many again
+#: at three more places, LANES apart.
+CHANNELS, PIXELS = 16, 4
 
 
 @machine_code
 def steps_of(task: Any, steps: Any) -> None:
-    """How far the block of each lane of a run (or tile) is from the first."""
+    """Write, for each lane of a run (or tile), the number of its block less that of the first block."""
     for lane in range(LANES):
         steps[lane] = np.uint64(lane)
         if task.layout == TILED:
@@ -31,7 +34,7 @@ def steps_of(task: Any, steps: Any) -> None:
 
 @machine_code
 def base_of(task: Any, at: int) -> Any:
-    """The first block of the run (or tile) that element ``at`` of those walked is in."""
+    """The number of the first block of the run (or tile) with element ``at``, in the order of the walk."""
     if task.layout == TILED:
         plane, pixel = _tile(task, at)
         return np.uint64((task.first_run + (plane * task.plane + pixel) // RUN) * LANES + pixel % LANES)
@@ -40,17 +43,19 @@ def base_of(task: Any, at: int) -> Any:
 
 @machine_code
 def _tile(task: Any, at: int) -> Any:
-    """(image * channels + first channel, first pixel) of the tile whose first element is number ``at`` of
-    those walked.
+    """(image * channels + first channel, first pixel) of the tile whose first element is number ``at`` in
+    the order of the walk.
     """
-    strip = CHANNELS * task.plane  # of 16 channels, walked 64 blocks at a time
+    strip = CHANNELS * task.plane  # the elements of 16 channels of an image
     inside = at % strip // RUN
     return at // strip * CHANNELS, inside // (LANES // PIXELS) * RUN + inside % (LANES // PIXELS) * PIXELS
 
 
 @machine_code
 def copy_run(task: Any, at: int, count: int, tensor: Any, buffer: Any, offset: int, gather: bool) -> None:
-    """Between ``count`` elements of the tensor from row-major index ``at`` on, and buffer[offset:]."""
+    """Copy ``count`` elements, from row-major index ``at`` on, between the tensor and buffer[offset:]: to the
+    buffer if ``gather``, else to the tensor.
+    """
     stride, image = (1, task.elements) if task.layout == ROWS else (task.channels, task.channels * task.plane)
     plane = task.elements if task.layout == ROWS else task.plane
     done = 0
@@ -70,8 +75,8 @@ def copy_run(task: Any, at: int, count: int, tensor: Any, buffer: Any, offset: i
 
 @machine_code
 def copy_tile(task: Any, at: int, tensor: Any, buffer: Any, gather: bool) -> None:
-    """Between the tensor and the 256 elements of a tile, the 16 channels of a pixel beside each other in
-    both.
+    """Copy a tile between the tensor and a buffer, to the buffer if ``gather``, else to the tensor. The 16
+    channels of a pixel are neighbours in both.
     """
     plane, pixel = _tile(task, at)
     image, channel = plane // task.channels, plane % task.channels
@@ -86,8 +91,8 @@ def copy_tile(task: Any, at: int, tensor: Any, buffer: Any, gather: bool) -> Non
 
 @machine_code
 def dropped_of(task: Any, start: int, dropped: Any) -> None:
-    """2^k - 1 for the 256 elements from ``start`` on, which may lie before or beyond the tensor, where it
-    does not matter.
+    """Write 2^k - 1 for the 256 elements from ``start`` on. For elements that the tensor does not have the
+    value does not matter.
     """
     k = array_at(task.k, task.k_count, np.int64)
     place = 0
@@ -102,7 +107,7 @@ def dropped_of(task: Any, start: int, dropped: Any) -> None:
 
 @machine_code
 def dropped_of_tile(task: Any, at: int, dropped: Any) -> None:
-    """2^k - 1 for the elements of a tile, k per channel."""
+    """Write 2^k - 1 for the elements of a tile, by the k of their channel."""
     k = array_at(task.k, task.k_count, np.int64)
     channel = _tile(task, at)[0] % task.channels
     for i in range(RUN):

@@ -1,14 +1,16 @@
-"""Memory for large results: in large pages where the system offers them, and kept by the process once it has
-it.
+"""Memory for large results: large pages from the system, and freed memory that the process keeps.
 
-Memory new from the system costs a page fault at the first touch of every page: at 4 KiB per page that is most
-of the time of an elementwise operator on a large tensor, and torch's allocator on a CPU is the C library's,
-which by default gives the memory of large tensors back to the system at once and asks for it anew in the next
-layer. Two remedies:
+When a program first touches a page of new memory, the system has to provide that page (a page fault). With
+pages of 4 KiB this takes most of the time of an elementwise operator on a large tensor. It happens again in
+every layer: torch takes memory from the C library, and that one returns a large tensor's memory to the system
+as soon as the tensor is gone. There are two remedies:
 
-- Linux gives 2 MiB pages to memory that asks for them (``madvise``), unless it is told never to; torch itself
-  asks only if THP_MEM_ALLOC_ENABLE is set before it starts.
-- glibc keeps what it has if it is told to (``mallopt``). The process then never shrinks.
+- Linux gives pages of 2 MiB to memory that asks for them (``madvise``), unless the machine's settings forbid
+  it. torch asks only if THP_MEM_ALLOC_ENABLE is set before it starts. Here every large result asks, unless
+  CIRCA_TRAIN_LARGE_PAGES=0.
+- glibc keeps freed memory if it is told to (``mallopt``). Then the process never becomes smaller, so
+  importing this package does not do it: a program calls :func:`keep_memory`. All our scripts do, and
+  CIRCA_TRAIN_KEEP_MEMORY=0 makes that call do nothing.
 """
 
 from __future__ import annotations
@@ -23,20 +25,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from circa_train.tricks import allowed
+
 LARGE_PAGE = 2**21
 _MADV_HUGEPAGE = 14
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
-_kept = False  # set by keep()
+_kept = False  # set by keep_memory()
 
-#: Large pages asked for already, as (first, last) address. Only of memory that is kept: what comes anew needs
-#: new advice.
+#: Where large pages have been asked for, as (first, last) address. Used only if memory is kept: new memory at
+#: the same place has to ask again.
 _advised: set[tuple[int, int]] = set()
 _MOST_ADVISED = 4096
 
 
 def empty_like(tensor: Tensor) -> Tensor:
-    """``torch.empty_like(tensor)``, whose whole large pages are asked for as such."""
+    """``torch.empty_like(tensor)``, in large pages if it is large and the system has some."""
     result = torch.empty_like(tensor)
     size = result.numel() * result.element_size()
     if size >= LARGE_PAGE:
@@ -44,14 +48,16 @@ def empty_like(tensor: Tensor) -> Tensor:
     return result
 
 
-def keep() -> bool:
-    """Tell glibc to keep freed memory for the process's next tensors; whether it does.
+def keep_memory() -> bool:
+    """Tell glibc to keep freed memory for the next tensors of this process. Returns whether it will.
 
-    Nothing is changed where the user has chosen for glibc (GLIBC_TUNABLES, MALLOC_TRIM_THRESHOLD_,
-    MALLOC_MMAP_MAX_, MALLOC_MMAP_THRESHOLD_), and there is nothing to change with another C library.
+    Nothing is done if the C library is not glibc, if the user has set glibc's own variables (GLIBC_TUNABLES,
+    MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_, MALLOC_MMAP_THRESHOLD_), or if CIRCA_TRAIN_KEEP_MEMORY=0.
     """
     chosen = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in chosen):
+        return False
+    if not allowed("CIRCA_TRAIN_KEEP_MEMORY"):
         return False
     set_option = ctypes.CDLL(None).mallopt
     global _kept
@@ -65,14 +71,14 @@ def _advise(address: int, size: int) -> None:
     advise = _madvise()
     if last <= first or advise is None or (first, last) in _advised:
         return
-    advise(first, last - first, _MADV_HUGEPAGE)  # advice: where it is refused, small pages do
+    advise(first, last - first, _MADV_HUGEPAGE)  # only advice: if it is refused, pages are small
     if _kept and len(_advised) < _MOST_ADVISED:
         _advised.add((first, last))
 
 
 @functools.cache
 def _madvise() -> Callable[[int, int, int], int] | None:
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not allowed("CIRCA_TRAIN_LARGE_PAGES"):
         return None
     advise = ctypes.CDLL(None).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -1,15 +1,17 @@
 """Random words and uniform masks in machine code: what :mod:`circa_train.fault.masks` defines, a run at a
 time.
 
-A run's 64 blocks are numbered ``base + steps[lane]``, so that one table of steps serves all runs of a tensor.
-Words are computed in 64-bit lanes that hold 32-bit numbers with garbage above them, because the
-multiplication of the lower halves of 64-bit lanes is what vector units have.
+A run's 64 blocks have the numbers ``base + steps[lane]``, so one table of steps serves all runs of a tensor.
+Vector units multiply the lower halves of 64-bit lanes. So each lane holds a 32-bit word, and the 32 bits
+above it hold something that does not matter.
 
-Masks cost more than all the rest of a sign test. So theirs is the one loop written vector by vector
-(:func:`_masks_of`): the compiler would neither interleave the chains of several vectors, which hides the
-latency of the multiplications, nor keep the products in registers until the masks and the rejected lanes are
-known. Rejected masks, one in 250 at the default prime, are collected over several runs and drawn again
+Masks cost more than all the rest of a sign test. So this one loop is written vector by vector, in LLVM's
+intermediate language (:func:`_masks_of`). Left alone, the compiler would compute one vector after the other,
+and wait for every multiplication. It would also write the products to memory before masks and rejected lanes
+are known. Rejected masks, one in 250 at the default prime, are collected over several runs and drawn again
 together.
+
+The other side of this trick is said in :mod:`circa_train.kernels.cpu.intrinsics`.
 """
 
 from __future__ import annotations
@@ -32,15 +34,14 @@ from circa_train.kernels.cpu.intrinsics import (
 )
 from circa_train.philox import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL
 
-#: Runs whose masks are drawn before the first of them is used: enough that most of a batch of redrawn masks
-#: is wanted.
+#: Runs whose masks are drawn before the first of them is used. At the default prime, 16 runs have about 16
+#: rejected masks, and masks are drawn again for 16 or 32 elements at a time. So little is drawn for nothing.
 BATCH = 16
 BATCH_MASKS = BATCH * RUN
 _BITS = BATCH_MASKS // 8
 _RUN_BITS = RUN // 8
 
-#: Lanes of a vector, and how many vectors go through the rounds together. Registers hold the state of so
-#: many, not more.
+#: Lanes of a vector, and how many vectors go through the rounds together: as many as the registers hold.
 _WIDTH = 8
 _TOGETHER = 4 if binding.get_host_cpu_features().get("avx512f") else 2
 _STEP = _WIDTH * _TOGETHER
@@ -84,9 +85,9 @@ def draw_masks(
         bases: uint64, of each run.
         steps: address of the 64 steps.
         masks: address of the result, uint32, in the order of elements.
-        z, y, run_bytes: where the runs' activations and results lie, and how much each takes: asked for
-            meanwhile, as drawing leaves the memory idle. ``run_bytes`` is 0 where they do not lie one after
-            the other.
+        z, y, run_bytes: addresses of the runs' activations and results, and the bytes of a run. They are
+            fetched into the cache while masks are drawn, which needs no memory. ``run_bytes`` is 0 if the
+            runs do not lie one after the other.
     """
     rejected, numbers = stack(np.uint8, _BITS), _numbers(task, 0)
     for run in range(runs):
@@ -110,8 +111,8 @@ def draw_masks(
 
 @machine_code
 def _draw_again(task: Any, bases: Any, steps: int, attempt: int, masks: int, pending: Any, count: int) -> int:
-    """Another attempt at the ``count`` masks whose places are pending; how many still are, and at the front
-    which.
+    """Another attempt at the masks whose places are ``pending[:count]``. Returns how many are rejected again;
+    their places are then at the front of ``pending``.
     """
     blocks_at, found_at, rejected_at = (
         stack(np.uint64, LANES),
@@ -134,15 +135,15 @@ def _draw_again(task: Any, bases: Any, steps: int, attempt: int, masks: int, pen
             source = place % RUN // LANES * LANES + lane
             result[place] = found[source]
             if rejected[source // 8] >> (source % 8) & 1:
-                pending[left] = np.uint16(place)  # never beyond what has been read
+                pending[left] = np.uint16(place)  # this place has been read already
                 left += 1
     return left
 
 
 @inlined
 def _numbers(task: Any, attempt: int) -> Any:
-    """What all lanes have in common. Read once: for all the compiler knows, writing masks could change the
-    task.
+    """What all lanes have in common. It is read from the task once: the compiler cannot know that writing
+    masks does not change the task, and would read it again each time.
     """
     above, c2, c3, k0, k1 = counter(task, attempt)
     prime = np.uint64(task.prime)
@@ -151,8 +152,8 @@ def _numbers(task: Any, attempt: int) -> Any:
 
 @inlined
 def _draw(numbers: Any, base: Any, steps: int, lanes: int, masks: int, rejected: int) -> None:
-    """One attempt at the masks of a run's first lanes, and one bit per mask that says whether it is rejected;
-    by address.
+    """One attempt at the masks of a run's first lanes. Writes the masks, and for each a bit that says whether
+    it is rejected. ``steps``, ``masks`` and ``rejected`` are addresses.
     """
     above, c2, c3, k0, k1, prime, threshold = numbers
     for lane in range(0, lanes, _STEP):

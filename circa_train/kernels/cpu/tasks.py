@@ -1,4 +1,4 @@
-"""What the compiled CPU kernel is told: one record of numbers and addresses, and the meaning of its codes."""
+"""The task of the compiled CPU kernel: one record of numbers and addresses, and what its codes mean."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ POSZERO, NEGPASS, UNIFORM, WINDOW = range(4)
 RAISE, WRAP, SATURATE = range(3)
 BOTH, ZEROED, PASSED = range(3)
 
-#: A task counts so much: the COUNTS of :mod:`circa_train.kernels.plan`, and at this place after them the
+#: A task counts so much: the COUNTS of :mod:`circa_train.kernels.settings`, and at this place after them the
 #: values that are not finite.
 COUNTERS, NOT_FINITE = 8, 7
 
-#: One forward or backward. Addresses and numbers; int64 unless said otherwise.
+#: The record of one forward or one backward.
 TASK = np.dtype(
     [
         ("here", "i8"),  # address of this record
         ("threads", "i8"),
-        # address of a function that tells a thread its number, or 0: in the order of arrival
+        # address of a function that tells a thread its number; if 0, threads are numbered as they arrive
         ("thread_number", "i8"),
         ("arrived", "i8"),  # threads so far
         ("counts", "i8", COUNTERS),  # COUNTS and, after them, the number of values that are not finite
@@ -30,11 +30,11 @@ TASK = np.dtype(
         ("y", "i8"),  # address of the output, which may be that of the input (backward: the forward's output)
         ("out", "i8"),  # backward: address of the result
         ("elements", "i8"),
-        ("chunk", "i8"),  # elements per chunk; they start at its multiples
-        ("shift", "i8"),  # less this
+        ("chunk", "i8"),  # elements per chunk; chunk i starts at element i * chunk - shift
+        ("shift", "i8"),
         ("chunks", "i8"),
         ("lead", "i8"),  # element number of the first element, modulo RUN
-        ("first_run", "i8"),  # and divided by it
+        ("first_run", "i8"),  # the same element number divided by RUN
         ("channels", "i8"),  # size of dimension 1, or 1
         ("plane", "i8"),  # elements per image and channel
         ("layout", "i8"),  # ROWS (row-major), STRIDED or TILED (channels are adjacent in memory)
@@ -61,15 +61,16 @@ TASK = np.dtype(
 
 _FIELDS: Any = TASK.fields
 
-#: Where the kernel finds, from ``here``, what threads count together: arrivals; COUNTS; and after the record,
-#: one int64 per thread, the chunks taken of those meant for it.
+#: What the threads count together, in bytes from ``here``: how many threads arrived; the counts; and after
+#: the record one int64 per thread, the chunks that have been taken from this thread's share.
 ARRIVED, COUNTED, TAKEN = _FIELDS["arrived"][1], _FIELDS["counts"][1], TASK.itemsize
 
-#: The same record as 64-bit integers, which Python fills in faster than named fields: the place of each.
+#: The place of each field in the same record as an array of 64-bit integers. Python fills in such an array
+#: faster than named fields.
 PLACE = {name: offset // 8 for name, (_, offset, *_) in _FIELDS.items()}
 
 
 @functools.cache
 def integers(threads: int) -> Any:
-    """The type of a record with its counters for so many threads, as a ctypes array."""
+    """The ctypes array that holds a record and the counters of that many threads."""
     return ctypes.c_int64 * (TASK.itemsize // 8 + threads)

@@ -1,13 +1,14 @@
-"""Threads for compiled code: the very team that torch's own operators run on.
+"""Threads for compiled code: the team of threads that torch's own operators run on.
 
-torch keeps a team of OpenMP threads that wait actively for a while after each operator. A second pool beside
-it would share the cores with those waiting threads, in every network that alternates convolutions with our
-kernel. So a kernel is handed to torch's OpenMP runtime itself, through the entry point that compilers emit
-for a parallel region. Where the runtime that torch was built with does not have it, plain threads do the same
-work.
+torch keeps a team of OpenMP threads. After each operator they wait for a while in a busy loop. A second pool
+of threads would share the cores with those busy ones, in every network where convolutions and our kernel take
+turns. So a kernel is given to torch's OpenMP runtime, by the function that compilers call for a parallel
+region (``GOMP_parallel``). That function is no interface of torch's: a torch that was built with another
+runtime may not have it. Then plain threads do the same work, as they do where the user asks for it
+(CIRCA_TRAIN_TORCH_TEAM=0).
 
-A kernel's work is divided into chunks that its threads take: it is complete however many threads come, and a
-thread that the machine interrupts delays the others by one chunk at most.
+A kernel's work is divided into chunks, and each thread takes one after the other. So all of it is done,
+however many threads come. A thread that the machine interrupts delays the others by one chunk at most.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from typing import Any
 
 import torch
 
+from circa_train.tricks import allowed
+
 #: void kernel(void *task), called once by every thread of the team.
 KERNEL_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def run(kernel: int, task: int, threads: int) -> None:
     """Call the compiled function at address ``kernel`` with the address ``task`` on ``threads`` threads, and
-    wait for them.
-
-    The interpreter lock is released meanwhile.
+    wait for them. The interpreter's lock is not held while they work.
     """
     if threads <= 1:
         _function(kernel)(task)
@@ -68,7 +69,9 @@ def _openmp_parallel() -> Callable[[int, int, int, int], None] | None:
 
 @functools.cache
 def _runtime() -> ctypes.CDLL | None:
-    """The OpenMP runtime that torch is linked with, if it has what is needed."""
+    """The OpenMP runtime that torch is linked with, if it has both functions, and if we may use it."""
+    if not allowed("CIRCA_TRAIN_TORCH_TEAM"):
+        return None
     for path in sorted(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*")):
         try:
             library = ctypes.CDLL(str(path))  # names are looked up in it and in the libraries that it loads

@@ -1,11 +1,11 @@
-"""The forward and backward of a site on the CPU: one compiled pass each, on torch's own threads.
+"""Launch the compiled CPU kernel: fill in its task, start its threads, hand back y or the gradient.
 
-Bit for bit :mod:`circa_train.kernels.reference`, for every sign test, floating dtype, memory layout and
-number of threads.
+The bits are those of :mod:`circa_train.kernels.reference`, for every sign test that is computed here, and for
+every floating dtype, memory layout and number of threads.
 
-Between the convolutions of a network, whose data has pushed the interpreter's out of the caches, every line
-of Python costs several times what it does in a loop by itself. So what a site's calls have in common is
-worked out once (:func:`_template`).
+Between the convolutions of a network a line of Python costs several times what it costs in a loop that does
+nothing else, because the data of the convolutions has pushed the interpreter's out of the caches. So what all
+calls of a site have in common is computed once (:func:`_template`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from circa_train.fault.masks import MAX_ELEMENTS, RUN
 from circa_train.field import largest_centred
 from circa_train.kernels.cpu import compiled, layouts, memory, tasks, team
 from circa_train.kernels.cpu.tasks import PLACE
-from circa_train.kernels.plan import COUNTS, SitePlan, is_channels_last
+from circa_train.kernels.settings import COUNTS, SiteSettings, is_channels_last
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -40,14 +40,13 @@ _DRAW, _FIRST_RUN, _LEAD, _SHIFT = (PLACE[name] for name in ("draw", "first_run"
 _THREADS, _NUMBER, _CHUNK, _CHUNKS = (PLACE[name] for name in ("threads", "thread_number", "chunk", "chunks"))
 _LAYOUT = PLACE["layout"]
 
-#: Where a task that is done says how many values overflowed, and how many were not finite.
+#: The places in a finished task of how many values overflowed, and of how many were not finite.
 COUNTED = PLACE["counts"]
 NOT_FINITE = COUNTED + tasks.NOT_FINITE
 
 
-
 def _circa(spec: TruncatedSign, shape: torch.Size, task: Any) -> Any:
-    """Fill in the sign test of a task; returns the array of k, which the task only points to."""
+    """Fill in the sign test of a task. Returns the array of k, because the task has only its address."""
     if spec.by_channel:
         spec.shift(shape, torch.device("cpu"))  # refuses another number of channels
     task["test"] = tasks.POSZERO if spec.mode == "poszero" else tasks.NEGPASS
@@ -68,8 +67,8 @@ def _window(spec: BitWindow, shape: torch.Size, task: Any) -> Any:
     return np.zeros(1, dtype=np.int64)
 
 
-#: The sign tests that this kernel computes. A class derived from one of them is another test, and not among
-#: them.
+#: The sign tests that this kernel computes. A class derived from one of them is another sign test: this
+#: kernel does not compute it.
 _TESTS: dict[type[SignTest], Callable[[Any, torch.Size, Any], Any]] = {
     TruncatedSign: _circa,
     UniformFault: _uniform,
@@ -82,25 +81,25 @@ def computes(spec: SignTest) -> bool:
     return type(spec) in _TESTS
 
 
-def forward(z: Tensor, plan: SitePlan, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
-    """(y, counts) as :func:`circa_train.kernels.reference.forward`, and in counts[7] how many values are not
-    finite.
+def forward(z: Tensor, settings: SiteSettings, address: Tensor, statistics: bool) -> tuple[Tensor, Tensor]:
+    """(y, counts) as :func:`circa_train.kernels.reference.forward` has them; counts[7] says how many values
+    are not finite.
     """
     draw, first_image = address.tolist()
-    y, task = run_forward(z, plan, draw, first_image, statistics)
+    y, task = run_forward(z, settings, draw, first_image, statistics)
     return y, torch.frombuffer(task, dtype=torch.int64, count=len(COUNTS) + 1, offset=8 * COUNTED)
 
 
 def run_forward(
-    z: Tensor, plan: SitePlan, draw: int, first_image: int, statistics: bool, in_place: bool = False
+    z: Tensor, settings: SiteSettings, draw: int, first_image: int, statistics: bool, in_place: bool = False
 ) -> tuple[Tensor, Any]:
-    """(y, task); from place :data:`COUNTED` on the task holds the counts of :func:`forward`.
+    """(y, task). The task holds the counts of :func:`forward`, from place :data:`COUNTED` on.
 
-    ``in_place``: y is z itself if z fills its memory. Then z is lost, unless the counts are such that the
-    plan's policy refuses them: the runs of the refused values are left as they were.
+    With ``in_place``, y is written over z if z has no gaps in memory. Runs of z with a value that the site's
+    policy refuses are left as they were, so that the error can say what was wrong.
     """
     template, _ks, per_image = _template(
-        plan, z.shape, is_channels_last(z), z.dtype, statistics, torch.get_num_threads()
+        settings, z.shape, is_channels_last(z), z.dtype, statistics, torch.get_num_threads()
     )
     dense = z if template[_LAYOUT] != tasks.ROWS else z.contiguous()
     y = dense if in_place or dense is not z else memory.empty_like(dense)
@@ -120,31 +119,36 @@ def run_forward(
 
 @functools.lru_cache(maxsize=4096)
 def _template(
-    plan: SitePlan, shape: torch.Size, channels_last: bool, dtype: torch.dtype, statistics: bool, threads: int
+    settings: SiteSettings,
+    shape: torch.Size,
+    channels_last: bool,
+    dtype: torch.dtype,
+    statistics: bool,
+    threads: int,
 ) -> tuple[Any, Any, int]:
-    """The task of a tensor of that shape, all but its addresses and its draw; the array of k; the elements
-    per image.
+    """(the task of such a tensor, complete but for addresses and draw; the array of k, which has to live as
+    long as the task; elements per image).
     """
     elements, plane, channels = (
         math.prod(shape),
         max(math.prod(shape[2:]), 1),
         shape[1] if len(shape) > 1 else 1,
     )
-    task, limit = np.zeros((), dtype=tasks.TASK), largest_centred(plan.prime)
+    task, limit = np.zeros((), dtype=tasks.TASK), largest_centred(settings.prime)
     task["threads"], task["thread_number"] = threads, team.thread_number()
     task["elements"], task["plane"], task["channels"] = elements, plane, channels
     task["brain_float"], task["statistics"], task["policy"] = (
         dtype == torch.bfloat16,
         statistics,
-        _POLICIES[plan.overflow],
+        _POLICIES[settings.overflow],
     )
-    task["seed"], task["site"] = plan.seed, plan.site
-    task["prime"], task["limit"], task["scale"] = plan.prime, limit, 2.0**plan.frac_bits
-    task["reach"] = _reach(limit, plan.frac_bits, dtype == torch.float64)
-    k = _TESTS[type(plan.spec)](plan.spec, shape, task)
+    task["seed"], task["site"] = settings.seed, settings.site
+    task["prime"], task["limit"], task["scale"] = settings.prime, limit, 2.0**settings.frac_bits
+    task["reach"] = _reach(limit, settings.frac_bits, dtype == torch.float64)
+    k = _TESTS[type(settings.spec)](settings.spec, shape, task)
     task["k"], task["k_count"] = k.ctypes.data, len(k)
     unit = CHUNK
-    if channels_last:  # whole planes, of as many channels as are computed together or share a cache line
+    if channels_last:  # a chunk has whole planes, of all channels that lie in one tile or one cache line
         tiled = plane % RUN == 0 and channels % layouts.CHANNELS == 0
         task["layout"] = tasks.TILED if tiled else tasks.STRIDED
         together = layouts.CHANNELS if tiled else 64 // dtype.itemsize
@@ -156,9 +160,7 @@ def _template(
 
 @functools.cache
 def _reach(limit: int, frac_bits: int, double: bool) -> int:
-    """The bit pattern of the largest number of that precision whose fixed-point value is at most
-    ``limit``.
-    """
+    """The bit pattern of the largest floating point number whose fixed-point value is at most ``limit``."""
     real, unsigned = (np.float64, np.uint64) if double else (np.float32, np.uint32)
     value = real(limit + 0.5)
     while np.rint(value) > limit:
@@ -167,16 +169,17 @@ def _reach(limit: int, frac_bits: int, double: bool) -> int:
 
 
 def _chunk(elements: int, itemsize: int, unit: int, threads: int) -> int:
-    """How many elements, in units, a thread takes at a time.
+    """How many elements a thread takes at a time: a multiple of ``unit``.
 
-    Enough chunks that threads finish together; but up to a large page each, because threads that touch one
-    fresh page at the same time wait for each other.
+    Four chunks or more for each thread, so that all threads finish at about the same time. But a chunk has no
+    more than a large page, because a thread should have a new page to itself: threads that touch one at the
+    same time wait for each other.
     """
     return max(min(elements // (4 * threads), memory.LARGE_PAGE // itemsize) // unit, 1) * unit
 
 
 def backward(grad: Tensor, y: Tensor) -> Tensor:
-    """The gradient where the gate that y shows is open, else 0; laid out as y."""
+    """The gradient where y shows that the gate was open, else 0. It lies in memory as y does."""
     out = memory.empty_like(y)  # without gaps in memory, whatever the order of dimensions
     y, grad = (t if t.stride() == out.stride() else torch.empty_like(out).copy_(t) for t in (y, grad))
     threads = torch.get_num_threads()
@@ -189,7 +192,7 @@ def backward(grad: Tensor, y: Tensor) -> Tensor:
 
 
 def _run(is_backward: bool, itemsize: int, task: Any) -> None:
-    """Have a task done that is complete but for its own address and the number of its chunks."""
+    """Have a task done. What it still lacks, its own address and the number of its chunks, is filled in."""
     task[_HERE] = ctypes.addressof(task)
     task[_CHUNKS] = -(-(task[_ELEMENTS] + task[_SHIFT]) // task[_CHUNK])
     team.run(_address(is_backward, itemsize), task[_HERE], min(task[_THREADS], task[_CHUNKS]))

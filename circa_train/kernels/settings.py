@@ -1,4 +1,4 @@
-"""What a kernel needs to know about a site, apart from the tensor and the address of the draw."""
+"""The settings of a site: what a kernel is told about it, apart from the tensor and the draw."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from circa_train.fault import FAULT_COLUMNS, SignTest
 from circa_train.fault.masks import check_address
 from circa_train.fixed_point import check_frac_bits, check_overflow_policy
 
-#: What a kernel counts, in the order of its ``counts`` tensor (int64). Without statistics only the first is
-#: filled in.
+#: What a kernel counts, in the order of its ``counts`` tensor (int64). Without statistics it counts the
+#: overflows only, and the others are 0.
 COUNTS = ("overflows", *FAULT_COLUMNS)
 
 
 @dataclass(frozen=True)
-class SitePlan:
-    """A site: its sign test, its fixed-point format, and its part of the mask address. Checked when made."""
+class SiteSettings:
+    """A site: its sign test, fixed-point format, and part of the masks' address. Checked when made."""
 
     spec: SignTest
     frac_bits: int
@@ -36,7 +36,7 @@ class SitePlan:
         )
 
     def __hash__(self) -> int:
-        """Worked out once: a plan is looked up at every forward of its site."""
+        """Computed once, because settings are looked up at every forward of their site."""
         return int(self._hash)  # type: ignore[attr-defined]
 
     @property
@@ -47,13 +47,13 @@ class SitePlan:
 
 @cache
 def largest_float(limit: int) -> float:
-    """The largest float32 that does not exceed ``limit``: an equal bound for values of that precision."""
+    """The largest float32 that does not exceed ``limit``. For a float32 both bounds say the same."""
     value = torch.tensor(limit, dtype=torch.float32)
     return float(value if int(value) <= limit else torch.nextafter(value, torch.zeros_like(value)))
 
 
 def is_channels_last(z: Tensor) -> bool:
-    """Whether ``z`` fills its memory in the order of images, then pixels, then channels, and not in its
-    own.
+    """Are the elements of ``z`` without gaps in the order images, pixels, channels, and not in that of its
+    dimensions?
     """
     return z.dim() > 2 and not z.is_contiguous() and z.movedim(1, -1).is_contiguous()
