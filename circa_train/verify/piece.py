@@ -1,4 +1,4 @@
-"""Every sign test of a piece of a site: the law, the simulator, the circuit in the clear, the garbled circuit.
+"""Every sign test of a piece of a site: by law, by the simulator, by the circuit in the clear, and garbled.
 
 A *piece* is a run of consecutive elements, whole leaves (:mod:`circa_train.verify.tally`), and so small that
 all that is computed from it stays in a cache; it is all that a thread holds at a time.
@@ -8,7 +8,7 @@ What covers what, when every sign test is verified:
     law         the gate of the sign test on (x, t), a plain formula; the masks t come from their address
     simulator   what the network's own forward let through; its kernel draws the masks inside its pass
     circuit     all gates of the boolean circuit in the clear, on the bits of x_s = (x + t) mod p and of t,
-                64 sign tests to a machine word
+                eight sign tests to a byte
     garbled     the same circuit garbled under fresh labels and evaluated; the garbler picks the evaluator's
                 labels itself, and the bit is what the two shares of it add up to
 
@@ -21,7 +21,6 @@ beside another one's.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,8 +72,8 @@ class Site:
 
     @cached_property
     def circuits(self) -> dict[SignTest, tuple[SignCircuit, int]]:
-        """The circuit of the sign test of every channel, and its AES calls per sign test: drawing the false-labels
-        of the inputs, garbling and evaluating.
+        """The circuit of the sign test of every channel, and its AES calls per sign test: drawing the
+        false-labels of the inputs, garbling and evaluating.
         """
         found = {}
         for spec in dict.fromkeys(self.spec.channels()):
@@ -96,8 +95,8 @@ class Site:
                 yield image * self.relus, min(together, images - image) * self.relus
 
     def leaves(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """(first element, elements, image) of the leaves of a piece, whose elements are numbered from the start of
-        the draw.
+        """(first element, elements, image) of the leaves of a piece, whose elements are numbered from the
+        start of the draw.
         """
         at = first
         while at < first + count:
@@ -107,7 +106,7 @@ class Site:
             at += length
 
     def groups(self, first: int, count: int) -> list[tuple[SignTest, Numbers | None]]:
-        """The sign tests in a piece, each with a single k, and the positions of their elements; None for all."""
+        """The sign tests in a piece, each with a single k, and where their elements are; None for all."""
         if not self.spec.by_channel:
             return [(self.spec, None)]
         plane = self.relus // self.channels
@@ -121,7 +120,7 @@ class Site:
 class Work:
     """Processor seconds by phase, and AES calls, of one thread or of all."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     aes_calls: int = 0
     _last: float = 0.0
 
@@ -131,13 +130,13 @@ class Work:
     def lap(self, phase: str) -> None:
         """The time since the last lap was spent on ``phase``."""
         now = time.thread_time()
-        self.seconds[phase] += now - self._last
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
 
 
 class Bench:
-    """One thread's garbler and evaluator, and its account of work. Labels are always fresh: no outcome depends on
-    them.
+    """One thread's garbler and evaluator, and its account of work. Labels are always fresh: no outcome
+    depends on them.
     """
 
     def __init__(self, kernel: str = "auto") -> None:
@@ -180,7 +179,8 @@ def compare_piece(
         values, masks = x[chosen], t[chosen]
         spec.check_values(torch.from_numpy(values))
         gate = spec.gate(torch.from_numpy(values), torch.from_numpy(masks)).numpy()
-        k = ks[chosen] = getattr(spec, "k", 0)
+        k = int(getattr(spec, "k", 0))
+        ks[chosen] = k
         server_share = to_canonical(values + masks, spec.prime)
         tally += _counts(spec, values, masks, gate, server_share, k)
         law[chosen] = gate
@@ -275,8 +275,8 @@ class _Packed:
 def _garbled(
     relu: SignCircuit, server: NDArray[np.bool_], client: NDArray[np.bool_], bench: Bench
 ) -> Numbers:
-    """The bit that both parties' shares add up to, garbled and evaluated a few thousand at a time: their labels
-    and tables fill a second-level cache.
+    """The bit that both parties' shares add up to, garbled and evaluated a few thousand at a time: their
+    labels and tables fill a second-level cache.
     """
     work = bench.work
     answers = np.empty(server.shape[1], dtype=np.int64)
@@ -312,6 +312,7 @@ def merged(work: Sequence[Work]) -> Work:
     """The work of several threads together."""
     total = Work()
     for each in work:
-        total.seconds.update(each.seconds)
+        for phase, seconds in each.seconds.items():
+            total.seconds[phase] = total.seconds.get(phase, 0.0) + seconds
         total.aes_calls += each.aes_calls
     return total

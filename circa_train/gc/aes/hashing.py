@@ -52,8 +52,8 @@ class Kernel(Protocol):
     def activate(
         self, false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks, out: Blocks
     ) -> None:
-        """Fill ``out`` (wires, n, 2) with the active labels of bool ``bits`` (wires, n): the false-label, moved by
-        the offset where the bit is set.
+        """Fill ``out`` (wires, n, 2) with the active labels of bool ``bits`` (wires, n): the false-label,
+        moved by the offset where the bit is set.
         """
         ...
 
