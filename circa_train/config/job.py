@@ -18,9 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from circa_train.config.naming import plain
-from circa_train.jobs.inputs import input_digests
-from circa_train.jobs.job import perform, refuse_missing, work_of
-from circa_train.runs.folder import RunFolder, stored_results
+from circa_train.jobs.job import perform, refuse_missing, run_folder_of, work_of
+from circa_train.runs.folder import stored_results
+from circa_train.runs.lock import FolderInUse
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,8 @@ def run_job(cfg: DictConfig, kind: str, *, keep_memory: bool = True) -> dict[str
     hydra_config = HydraConfig.get()
     config = plain(cfg)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
-    folder = RunFolder(
-        path=Path(hydra_config.runtime.output_dir),
-        kind=kind,
-        config=config,
-        overrides=tuple(hydra_config.overrides.task),
-        inputs=input_digests(config),
-    )
+    place, overrides = Path(hydra_config.runtime.output_dir), tuple(hydra_config.overrides.task)
+    folder = run_folder_of(place, kind, config, overrides)
     stored = folder.finished()
     if stored is not None and not config["run"]["again"]:
         log.info("finished before, skipped: %s (run.again=true runs it again)", folder.path)
@@ -57,6 +52,11 @@ def run_job(cfg: DictConfig, kind: str, *, keep_memory: bool = True) -> dict[str
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from what is in %s", folder.path)
         sys.exit(130)
+    except FolderInUse as error:  # nothing is written into a folder that is another's, its log included
+        if not sweeping:
+            _end(error)
+        logging.getLogger("circa_train.console").info("left to another process: %s", error)
+        return None
     except Exception as error:
         # the traceback goes into job.log, not onto the console
         logging.getLogger("circa_train.traceback").error("job failed", exc_info=error)

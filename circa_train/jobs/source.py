@@ -23,6 +23,7 @@ from circa_train.evaluation import Evaluation, evaluate
 from circa_train.fault import NoFault
 from circa_train.jobs.build import build_splits, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan
+from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import AugmentConfig, DataConfig, FaultConfig, ModelConfig
 from circa_train.nn.calibration import fit_frac_bits
 from circa_train.nn.control import set_specs
@@ -42,11 +43,13 @@ class Source:
         checkpoint: weights and metadata.
         splits: the data it is used on.
         network: the plain network, in evaluation mode, on the splits' device.
+        data_seen: :func:`~circa_train.jobs.inputs.data_identity` of the data.
     """
 
     checkpoint: Checkpoint
     splits: DataSplits
     network: nn.Module
+    data_seen: str | None = None
     _fitted: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
     _baselines: dict[str, Evaluation] = field(default_factory=dict, repr=False)
     _relus: dict[str, int] = field(default_factory=dict, repr=False)
@@ -127,7 +130,11 @@ def open_source(
     stat = path.stat() if path.is_file() else None
     stamp = (stat.st_mtime_ns, stat.st_size) if stat else None
     sections = json.dumps(asdict(model)), json.dumps(asdict(data))
-    return _open(str(path), stamp, *sections, str(device), trust_code)
+    source = _open(str(path), stamp, *sections, str(device), trust_code)
+    if source.data_seen != data_identity(source.splits.name, data.root):  # its files have changed since
+        _open.cache_clear()
+        source = _open(str(path), stamp, *sections, str(device), trust_code)
+    return source
 
 
 @functools.lru_cache(maxsize=2)
@@ -157,7 +164,8 @@ def _open(
         )
     own = model.name if user_code.is_reference(model.name) else None
     network = load_network(checkpoint, code=own, trust_code=trust_code)
-    return Source(checkpoint, splits, network.to(device).eval())
+    seen = data_identity(splits.name, data.root)
+    return Source(checkpoint, splits, network.to(device).eval(), seen)
 
 
 def calibrated_frac_bits(network: nn.Module, splits: DataSplits, prime: int, headroom_bits: int) -> int:

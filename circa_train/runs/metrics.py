@@ -111,6 +111,7 @@ class JsonLinesTracker(Tracker):
         self.path = Path(folder) / METRICS_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._step, self._check = -1, ""
+        self._checks = True
         if self.path.exists():
             self._keep(lambda row: True)
 
@@ -143,8 +144,9 @@ class JsonLinesTracker(Tracker):
         self._append({"step": max(self._step, 0), "time": round(time.time(), 3), "summary": plain})
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        check = _checked(row, self._check)
-        append_line(self.path, json.dumps({**row, _CHECK: check}, allow_nan=False).encode())
+        check = _checked(row, self._check) if self._checks else ""
+        told = {_CHECK: check} if self._checks else {}
+        append_line(self.path, json.dumps({**row, **told}, allow_nan=False).encode())
         self._check = check
 
     def _keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -163,6 +165,7 @@ class JsonLinesTracker(Tracker):
             if not wanted(line.row):
                 break
             length, self._step, self._check = line.end, line.row["step"], line.check
+        self._checks = length == 0 or self._check != ""  # a file from before there were any goes on without
         if length < self.path.stat().st_size:
             cut_off(self.path, length)
 
