@@ -112,6 +112,7 @@ def perform(
         resume = (folder.start(text) if leads else True) and not cfg.run.again
         try:
             refuse_missing(folder.config)
+            check_seeds(folder.config)
             _prepare_process(cfg.run.threads, keep_memory)
             job = Job(cfg, dict(folder.config), folder.path, resume, log, folder.inputs)
             named = flatten(folder.config).get("data.name")
@@ -161,6 +162,13 @@ def refuse_missing(config: Any) -> None:
         hints = {"checkpoint": "checkpoint=runs/train/<run>/best.pt", "runs": "runs=runs/sweeps/truncation"}
         asked = "; ".join(f"{key} is missing, give e.g. {hints.get(key, f'{key}=...')}" for key in missing)
         raise ValueError(asked)
+
+
+def check_seeds(config: Any) -> None:
+    """ValueError naming a seed that no generator takes."""
+    for key, value in flatten(config).items():
+        if key.rpartition(".")[2] == "seed" and value is not None and not 0 <= int(value) < 2**63:
+            raise ValueError(f"{key} = {value} is outside [0, 2^63); give another number")
 
 
 def _prepare_process(threads: int | None, keep_memory: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,10 +163,46 @@ def _open(
         checkpoint = adopt_foreign(
             path, model=model_arguments(model, splits), data=describe_data(splits, data)
         )
+    else:
+        check_asked_model(model, checkpoint.metadata, path)
+    check_data_fits(checkpoint.metadata.get("model") or {}, splits, path)
     own = model.name if user_code.is_reference(model.name) else None
     network = load_network(checkpoint, code=own, trust_code=trust_code)
     seen = data_identity(splits.name, data.root)
     return Source(checkpoint, splits, network.to(device).eval(), seen)
+
+
+def check_asked_model(model: ModelConfig, metadata: Mapping[str, Any], path: str) -> None:
+    """ValueError if the configuration asks for another network than the checkpoint holds.
+
+    A network of somebody's own may be named by another path than where it was when it was trained.
+    """
+    recorded = metadata.get("model") or {}
+    asked = {key: value for key, value in asdict(model).items() if value is not None}
+    name = asked.pop("name")
+    ours = user_code.is_reference(name) and user_code.is_reference(recorded.get("name"))
+    if name != FROM_CHECKPOINT and name != recorded.get("name") and not ours:
+        raise ValueError(f"model={name}, but {path} holds a {recorded.get('name')}; leave out model=")
+    other = {key: value for key, value in asked.items() if recorded.get(key) != value}
+    if other:
+        key, value = next(iter(other.items()))
+        raise ValueError(
+            f"model.{key} = {value}, but {path} holds a network with {key} = {recorded.get(key)}; leave it out"
+        )
+
+
+def check_data_fits(model: Mapping[str, Any], splits: DataSplits, path: str) -> None:
+    """ValueError if a network was made for images of other channels, or for another number of classes."""
+    for key, what, there in (
+        ("in_channels", "channels", splits.channels),
+        ("num_classes", "classes", splits.num_classes),
+    ):
+        made_for = model.get(key, 3 if key == "in_channels" else None)
+        if made_for is not None and made_for != there:
+            raise ValueError(
+                f"{path} was made for {made_for} {what}, and the data {splits.name} has {there}; "
+                "data=checkpoint is the data that it was trained on"
+            )
 
 
 def calibrated_frac_bits(network: nn.Module, splits: DataSplits, prime: int, headroom_bits: int) -> int:

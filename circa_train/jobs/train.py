@@ -16,7 +16,7 @@ from circa_train.jobs.build import build_device, build_splits, check_model, desc
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import TrackerConfig, TrainConfig
-from circa_train.jobs.source import calibrated_frac_bits
+from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models.registry import build_model
 from circa_train.files import set_aside
@@ -128,6 +128,8 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     splits = build_splits(config.data, device, described, config.run.trust_code)
     own_model = config.model.name == FROM_CHECKPOINT
     arguments = dict(described["model"]) if own_model else model_arguments(config.model, splits)
+    if own_model:
+        check_data_fits(arguments, splits, str(config.checkpoint))
     if own_model and user_code.is_reference(arguments["name"]):
         code = arguments["name"]
         user_code.require_named(code, trusted=config.run.trust_code, how=f"model.name={code}")
