@@ -27,7 +27,7 @@ ONLY: dict[str, set[str]] = {
     "rescaling": {"field"},
     "fault": {"field", "lazy", "philox"},
     "gc": {"field"},
-    "kernels": {"field", "fixed_point", "fault", "philox"},
+    "kernels": {"field", "files", "fixed_point", "fault", "philox"},
     "nn": {"field", "files", "fixed_point", "rescaling", "fault", "kernels", "user_code"},
     "data": {"files", "philox", "user_code"},
     "cost": {"field", "fault", "gc", "text"},

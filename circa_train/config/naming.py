@@ -15,7 +15,6 @@ from circa_train.jobs.settings import COMMON
 from circa_train.runs.folder import config_hash
 from circa_train.user_code import is_reference
 
-
 #: Keys of paths in which a leading ``~`` is the user's home: a shell does not expand it after an equals sign.
 HOME_KEYS = ("checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root")
 

@@ -12,6 +12,7 @@ from torch import nn
 from circa_train import user_code
 from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
 from circa_train.data import DataSplits
+from circa_train.files import set_aside
 from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault
 from circa_train.jobs.job import Job
@@ -19,7 +20,6 @@ from circa_train.jobs.settings import TrackerConfig, TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.nn.models.registry import build_model
-from circa_train.files import set_aside
 from circa_train.runs.folder import config_hash
 from circa_train.runs.metrics import WandbSettings, build_tracker
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train

@@ -23,8 +23,8 @@ from circa_train.jobs.settings import (
     FaultConfig,
     ModelConfig,
     RunConfig,
-    TrainConfig,
     TrackerConfig,
+    TrainConfig,
 )
 from circa_train.runs.folder import FAILURE, RESULT
 from circa_train.runs.lock import FolderInUse, owned, owner
