@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ def to_bits(values: NDArray[np.int64], bits: int) -> NDArray[np.bool_]:
     from_bits.
     """
     number = np.uint32 if bits <= 32 else np.uint64  # half the memory to go through
-    numbers = values.astype(number)
+    numbers: Any = values.astype(number)
     rows = np.empty((bits, len(values)), dtype=bool)
     for position, row in enumerate(rows):
         np.not_equal(numbers & number(1 << position), 0, out=row)

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, types
+from numba import carray, from_dtype, types
 
 from circa_train import philox as generator
 from circa_train.fault import masks
 from circa_train.fault.masks import LANES, RUN
+from circa_train.kernels.code_cache import compiled
 from circa_train.kernels.cpu import gates, intrinsics, layouts, philox, tasks
 from circa_train.kernels.cpu.gates import (
     Numbers,
@@ -328,7 +329,7 @@ def entry(backward: bool, itemsize: int) -> Any:
     takes the address of a TASK.
     """
     make = _backward_entry if backward else _forward_entry
-    return cfunc(types.void(types.CPointer(_TASK)), cache=True)(make(itemsize, _sources()))
+    return compiled(types.void(types.CPointer(_TASK)), make(itemsize, _sources()))
 
 
 def _forward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
