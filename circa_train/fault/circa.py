@@ -68,11 +68,11 @@ class TruncatedSign(SignTest):
         if self.mode not in MODES:
             raise ValueError(f"mode = {self.mode!r} is not one of {', '.join(MODES)}")
         article = "an int (or a tuple of ints, one per channel)"
-        several = isinstance(self.k, (list, tuple))
-        ks = tuple(as_int("k", k, article) for k in (self.k if several else (self.k,)))
-        object.__setattr__(self, "k", ks if several else ks[0])
-        if not ks:
+        given = tuple(self.k) if isinstance(self.k, (list, tuple)) else (self.k,)
+        if not given:
             raise ValueError("k = () names no channel; give one k per channel, or one int for all")
+        ks = tuple(as_int("k", k, article) for k in given)
+        object.__setattr__(self, "k", ks if isinstance(self.k, (list, tuple)) else ks[0])
         for k in ks:
             if not 0 <= k < bit_length(self.prime):
                 raise ValueError(

@@ -51,7 +51,9 @@ _WRITTEN: dict[str, SiteSettings] = {}
 
 
 def settings_from_text(text: str) -> SiteSettings:
-    """The settings that :func:`settings_to_text` wrote; in another process, with the newest class of a kind."""
+    """The settings that :func:`settings_to_text` wrote; in another process, with the newest class of a
+    kind.
+    """
     if text not in _WRITTEN:
         fields = json.loads(text)
         del fields["class"]
