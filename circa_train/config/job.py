@@ -19,8 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from circa_train.config.errors import end, reason
 from circa_train.config.naming import expand_home, plain
 from circa_train.jobs.job import perform, refuse_missing, run_folder_of, work_of
-from circa_train.runs.folder import stored_results
-from circa_train.runs.lock import FolderInUse
+from circa_train.runs import FolderInUse, stored_results
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from circa_train.fault import sign_test_kinds
 from circa_train.jobs.settings import COMMON
-from circa_train.runs.folder import config_hash
+from circa_train.runs import config_hash
 from circa_train.user_code import is_reference
 
 #: Keys of paths in which a leading ``~`` is the user's home: a shell does not expand it after an equals sign.

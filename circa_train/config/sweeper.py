@@ -35,8 +35,7 @@ from circa_train.config.errors import ending
 from circa_train.config.naming import plain
 from circa_train.config.templates import TemplateLoader
 from circa_train.jobs.job import run_folder_of
-from circa_train.runs.folder import FAILURE, RESULT, RunFolder, read_json, stored_results
-from circa_train.runs.lock import owner
+from circa_train.runs import FAILURE, RESULT, RunFolder, owner, read_json, stored_results
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,7 @@ from circa_train.data import DataSplits, load_data
 from circa_train.jobs.faults import FROM_CHECKPOINT
 from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import DataConfig, ModelConfig
-from circa_train.nn.models.own import check_name
-from circa_train.nn.models.registry import build_model
+from circa_train.nn import build_model, check_name
 
 #: What a checkpoint's metadata says of its data.
 _RECORDED = ("name", "validation_fraction", "seed", "image_size", "mean", "std")

@@ -14,7 +14,7 @@ from typing import Any
 
 from circa_train import user_code
 from circa_train.files import file_digest, read_json
-from circa_train.runs.folder import flatten
+from circa_train.runs import flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
 INPUT_KEYS = ("checkpoint", "teacher", "fault.path")

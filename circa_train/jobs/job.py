@@ -26,8 +26,7 @@ from typing import Any
 
 from circa_train.jobs.inputs import data_identity, input_digests
 from circa_train.jobs.mirror import MISSING
-from circa_train.runs.folder import RunFolder, flatten
-from circa_train.runs.lock import owned
+from circa_train.runs import RunFolder, flatten, owned
 
 #: Jobs that own a folder; each is a module here.
 KINDS = ("train", "evaluate", "verify", "search", "export", "benchmark")

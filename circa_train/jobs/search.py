@@ -13,7 +13,7 @@ from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import SearchConfig
 from circa_train.jobs.source import open_source
-from circa_train.runs.folder import fingerprint
+from circa_train.runs import fingerprint
 from circa_train.search import Answer, SearchSettings, search_truncation, summary, write_fault_file
 
 #: The answer, and what was measured on the way, in the run's folder.

@@ -15,7 +15,7 @@ from typing import Any
 
 from circa_train.benchmark.sizes import BenchmarkSizes
 from circa_train.jobs.mirror import MISSING, mirrored
-from circa_train.runs.metrics import WandbSettings
+from circa_train.runs import WandbSettings
 from circa_train.search.settings import SearchSettings
 from circa_train.training.settings import TrainingSettings
 

@@ -26,10 +26,7 @@ from circa_train.jobs.build import build_splits, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan
 from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import AugmentConfig, DataConfig, FaultConfig, ModelConfig
-from circa_train.nn.calibration import fit_frac_bits
-from circa_train.nn.control import set_specs
-from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.sites import relu_sites
+from circa_train.nn import fit_frac_bits, relu_sites, set_specs, with_stochastic_relus
 
 #: Training images that fraction bits are fitted on, and how many at a time.
 _CALIBRATION_IMAGES = 1024

@@ -18,10 +18,8 @@ from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault, ref
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import TrackerConfig, TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
-from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.models.registry import build_model
-from circa_train.runs.folder import config_hash
-from circa_train.runs.metrics import WandbSettings, build_tracker
+from circa_train.nn import build_model, with_stochastic_relus
+from circa_train.runs import WandbSettings, build_tracker, config_hash
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
 from circa_train.training.loop import BEST, LAST
 from circa_train.training.progress import OtherTraining

@@ -47,8 +47,8 @@ from circa_train.jobs.verify_every import (
     whole_export,
     whole_split,
 )
-from circa_train.nn.control import set_draw, specs_by_site
-from circa_train.runs.folder import fingerprint
+from circa_train.nn import set_draw, specs_by_site
+from circa_train.runs import fingerprint
 from circa_train.verify import (
     RescaleSample,
     SiteReport,

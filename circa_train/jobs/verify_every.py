@@ -26,8 +26,8 @@ from circa_train.export.vectors import DRAW
 from circa_train.fault import SignTest
 from circa_train.jobs.build import build_device, build_splits
 from circa_train.jobs.settings import VerifyConfig
-from circa_train.nn.control import stochastic_relus
-from circa_train.runs.folder import describe_machine
+from circa_train.nn import stochastic_relus
+from circa_train.runs import describe_machine
 from circa_train.verify import EveryReport, Ledger, SiteTally, digest_of, rates, verdict, verify_every
 from circa_train.verify.streaming import Batch
 

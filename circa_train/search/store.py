@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from circa_train.files import write_json
-from circa_train.runs.records import DIGEST, read_record, sealed
+from circa_train.runs import DIGEST, read_record, sealed
 
 log = logging.getLogger(__name__)
 

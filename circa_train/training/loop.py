@@ -29,8 +29,8 @@ from tqdm import tqdm
 from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_into, save_checkpoint
 from circa_train.data import Augmentation, Batches, DataSplits
 from circa_train.files import file_digest
-from circa_train.nn.control import draw_state, load_draw_state, set_draw, stochastic_relus
-from circa_train.runs.metrics import Tracker
+from circa_train.nn import draw_state, load_draw_state, set_draw, stochastic_relus
+from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
 from circa_train.training.interruption import Interruption
 from circa_train.training.objective import training_mode

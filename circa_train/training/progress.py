@@ -10,7 +10,7 @@ from torch import nn
 
 from circa_train.checkpoint import CheckpointError, digest
 from circa_train.data import DataSplits
-from circa_train.nn.control import stochastic_relus
+from circa_train.nn import stochastic_relus
 from circa_train.training.settings import TrainingSettings
 
 _LISTED_CHANGES = 12

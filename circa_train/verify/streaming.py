@@ -35,8 +35,7 @@ from tqdm import tqdm
 
 from circa_train.evaluation import FIRST_DRAW, kept_draws
 from circa_train.fixed_point import to_fixed
-from circa_train.nn.activation import StochasticReLU, raise_pending
-from circa_train.nn.control import evaluating, set_draw, stochastic_relus
+from circa_train.nn import StochasticReLU, evaluating, raise_pending, set_draw, stochastic_relus
 from circa_train.verify.ledger import Ledger
 from circa_train.verify.piece import Bench, Site, Work, compare_piece, merged
 from circa_train.verify.sampling import let_through
