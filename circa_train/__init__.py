@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from circa_train.lazy import face
 
 if TYPE_CHECKING:
+    from circa_train.data import register_dataset
+    from circa_train.evaluation import evaluate
+    from circa_train.export import export_network
     from circa_train.fault import (
         BitWindow,
         NoFault,
@@ -27,8 +30,12 @@ if TYPE_CHECKING:
     from circa_train.nn.activation import StochasticReLU
     from circa_train.nn.calibration import fit_frac_bits
     from circa_train.nn.convert import with_exact_relus, with_stochastic_relus
+    from circa_train.nn.models.own import register_model
     from circa_train.nn.models.registry import build_model
     from circa_train.nn.sites import relu_sites
+    from circa_train.search import search_truncation
+    from circa_train.training import train
+    from circa_train.verify import verify_network
 
 _HOMES = {
     "BitWindow": "fault",
@@ -47,6 +54,13 @@ _HOMES = {
     "relu_sites": "nn.sites",
     "fit_frac_bits": "nn.calibration",
     "build_model": "nn.models.registry",
+    "register_model": "nn.models.own",
+    "register_dataset": "data",
+    "train": "training",
+    "evaluate": "evaluation",
+    "search_truncation": "search",
+    "verify_network": "verify",
+    "export_network": "export",
 }
 
 __all__ = [
@@ -57,13 +71,20 @@ __all__ = [
     "TruncatedSign",
     "UniformFault",
     "build_model",
+    "evaluate",
     "expected_faults",
+    "export_network",
     "fault_count",
     "fault_probability",
     "fit_frac_bits",
+    "register_dataset",
+    "register_model",
     "relu_sites",
+    "search_truncation",
+    "train",
     "truncated_sign",
     "uniform_masks",
+    "verify_network",
     "with_exact_relus",
     "with_stochastic_relus",
 ]

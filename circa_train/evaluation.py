@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -96,10 +96,10 @@ def half_width(values: Sequence[float]) -> float:
 
 def evaluate(
     model: nn.Module,
-    image_set: ImageSet,
+    image_set: ImageSet | Iterable[tuple[Tensor, Tensor]],
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     draws: int = 5,
     batch_size: int = 256,
     until_width: float | None = None,
@@ -113,7 +113,10 @@ def evaluate(
 
     Args:
         model: a plain or converted network. Without faults one pass is made, whatever ``draws`` says.
-        image_set: the images, normalised with ``mean`` and ``std`` (per channel).
+        image_set: the images, normalised with ``mean`` and ``std`` (per channel). Or a ``DataLoader`` (or
+            whatever gives batches of (images, labels) anew each time it is walked) of images as the network
+            takes them: then without ``mean``, ``std`` and ``batch_size``, and not shuffled, since masks
+            belong to places in the set.
         draws: how many draws, at least 1; with ``until_width`` the least, and then at least 2.
         batch_size: images per forward pass; the result does not depend on it.
         until_width: repeat draws until the 95% interval is no wider than this (0.002 is a fifth of a point),
@@ -125,7 +128,8 @@ def evaluate(
     Raises:
         ValueError: for an empty set or counts out of range; and what the network's sites raise.
     """
-    if len(image_set) == 0:
+    batches, images = _batches(model, image_set, mean, std, batch_size)
+    if images == 0:
         raise ValueError("the image set is empty; there is nothing to evaluate")
     if draws < 1:
         raise ValueError(f"draws = {draws}: at least one is needed")
@@ -134,11 +138,10 @@ def evaluate(
             f"until_width = {until_width} must be positive, and max_draws = {max_draws} at least "
             f"{max(2, draws)}"
         )
-    batches = Batches(image_set, batch_size, mean=mean, std=std)
     exact = not has_faults(model)
     least = 1 if exact else draws if until_width is None else max(2, draws)
     most = least if exact or until_width is None else max_draws
-    measured = Evaluation((), len(image_set), exact)
+    measured = Evaluation((), images, exact)
     with (
         kept_draws(model),
         tqdm(
@@ -154,7 +157,42 @@ def evaluate(
     return measured
 
 
-def one_draw(model: nn.Module, batches: Batches, draw: int, bar: tqdm | None = None) -> Tensor:
+class _Loaded:
+    """The batches of a data loader as :class:`Batches` gives them: with the place of the first image."""
+
+    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
+        self._loader, self._device = loader, device
+        self.sizes = [len(labels) for _, labels in loader]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        first = 0
+        for images, labels in self._loader:
+            yield images.to(self._device), labels.to(self._device), first
+            first += len(labels)
+
+
+def _batches(
+    model: nn.Module,
+    image_set: ImageSet | Iterable[tuple[Tensor, Tensor]],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    batch_size: int,
+) -> tuple[Batches | _Loaded, int]:
+    """Something to walk over, and how many images there are."""
+    if isinstance(image_set, ImageSet):
+        if mean is None or std is None:
+            raise ValueError("an image set holds bytes: say how they are normalised, mean=... and std=...")
+        return Batches(image_set, batch_size, mean=mean, std=std), len(image_set)
+    if mean is not None or std is not None:
+        raise ValueError("a data loader gives images as the network takes them: leave out mean and std")
+    loaded = _Loaded(image_set, next(model.parameters(), torch.zeros(())).device)
+    return loaded, sum(loaded.sizes)
+
+
+def one_draw(model: nn.Module, batches: Batches | _Loaded, draw: int, bar: tqdm | None = None) -> Tensor:
     """Which images a single draw classifies right: bool (images,) on the CPU, in the order of ``batches``."""
     right = []
     with evaluating(model):
@@ -195,7 +233,8 @@ def kept_draws(model: nn.Module) -> Iterator[None]:
 
 
 def has_faults(model: nn.Module) -> bool:
-    """Does any site of the network draw faults as it stands, or the network itself (``draws_masks``: an
-    integer network whose rescaling does)?
+    """Does any site of the network draw faults as it stands, or any part of it masks for other ends
+    (``draws_masks``: a rescaling)?
     """
-    return bool(getattr(model, "draws_masks", False)) or bool(faulty_relus(model))
+    rescales = any(getattr(module, "draws_masks", False) for module in model.modules())
+    return rescales or bool(faulty_relus(model))

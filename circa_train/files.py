@@ -62,6 +62,36 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json_text(value))
 
 
+def append_line(path: str | os.PathLike[str], line: bytes) -> None:
+    """Add a line to a file and force it to the disk; the file is made if it is missing.
+
+    A process that is killed meanwhile leaves at most a part of the line, without its newline. If writing
+    fails (a full disk), what was written of it is taken back.
+    """
+    path = Path(path)
+    new = not path.exists()
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(line + b"\n")
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
+    if new:
+        _force_names(path.parent)
+
+
+def cut_off(path: str | os.PathLike[str], length: int) -> None:
+    """Shorten a file to its first ``length`` bytes, on the disk."""
+    with Path(path).open("r+b") as file:
+        file.truncate(length)
+        os.fsync(file.fileno())
+
+
 def json_text(value: Any) -> str:
     """``value`` as strict JSON, indented, with a newline at its end."""
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
@@ -116,6 +146,28 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         with file.open("rb") as stream:
             hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can say; the order of keys and white space do not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def set_aside(path: str | os.PathLike[str], why: str) -> Path | None:
+    """Rename a file to ``<stem>.<why>-<n><suffix>`` with a free n, so that it is neither used nor lost;
+    returns the new path, or None if there is no such file.
+    """
+    path = Path(path)
+    number = 1
+    while (new := path.with_name(f"{path.stem}.{why}-{number}{path.suffix}")).exists():
+        number += 1
+    try:
+        path.rename(new)
+    except FileNotFoundError:
+        return None
+    _force_names(path.parent)
+    return new
 
 
 def _temporary(path: Path) -> Path:

@@ -24,7 +24,7 @@ from circa_train.config.registration import config_folder, register
 from circa_train.cost import circuits
 from circa_train.data import own
 from circa_train.fault import test as contract
-from circa_train.nn.models import registry
+from circa_train.nn.models import own as own_models
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -34,7 +34,8 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 #: Where a page says what a word means, it names the module that computes it.
 DEFINED_IN = (
     "fault/test.py", "fault/circa.py", "fault/uniform.py", "fault/bit_window.py", "fault/exact.py",
-    "fault/law.py", "fault/masks.py", "philox.py", "field.py", "fixed_point.py", "nn/activation.py",
+    "fault/law.py", "fault/masks.py", "philox.py", "field.py", "fixed_point.py", "rescaling.py",
+    "nn/activation.py",
 )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_a_walk_names_files_and_names_that_exist(walk: str) -> None:
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's folder with the files of extending.md; what they register is forgotten afterwards."""
-    tables = (contract._REGISTRY, registry._REGISTERED, own._REGISTERED, circuits._CIRCUITS)
+    tables = (contract._REGISTRY, own_models._REGISTERED, own._REGISTERED, circuits._CIRCUITS)
     before = [dict(table) for table in tables]  # type: ignore[arg-type]
     named, modules, path = set(user_code._NAMED), set(sys.modules), list(sys.path)
     store = copy.deepcopy(ConfigStore.instance().repo)
@@ -176,6 +177,7 @@ def test_the_entry_points_are_in_the_groups_that_are_read(own_folder: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eleven programs, each of which imports torch
 def test_the_commands_of_ones_own_run_as_a_user_would_run_them(own_folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for script, *arguments in commands(EXTENDING):

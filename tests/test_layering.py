@@ -26,7 +26,7 @@ ORDER = (
 ONLY: dict[str, set[str]] = {
     "fixed_point": {"field"},
     "rescaling": {"field"},
-    "fault": {"field", "lazy", "philox"},
+    "fault": {"field", "lazy", "philox", "user_code"},
     "gc": {"field", "lazy", "tricks"},
     "kernels": {"field", "fixed_point", "fault", "lazy", "philox", "tricks"},
     "nn": {"field", "files", "fixed_point", "rescaling", "fault", "kernels", "tricks", "user_code"},

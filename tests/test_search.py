@@ -27,7 +27,14 @@ from circa_train.evaluation import Evaluation, evaluate
 from circa_train.fixed_point import to_fixed
 from circa_train.jobs.faults import read_fault_file
 from circa_train.nn.control import draw_state, set_draw, site_inputs, stochastic_relus
-from circa_train.search import Answer, SearchSettings, fault_file, search, summary, write_fault_file
+from circa_train.search import (
+    Answer,
+    SearchSettings,
+    fault_file,
+    search_truncation,
+    summary,
+    write_fault_file,
+)
 from circa_train.search import judging as judging_module
 from circa_train.search.allocation import Tables, greedy_path, last_accepted
 from circa_train.search.harm import site_gains, site_laws
@@ -194,7 +201,7 @@ def test_the_law_foretells_faults_and_their_size() -> None:
 def test_a_planted_answer_is_found_and_reproduced(tmp_path: Path) -> None:
     network, splits = converted(), make_splits()
     lines: list[str] = []
-    result = search(network, splits, POSZERO, SETTINGS, report=lines.append)
+    result = search_truncation(network, splits, POSZERO, SETTINGS, report=lines.append)
     k, ks = result.uniform.ks[0], dict(zip(["main", "faint", "dead"], result.chosen.ks, strict=True))
     assert 13 <= k <= 16
     assert ks["dead"] == 30
@@ -238,12 +245,12 @@ def test_the_uniform_answer_against_every_k() -> None:
     assert accepted == list(range(len(accepted)))
     for first_k in (0, 12, 30):
         settings = SearchSettings(**{**vars(SETTINGS), "first_k": first_k})
-        result = search(converted(OneSite()), splits, POSZERO, settings)
+        result = search_truncation(converted(OneSite()), splits, POSZERO, settings)
         assert result.uniform.ks == (accepted[-1],)
 
 
 def test_nothing_beats_uniform_where_there_is_one_site(tmp_path: Path) -> None:
-    result = search(converted(OneSite()), make_splits(), POSZERO, SETTINGS)
+    result = search_truncation(converted(OneSite()), make_splits(), POSZERO, SETTINGS)
     assert not result.beats_uniform
     assert result.chosen == result.uniform
     text = summary(Answer.of(result, SETTINGS, seconds=lambda relus, gates: 0.0), tmp_path)
@@ -253,7 +260,7 @@ def test_nothing_beats_uniform_where_there_is_one_site(tmp_path: Path) -> None:
 
 def test_only_uniform_if_so_asked() -> None:
     settings = SearchSettings(**{**vars(SETTINGS), "per_site": False})
-    result = search(converted(), make_splits(), POSZERO, settings)
+    result = search_truncation(converted(), make_splits(), POSZERO, settings)
     assert result.laws == ()
     assert result.chosen == result.uniform
     assert (
@@ -265,14 +272,14 @@ def test_only_uniform_if_so_asked() -> None:
 
 
 def test_negpass_is_searched_too() -> None:
-    result = search(converted(), make_splits(), TruncatedSign(0, "negpass"), SETTINGS)
+    result = search_truncation(converted(), make_splits(), TruncatedSign(0, "negpass"), SETTINGS)
     assert result.spec.mode == "negpass"
     assert result.chosen.within
 
 
 def test_a_search_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits, path = make_splits(), tmp_path / "measured.json"
-    whole = search(converted(), splits, POSZERO, SETTINGS)
+    whole = search_truncation(converted(), splits, POSZERO, SETTINGS)
     calls: list[int] = []
     allowed = 17
 
@@ -284,17 +291,18 @@ def test_a_search_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(judging_module, "evaluate", counted)
     with pytest.raises(KeyboardInterrupt):
-        search(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a")
+        search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a")
     stored = json.loads(path.read_text())
     assert sum(map(len, stored["accuracies"].values())) == 17
     allowed = 10**6
     calls.clear()
-    resumed = search(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a")
+    resumed = search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a")
     rest = len(calls)
     calls.clear()
-    assert search(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a") == resumed == whole
+    again = search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="a")
+    assert again == resumed == whole
     assert not calls, "a finished search measures nothing again"
-    search(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="another checkpoint")
+    search_truncation(converted(), splits, POSZERO, SETTINGS, store_path=path, identity="another checkpoint")
     assert len(calls) == rest + 17, "another identity uses nothing of it"
 
 
@@ -315,7 +323,7 @@ def test_the_network_comes_back_as_it_was() -> None:
     for name, relu in stochastic_relus(network).items():
         relu.set_spec(before[name])
     set_draw(network, 9, 4)
-    search(network, make_splits(), POSZERO, SETTINGS)
+    search_truncation(network, make_splits(), POSZERO, SETTINGS)
     assert {name: relu.spec for name, relu in stochastic_relus(network).items()} == before
     assert set(map(tuple, draw_state(network).values())) == {(9, 4)}
 
@@ -323,12 +331,12 @@ def test_the_network_comes_back_as_it_was() -> None:
 def test_refusals() -> None:
     splits = make_splits()
     with pytest.raises(ValueError, match="no stochastic ReLU"):
-        search(Levels(), splits, POSZERO, SETTINGS)
+        search_truncation(Levels(), splits, POSZERO, SETTINGS)
     with pytest.raises(ValueError, match="0 validation and 100 test"):
-        search(converted(), make_splits(validation=0), POSZERO, SETTINGS)
+        search_truncation(converted(), make_splits(validation=0), POSZERO, SETTINGS)
     coarse = with_stochastic_relus(Levels(), NoFault(), frac_bits=29, seed=3)
     with pytest.raises(ValueError, match=r"not even k = 0 is within .*lower fault\.frac_bits"):
-        search(coarse, splits, POSZERO, SETTINGS)
+        search_truncation(coarse, splits, POSZERO, SETTINGS)
 
 
 def test_fault_files_of_any_spec(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def run_job(cfg: DictConfig, kind: str, *, keep_memory: bool = True) -> dict[str
         for change in folder.stale(stored_results(folder.path.parent)):
             log.warning("changed since the earlier result of the same command: %s", change)
     try:
+        refuse_missing(config)
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         return perform(folder, OmegaConf.to_object(cfg), text, log, keep_memory=keep_memory)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from circa_train.export.convert import Conversion, RescalingWarning, to_integers
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.integer import IntegerNetwork, SiteSigns, Step
 from circa_train.export.layers import ExportError
+from circa_train.export.network import export_network
 from circa_train.export.quantize import Format, IntegerPlan, Scale
 from circa_train.export.ranges import RangeReport, range_report
 from circa_train.export.real import RealNetwork
@@ -35,6 +36,7 @@ __all__ = [
     "SiteSigns",
     "Step",
     "check_export",
+    "export_network",
     "fold_batch_norms",
     "holdings",
     "is_export",

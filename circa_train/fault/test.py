@@ -33,6 +33,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from circa_train.field import DEFAULT_PRIME
+from circa_train.user_code import plug_ins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,6 +172,8 @@ def sign_test_from_dict(description: Mapping[str, Any]) -> SignTest:
     """
     given = dict(description)
     kind = given.pop("kind", None)
+    if kind not in _REGISTRY and kind in plug_ins("sign_tests"):
+        plug_ins("sign_tests")[kind].load()  # defining its class registers it
     if kind not in _REGISTRY:
         raise UnknownKind(
             f"fault kind {kind!r} is not one of {', '.join(_REGISTRY)}; if it is a model of your own, import "

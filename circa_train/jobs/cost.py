@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from circa_train.cost import DELPHI, circuits_of, cost_table, measure_seconds, network_rows, paper_circuits
 from circa_train.fault import TruncatedSign
-from circa_train.jobs.faults import build_fault
+from circa_train.jobs.faults import build_fault, refuse_rescale_bits
 from circa_train.jobs.settings import CostConfig
 from circa_train.nn.models.registry import build_model
 from circa_train.nn.sites import relu_sites
@@ -13,6 +13,7 @@ from circa_train.runs.table import write_csv
 
 def work(config: CostConfig) -> None:
     """Count the sites of every network, time the circuits, and print the table; write it if asked to."""
+    refuse_rescale_bits(config.fault, "what is priced are the sign tests: leave it out")
     faults = build_fault(config.fault).faults
     specs = set(faults.values()) if isinstance(faults, dict) else {faults}
     masked = [spec for spec in specs if not spec.is_exact]

@@ -31,7 +31,7 @@ from circa_train.fault import expected_faults, observed_faults
 from circa_train.files import file_digest
 from circa_train.jobs.build import build_device, build_splits
 from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
-from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault
+from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
@@ -85,6 +85,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         ValueError: for a value out of range.
     """
     check_fault(config.fault)
+    refuse_rescale_bits(config.fault, "an export rescales by its weight_frac_bits, as rescaling= says")
     device = build_device(config.run.device)
     for name in ("images", "calibration_images", "vectors"):
         count = getattr(config, name)
@@ -94,7 +95,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         config.checkpoint, config.model, config.data, device, config.run.trust_code
     )
     splits, metadata = source.splits, source.checkpoint.metadata
-    plan = build_fault(config.fault, metadata)
+    plan = build_fault(config.fault, metadata, config.run.trust_code)
     recorded = metadata.get("frac_bits")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
@@ -168,6 +169,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         ValueError: if ``model`` or ``fault.frac_bits`` contradict the folder.
     """
     check_fault(config.fault)
+    refuse_rescale_bits(config.fault, "an export rescales by its weight_frac_bits, as rescaling= says")
     device = build_device(config.run.device)
     export = open_export(
         config.checkpoint,
@@ -189,7 +191,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
             "anew"
         )
     described = {**manifest["data"], **{key: manifest["input"][key] for key in ("mean", "std")}}
-    splits = build_splits(config.data, device, {"data": described})
+    splits = build_splits(config.data, device, {"data": described}, config.run.trust_code)
     simulator = export.real_network(seed=config.fault.seed, overflow=config.fault.overflow).to(device)
     for model in (network.to(device), simulator):
         set_specs(model, plan.faults)

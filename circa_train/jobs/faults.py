@@ -59,6 +59,12 @@ def check_fault(section: FaultConfig) -> None:
     build_fault(section, {"fault": {"kind": "none"}} if section.kind == FROM_CHECKPOINT else None)
 
 
+def refuse_rescale_bits(section: FaultConfig, instead: str) -> None:
+    """ValueError with the remedy, where a job does not simulate a rescaling."""
+    if section.rescale_bits:
+        raise ValueError(f"fault.rescale_bits = {section.rescale_bits} does nothing here; {instead}")
+
+
 def build_fault(
     section: FaultConfig, metadata: Mapping[str, Any] | None = None, trust_code: bool = False
 ) -> FaultPlan:
@@ -72,6 +78,10 @@ def build_fault(
     """
     if section.overflow not in ("raise", "wrap", "saturate"):
         raise ValueError(f"fault.overflow = {section.overflow!r} is not one of raise, wrap, saturate")
+    if not 0 <= section.rescale_bits <= 28:
+        raise ValueError(
+            f"fault.rescale_bits = {section.rescale_bits} is outside [0, 28]; 0 rescales nothing"
+        )
     frac_bits = section.frac_bits
     if isinstance(frac_bits, str) and frac_bits != "auto":
         raise ValueError(f"fault.frac_bits = {frac_bits!r} is neither a number of bits nor auto")
@@ -106,7 +116,9 @@ def _know(metadata: Mapping[str, Any], trust_code: bool) -> None:
     """
     code = metadata.get("fault_code")
     if code is not None:
-        user_code.require_named(code, trusted=trust_code, how=f"fault=python fault.path={code}")
+        trained = {key: value for key, value in (metadata.get("fault") or {}).items() if key != "kind"}
+        fields = "".join(f" fault.{key}={value}" for key, value in trained.items())
+        user_code.require_named(code, trusted=trust_code, how=f"fault=python fault.path={code}{fields}")
         own_sign_test(code)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circa_train import user_code
-from circa_train.files import file_digest
+from circa_train.files import file_digest, read_json
 from circa_train.runs.folder import flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
@@ -27,12 +27,26 @@ def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
     code = {key: values.get(key) for key in CODE_KEYS if user_code.is_reference(values.get(key))}
     if values.get("fault.kind") == "python":
         code["fault.path"] = values.get("fault.path")
+    if values.get("run.trust_code"):
+        code |= _named_by(str(values.get("checkpoint")))
     paths = {key: Path(str(values[key])) for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
     digests = {key: _digest(str(path), *_stamp(path)) for key, path in paths.items() if path.exists()}
     sources = {
         key: user_code.source_digest(str(name)) for key, name in code.items() if name not in (None, "???")
     }
     return digests | {key: digest for key, digest in sources.items() if digest is not None}
+
+
+def _named_by(checkpoint: str) -> dict[str, str]:
+    """The code of somebody's own that the metadata beside a checkpoint name."""
+    metadata = read_json(Path(checkpoint).with_suffix(".json")) or {}
+    named = {
+        f"{part} of the checkpoint": (metadata.get(part) or {}).get("name") for part in ("model", "data")
+    }
+    references = {key: str(name) for key, name in named.items() if user_code.is_reference(name)}
+    if metadata.get("fault_code"):
+        references["fault of the checkpoint"] = metadata["fault_code"]
+    return references
 
 
 def _stamp(path: Path) -> tuple[int, int]:

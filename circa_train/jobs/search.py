@@ -14,7 +14,7 @@ from circa_train.jobs.job import Job
 from circa_train.jobs.settings import SearchConfig
 from circa_train.jobs.source import open_source
 from circa_train.runs.folder import fingerprint
-from circa_train.search import Answer, SearchSettings, search, summary, write_fault_file
+from circa_train.search import Answer, SearchSettings, search_truncation, summary, write_fault_file
 
 #: The answer, and what was measured on the way, in the run's folder.
 FAULT_FILE, MEASURED = "fault.yaml", "measured.json"
@@ -39,7 +39,7 @@ def work(job: Job) -> dict[str, Any]:
     store = job.folder / MEASURED
     if not job.resume:
         store.unlink(missing_ok=True)
-    result = search(
+    result = search_truncation(
         source.converted(config.fault, plan), source.splits, spec, settings, store_path=store,
         identity=fingerprint(job.config, input_digests(job.config)), report=job.log.info,
         progress=config.run.progress,

@@ -59,18 +59,20 @@ class FaultConfig:
     """What every sign test needs beside its own parameters.
 
     ``frac_bits: auto`` takes the checkpoint's own value if it was trained with faults, and otherwise fits one
-    on training images, ``headroom_bits`` below the largest that does not overflow.
+    on training images, ``headroom_bits`` below the largest that does not overflow. ``rescale_bits`` of them
+    are dropped behind every ReLU, rounded as two parties do it: 0 for none.
     """
 
     kind: str = MISSING
     frac_bits: int | str = "auto"
     headroom_bits: int = 5
+    rescale_bits: int = 0
     seed: int = 0
     overflow: str = "raise"
 
 
 #: Fields of the fault section that are not the sign test's own.
-COMMON = ("frac_bits", "headroom_bits", "seed", "overflow")
+COMMON = ("frac_bits", "headroom_bits", "rescale_bits", "seed", "overflow")
 
 
 @dataclass

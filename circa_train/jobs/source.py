@@ -82,10 +82,15 @@ class Source:
     def converted(self, section: FaultConfig, plan: FaultPlan) -> nn.Module:
         """The network with stochastic ReLUs; the same object for specs that differ only in the sign test."""
         bits = self.frac_bits(section, plan)
-        key = (bits, section.seed, section.overflow)
+        key = (bits, section.seed, section.overflow, section.rescale_bits)
         if self._converted is None or self._converted[0] != key:
             converted = with_stochastic_relus(
-                self.network, NoFault(), frac_bits=bits, seed=section.seed, overflow=section.overflow
+                self.network,
+                NoFault(),
+                frac_bits=bits,
+                seed=section.seed,
+                overflow=section.overflow,
+                rescale_bits=section.rescale_bits,
             )
             self._converted = key, converted.eval()
         network = self._converted[1]

@@ -13,7 +13,7 @@ from circa_train import user_code
 from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
 from circa_train.data import DataSplits
 from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
-from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault
+from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import TrackerConfig, TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits
@@ -110,12 +110,19 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
         recorded = _start_from(config.checkpoint, network)
     network.to(device)
     frac_bits = None
-    if not plan.exact:
+    if plan.exact:
+        refuse_rescale_bits(config.fault, "without sign tests the plain network is trained: leave it out")
+    else:
         frac_bits = plan.frac_bits if plan.frac_bits is not None else recorded
         if frac_bits is None:
             frac_bits = calibrated_frac_bits(network, splits, plan.prime, config.fault.headroom_bits)
         network = with_stochastic_relus(
-            network, plan.faults, frac_bits=frac_bits, seed=config.fault.seed, overflow=config.fault.overflow
+            network,
+            plan.faults,
+            frac_bits=frac_bits,
+            seed=config.fault.seed,
+            overflow=config.fault.overflow,
+            rescale_bits=config.fault.rescale_bits,
         )
     metadata = {
         "model": arguments,

@@ -5,7 +5,7 @@ holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,30 @@ from circa_train.cost import (
 )
 from circa_train.evaluation import FIRST_DRAW
 from circa_train.export import check_export, is_export, open_export
+from circa_train.export.rescale_samples import rescale_samples
 from circa_train.export.vectors import DRAW, SEED
 from circa_train.fault import SignTest
 from circa_train.gc.aes import KEY_BYTES, make_kernel
 from circa_train.gc.circuits import SignCircuit
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
-from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault
+from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import VerifyConfig
 from circa_train.jobs.source import open_source
 from circa_train.nn.control import set_draw, specs_by_site
 from circa_train.verify import (
+    RescaleSample,
     SiteReport,
     SiteSample,
     by_reason,
     check_transport,
     choose_sites,
     collect_samples,
+    rescaling_table,
     sampled,
     verification_table,
+    verify_rescaling,
     verify_site,
 )
 
@@ -58,6 +62,7 @@ class Collected:
         specs, relus: sign test, and ReLUs per image, of every site.
         samples: sign tests of the sites to verify; ``left_out`` the others that were asked for, with the
             reason.
+        rescaled: of an export folder, values of every rescaling.
     """
 
     head: Mapping[str, Any]
@@ -65,6 +70,7 @@ class Collected:
     relus: Mapping[str, int]
     samples: Sequence[SiteSample]
     left_out: Mapping[str, str]
+    rescaled: Iterable[RescaleSample] = ()
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -84,7 +90,16 @@ def work(job: Job) -> dict[str, Any]:
     for site in record["sites"]:
         for mismatch in site["named"]:
             job.log.error("%s", mismatch["text"])
+    for layer in record["rescalings"]:
+        for text in layer["named"]:
+            job.log.error("%s", text)
     outcome = f"{record['mismatches']} mismatches" if record["mismatches"] else "no mismatch"
+    if record["rescalings"]:
+        job.log.info(
+            "%d rescaled values, each in every way there is: %d mismatches",
+            sum(layer["values"] for layer in record["rescalings"]),
+            sum(sum(layer["mismatches"].values()) for layer in record["rescalings"]),
+        )
     job.log.info(
         "%d sites, %d values, each in four ways: %s", len(record["sites"]), record["values"], outcome
     )
@@ -101,9 +116,14 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
     """
     check_transport(config.verify.transport)
     check_fault(config.fault)
+    refuse_rescale_bits(config.fault, "to verify the rescaling, export the network and verify the folder")
     found = _from_export(config) if is_export(config.checkpoint) else _from_checkpoint(config)
     reports = [
         verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples
+    ]
+    rescaled = [
+        verify_rescaling(s, transport=config.verify.transport, seed=config.verify.seed)
+        for s in found.rescaled
     ]
     timings = _timings(found.specs)
     four = {
@@ -116,12 +136,17 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
         "transport": config.verify.transport,
         "kernel": make_kernel(bytes(KEY_BYTES), "auto").name,
         "values": sum(report.values for report in reports),
-        "mismatches": sum(sum(report.mismatches.values()) for report in reports),
+        "mismatches": sum(
+            sum(mismatches.values())
+            for mismatches in [r.mismatches for r in reports] + [r.mismatches for r in rescaled]
+        ),
         "sites": [_site_record(report, found.relus[report.site], four[report.site]) for report in reports],
+        "rescalings": [asdict(report) for report in rescaled],
         "left_out": [{"site": name, "reason": reason} for name, reason in found.left_out.items()],
         "network": network_rows({network: list(found.relus.items())}, found.specs, timings) if priced else [],
     }
-    return record, verification_table(reports, four)
+    table = verification_table(reports, four)
+    return record, f"{table}\n{rescaling_table(rescaled)}" if rescaled else table
 
 
 def _from_checkpoint(config: VerifyConfig) -> Collected:
@@ -178,7 +203,8 @@ def _from_export(config: VerifyConfig) -> Collected:
         "draw": DRAW,
         "digest": export.digest,
     }
-    return Collected(head, network.specs, relus, [tap.sample for tap in taps], left_out)
+    rescaled = rescale_samples(network, inputs, config.verify.samples)
+    return Collected(head, network.specs, relus, [tap.sample for tap in taps], left_out, rescaled)
 
 
 def _site_record(report: SiteReport, relus: int, circuits: Sequence[CircuitCost]) -> dict[str, Any]:

@@ -35,16 +35,35 @@ from circa_train.tricks import allowed
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+#: Settings that were written in this process, by their text. After so many the oldest are forgotten.
+_WRITTEN: dict[str, SiteSettings] = {}
+_MOST_WRITTEN = 2**14
+
+
 def settings_to_text(settings: SiteSettings) -> str:
-    """The settings as an operator's argument. Inverse of :func:`settings_from_text`."""
+    """The settings as an operator's argument. Inverse of :func:`settings_from_text`.
+
+    The text tells two classes of one name apart: a class may be defined twice, as in a notebook.
+    """
     fields = {name: getattr(settings, name) for name in ("frac_bits", "seed", "site", "overflow")}
-    return json.dumps({"spec": settings.spec.to_dict(), **fields})
+    text = json.dumps({"spec": settings.spec.to_dict(), "class": id(type(settings.spec)), **fields})
+    if text not in _WRITTEN and len(_WRITTEN) >= _MOST_WRITTEN:
+        del _WRITTEN[next(iter(_WRITTEN))]
+    _WRITTEN[text] = settings
+    return text
+
+
+def settings_from_text(text: str) -> SiteSettings:
+    """The settings that :func:`settings_to_text` wrote. If another process wrote them, their sign test is of
+    the newest class of its kind.
+    """
+    return _WRITTEN.get(text) or _read(text)
 
 
 @functools.lru_cache(maxsize=4096)
-def settings_from_text(text: str) -> SiteSettings:
-    """The settings that :func:`settings_to_text` wrote."""
+def _read(text: str) -> SiteSettings:
     fields = json.loads(text)
+    del fields["class"]
     return SiteSettings(sign_test_from_dict(fields.pop("spec")), **fields)
 
 

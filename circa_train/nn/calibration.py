@@ -12,7 +12,8 @@ from circa_train.field import DEFAULT_PRIME, check_prime
 from circa_train.fixed_point import check_finite, largest_frac_bits
 from circa_train.nn.control import evaluating, site_inputs, stochastic_relus, without_faults
 from circa_train.nn.convert import as_stochastic
-from circa_train.nn.preserving import unchanged
+from circa_train.nn.tracing.leaves import refuse_unfinished
+from circa_train.nn.tracing.preserving import unchanged
 from circa_train.nn.trial import try_out
 
 
@@ -52,6 +53,7 @@ def fit_frac_bits(
     """
     check_prime(prime)
     network = as_stochastic(model)
+    refuse_unfinished(network)
     ranges: dict[str, tuple[float, float]] = {}
 
     def record(name: str, z: Tensor) -> None:

@@ -16,16 +16,17 @@ from torch import fx, nn
 from circa_train.fault import NoFault, SignTest
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.blocks import HOOKS, copy_hooks
-from circa_train.nn.boundaries import Boundaries
 from circa_train.nn.control import check_sites, specs_by_site, stochastic_relus
-from circa_train.nn.errors import ConversionError
-from circa_train.nn.in_place import makes_new_memory, redirect_in_place
-from circa_train.nn.leaves import refuse_programs
 from circa_train.nn.mirror import adopt_state, ancestors, attach_constant, like, mirror
 from circa_train.nn.module_tree import put_module
-from circa_train.nn.recognition import input_of
-from circa_train.nn.relu_calls import relu_calls
-from circa_train.nn.tracing import trace
+from circa_train.nn.rescaled import RescaledReLU
+from circa_train.nn.tracing.boundaries import Boundaries
+from circa_train.nn.tracing.errors import ConversionError
+from circa_train.nn.tracing.in_place import makes_new_memory, redirect_in_place
+from circa_train.nn.tracing.leaves import refuse_programs
+from circa_train.nn.tracing.recognition import input_of
+from circa_train.nn.tracing.relu_calls import relu_calls
+from circa_train.nn.tracing.trace import trace
 from circa_train.nn.trial import try_out
 
 __all__ = ["ConversionError", "StochasticNetwork", "with_exact_relus", "with_stochastic_relus"]
@@ -75,6 +76,7 @@ def with_stochastic_relus(
     overflow: str = "raise",
     backend: str = "auto",
     other_activations: str = "refuse",
+    rescale_bits: int = 0,
     example: Any = None,
 ) -> StochasticNetwork:
     """A network that computes as ``model`` does, with a stochastic sign test in every ReLU call.
@@ -97,6 +99,8 @@ def with_stochastic_relus(
         overflow: ``raise``, ``wrap`` or ``saturate``.
         backend: ``auto``, ``reference``, ``cpu`` or ``triton``; all give the same bits.
         other_activations: ``refuse`` (default) or ``keep`` activations that are not ReLUs.
+        rescale_bits: low bits of its fixed-point values that every site drops, as two parties do before the
+            next linear layer (:mod:`circa_train.nn.rescaled`); 0 passes activations on as they are.
         example: a small batch as the network takes it (a tensor, or a tuple of arguments). With it the
             conversion is tried out: without faults it must give the outputs and gradients of ``model``, and
             no step outside of the sites may turn out to be a ReLU (:mod:`circa_train.nn.trial`).
@@ -119,9 +123,9 @@ def with_stochastic_relus(
         model,
         graph,
         [
-            (node, StochasticReLU(
-                specs[name], frac_bits=frac_bits, seed=seed, site=index, overflow=overflow, backend=backend,
-                name=name
+            (node, _site(
+                specs[name], rescale_bits, frac_bits=frac_bits, seed=seed, site=index, overflow=overflow,
+                backend=backend, name=name
             ))
             for index, (name, node) in enumerate(calls)
         ],
@@ -129,6 +133,12 @@ def with_stochastic_relus(
     if example is not None:
         try_out(model, network, example, refuse_relus=other_activations == "refuse")
     return network
+
+
+def _site(spec: SignTest, rescale_bits: int, **options: Any) -> StochasticReLU:
+    if rescale_bits:
+        return RescaledReLU(spec, bits=rescale_bits, **options)
+    return StochasticReLU(spec, **options)
 
 
 def as_stochastic(model: nn.Module) -> nn.Module:

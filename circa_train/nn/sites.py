@@ -9,7 +9,8 @@ from torch import nn
 
 from circa_train.nn.control import evaluating, site_inputs, stochastic_relus, without_faults
 from circa_train.nn.convert import as_stochastic
-from circa_train.nn.preserving import unchanged
+from circa_train.nn.tracing.leaves import refuse_unfinished
+from circa_train.nn.tracing.preserving import unchanged
 from circa_train.nn.trial import try_out
 
 
@@ -34,6 +35,7 @@ def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, 
         )
     batch = shape if len(shape) in (2, 4) else (1, *shape)
     network = as_stochastic(model)
+    refuse_unfinished(network)
     counts: dict[str, int] = {}
     parameter = next(model.parameters(), torch.zeros(()))
     zeros = torch.zeros(batch, device=parameter.device, dtype=parameter.dtype)

@@ -20,9 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.control import evaluating, without_faults
-from circa_train.nn.errors import ConversionError
-from circa_train.nn.preserving import unchanged
-from circa_train.nn.recognition import place_of
+from circa_train.nn.tracing.errors import ConversionError
+from circa_train.nn.tracing.leaves import refuse_unfinished
+from circa_train.nn.tracing.preserving import unchanged
+from circa_train.nn.tracing.recognition import place_of
 
 #: How far the two networks may differ, as a share of the largest value: they run the same operations, which
 #: some libraries sum up in another order the second time.
@@ -44,6 +45,7 @@ def try_out(plain: nn.Module, network: nn.Module, example: Any, *, refuse_relus:
     Raises:
         ConversionError: if outputs or gradients differ, or a ReLU runs that is no site.
     """
+    refuse_unfinished(network)
     args = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     with (
         unchanged(plain),

@@ -8,12 +8,14 @@ Every job owns one folder::
     job.log           its log, tracebacks included
     result.json       written last and atomically: a folder with a result is a finished job
     failure.json      instead of a result, if the job failed: error type, message, and what was asked
+    .lock             held by the process that works here (:mod:`circa_train.runs.lock`)
 
 The folder's name ends in the *config hash*: of everything that can change the result, and of nothing else
 (see ``RESULT_NEUTRAL``). So one question has one folder, a sweep may be widened or started again, and only
 what is missing runs. The hash names a checkpoint by its path; the *fingerprint* adds the contents of the
 files that the job reads, so a result on an overwritten checkpoint counts as stale, and :func:`changes` says
-what differs.
+what differs. A result also counts no more if its own bytes, the files that the job made, or the data that it
+saw are not what they were (:mod:`circa_train.runs.records`); :meth:`RunFolder.stale` says which.
 
 This module needs neither torch nor Hydra.
 """
@@ -26,15 +28,17 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from circa_train.files import read_json, write_json, write_text
+from circa_train.runs.records import changed_files, describe_files, next_number, read_record, sealed
 
-FORMAT = 1
+#: Of result.json; format 1 had neither a digest, nor a number, nor files.
+FORMAT = 2
 CONFIG, STARTED, RESULT, FAILURE = "config.yaml", "started.json", "result.json", "failure.json"
 
 #: Keys (a dotted name stands for its whole subtree) that say where and how a job runs, not what it computes.
@@ -123,6 +127,8 @@ class RunFolder:
         config: the resolved configuration, as plain data.
         overrides: what the command line (or the sweep) said, e.g. ``["fault.k=12"]``.
         inputs: digests of the files the job reads, by key.
+        data_now: the identity of a data set, by its name, as it is now; None for one whose files are not
+            looked at.
     """
 
     path: Path
@@ -130,6 +136,7 @@ class RunFolder:
     config: Mapping[str, Any]
     overrides: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
+    data_now: Callable[[str], str | None] = field(default=lambda name: None, repr=False)
     _started: float = field(default_factory=time.perf_counter, init=False, repr=False)
 
     @property
@@ -137,22 +144,46 @@ class RunFolder:
         return fingerprint(self.config, self.inputs)
 
     def finished(self) -> dict[str, Any] | None:
-        """The stored result file if it answers exactly this question, else None."""
-        stored = read_json(self.path / RESULT)
-        return stored if stored is not None and stored.get("fingerprint") == self.fingerprint else None
+        """The stored result file if it answers exactly this question and all it speaks of is still there,
+        else None.
+        """
+        stored, wrong = self._stored()
+        return None if wrong else stored
+
+    def _stored(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The result file, None if there is no sound one, and why it is no answer."""
+        try:
+            stored = read_record(self.path / RESULT)
+        except ValueError as error:
+            return None, [f"{self.path / RESULT} is no result: {error}"]
+        if stored is None:
+            return None, []
+        if stored.get("fingerprint") != self.fingerprint:
+            return stored, self._differences(stored) or ["the question, in a way that has no name"]
+        wrong = changed_files(self.path, stored.get("files") or {})
+        data = stored.get("data") or {}
+        name, seen = str(data.get("name")), data.get("identity")
+        if seen is not None and self.data_now(name) != seen:
+            wrong.append(f"the files of data {name}")
+        return stored, wrong
 
     def stale(self, neighbours: Iterable[Mapping[str, Any]] = ()) -> list[str]:
         """What differs from the earlier result that this job replaces; empty if there is none.
 
-        That is the result in this very folder (then the contents of its inputs changed), or else one of
-        ``neighbours`` (:func:`stored_results`) that answered the same overrides under other defaults, and so
-        under another hash.
+        That is the result in this very folder (then it is damaged, or the contents of what it speaks of
+        changed), or else one of ``neighbours`` (:func:`stored_results`) that answered the same overrides
+        under other defaults, and so under another hash.
         """
-        stored = read_json(self.path / RESULT)
-        if stored is None:
-            stored = next((dict(r) for r in neighbours if same_command(r, self.kind, self.overrides)), None)
+        stored, wrong = self._stored()
+        if stored is not None or wrong:
+            return wrong
+        same = (dict(r) for r in neighbours if same_command(r, self.kind, self.overrides))
+        stored = next(same, None)
         if stored is None or stored.get("fingerprint") == self.fingerprint:
             return []
+        return self._differences(stored)
+
+    def _differences(self, stored: Mapping[str, Any]) -> list[str]:
         before = stored.get("inputs") or {}
         names = flatten(self.config)
         return changes(stored.get("config") or {}, self.config) + [
@@ -166,33 +197,47 @@ class RunFolder:
         removed.
 
         Returns:
-            Whether that attempt was on the same question and contents, so that what it left half done may be
-                gone on with.
+            Whether that attempt was on the same question and contents, and what it finished is as it left it,
+                so
+            that what it left half done may be gone on with.
         """
         self._started = time.perf_counter()
         self.path.mkdir(parents=True, exist_ok=True)
         earlier = read_json(self.path / STARTED) or {}
+        stored, wrong = self._stored()
+        same = earlier.get("fingerprint") == self.fingerprint and (stored is None or not wrong)
         for outcome in (RESULT, FAILURE):
             (self.path / outcome).unlink(missing_ok=True)
         write_text(self.path / CONFIG, config_yaml)
         write_json(self.path / STARTED, {"fingerprint": self.fingerprint, "machine": describe_machine()})
-        return bool(earlier.get("fingerprint") == self.fingerprint)
+        return bool(same)
 
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``result.json``, the last file of a job."""
-        content = {
+    def finish(
+        self, result: Mapping[str, Any], *, files: Iterable[str] = (), data: tuple[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Write ``result.json``, the last file of a job.
+
+        Args:
+            result: what the job found.
+            files: what it made, by path in the folder: without them the result does not count.
+            data: name and identity of the data set that it saw, if that has one.
+        """
+        content = sealed({
             "format": FORMAT,
             "kind": self.kind,
+            "number": next_number(self.path.absolute().parent, RESULT),
             "config_hash": config_hash(self.config),
             "fingerprint": self.fingerprint,
             "inputs": dict(self.inputs),
+            "data": None if data is None else {"name": data[0], "identity": data[1]},
+            "files": describe_files(self.path, files),
             "overrides": list(self.overrides),
             "config": dict(self.config),
             "seconds": round(time.perf_counter() - self._started, 3),
             "finished": time.time(),
             "machine": describe_machine(),
             "result": dict(result),
-        }
+        })  # fmt: skip
         write_json(self.path / RESULT, content)
         return content
 

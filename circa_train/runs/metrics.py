@@ -2,9 +2,12 @@
 mirrors it.
 
 ``metrics.jsonl`` holds one JSON object per line with ``step`` and ``time`` (seconds since 1970) before the
-metrics. Every line is flushed as it is written, so a killed run leaves at most half a line, which the reader
-skips and the next start removes. A resumed run takes back what was logged beyond the step it resumes from
-(``rewind``), so that the file reads as if the run had never stopped.
+metrics, and ``sha256`` after them: the first digits of a SHA-256 of the row and of the check before it, so
+that no line can change, go or come in between unseen. Every line is on the disk before the run goes on, so a
+killed run leaves at most half a line, which the reader skips and the next start removes. A resumed run takes
+back what was logged beyond the step it resumes from (``rewind``), so that the file reads as if the run had
+never stopped. What a cut-off file lacks, the file itself cannot tell: a checkpoint keeps a copy of it
+(``record``), which is put back (``restore``).
 
 A tracker is always there to be called: ``Tracker`` itself does nothing, and is what ranks other than 0 get.
 """
@@ -15,6 +18,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circa_train.files import write_text
+from circa_train.files import append_line, cut_off, json_digest, set_aside, write_text
 
 logger = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
+_CHECK, _CHECK_DIGITS = "sha256", 16
 WANDB_MODES = ("offline", "online", "disabled")
 #: Longer, and a run without a network seems to hang; wandb's own limit is 90 s.
 WANDB_TIMEOUT_SECONDS = 20
@@ -43,6 +48,13 @@ class Tracker:
 
     def rewind(self, step: int) -> None:
         """Take back what was logged beyond ``step``: the run resumes there and will log it again."""
+
+    def record(self) -> str | None:
+        """All that was logged so far, as :meth:`restore` takes it; None if this tracker keeps nothing."""
+        return None
+
+    def restore(self, record: str) -> None:
+        """After :meth:`rewind`: what was logged is exactly this."""
 
     def summary(self, metrics: Mapping[str, Any]) -> None:
         """Record what the whole run came to."""
@@ -68,6 +80,14 @@ class Trackers(Tracker):
         for tracker in self.trackers:
             tracker.rewind(step)
 
+    def record(self) -> str | None:
+        records = [tracker.record() for tracker in self.trackers]
+        return next((record for record in records if record is not None), None)
+
+    def restore(self, record: str) -> None:
+        for tracker in self.trackers:
+            tracker.restore(record)
+
     def summary(self, metrics: Mapping[str, Any]) -> None:
         for tracker in self.trackers:
             tracker.summary(metrics)
@@ -90,42 +110,61 @@ class JsonLinesTracker(Tracker):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder) / METRICS_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._step = -1
+        self._step, self._check = -1, ""
         if self.path.exists():
             self._keep(lambda row: True)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         if step < self._step:
             raise ValueError(f"step {step} is logged after step {self._step}; steps never fall, rewind first")
+        row = {"step": step, "time": round(time.time(), 3)}
+        self._append(row | {name: _plain(value) for name, value in metrics.items()})
         self._step = step
-        self._append(
-            {"step": step, "time": round(time.time(), 3)}
-            | {name: _plain(value) for name, value in metrics.items()}
-        )
 
     def rewind(self, step: int) -> None:
         if self.path.exists():
             self._keep(lambda row: row["step"] <= step and "summary" not in row)
+
+    def record(self) -> str:
+        return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+
+    def restore(self, record: str) -> None:
+        if self.record() != record:
+            kept = set_aside(self.path, "damaged")
+            logger.warning(
+                "%s did not hold what the checkpoint says was logged; it is as it was again%s",
+                self.path, f", the damaged file is {kept}" if kept else "",
+            )  # fmt: skip
+            write_text(self.path, record)
+        self._keep(lambda row: True)
 
     def summary(self, metrics: Mapping[str, Any]) -> None:
         plain = {name: _plain(value) for name, value in metrics.items()}
         self._append({"step": max(self._step, 0), "time": round(time.time(), 3), "summary": plain})
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        check = _checked(row, self._check)
+        append_line(self.path, json.dumps({**row, _CHECK: check}, allow_nan=False).encode())
+        self._check = check
 
     def _keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Cut the file off before its first row that is not ``wanted``, or half written: rows are in order of
-        steps.
+        """Cut the file off before its first row that is not ``wanted``, damaged or half written: rows are in
+        order of steps. A damaged file is kept beside it.
         """
-        rows, length, self._step = _rows(self.path), 0, -1
-        for row, end in rows:
-            if not wanted(row):
+        if not self.path.exists():
+            return
+        lines, damage = _lines(self.path)
+        if damage is not None:
+            kept = self.path.with_name(f"{self.path.stem}.damaged{self.path.suffix}")
+            shutil.copyfile(self.path, kept)
+            logger.warning("%s; what follows is cut off, the damaged file is %s", damage, kept)
+        length, self._step, self._check = 0, -1, ""
+        for line in lines:
+            if not wanted(line.row):
                 break
-            length, self._step = end, row["step"]
+            length, self._step, self._check = line.end, line.row["step"], line.check
         if length < self.path.stat().st_size:
-            os.truncate(self.path, length)
+            cut_off(self.path, length)
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -137,13 +176,13 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         FileNotFoundError: if there is no such file.
         ValueError: if a line before the last is damaged, with its number.
     """
-    return [row for row, _ in _rows(_metrics_file(path)) if "summary" not in row]
+    return [row for row in _rows(_metrics_file(path)) if "summary" not in row]
 
 
 def read_summary(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What the run came to, by :meth:`Tracker.summary`; empty if it has not finished."""
     merged: dict[str, Any] = {}
-    for row, _ in _rows(_metrics_file(path)):
+    for row in _rows(_metrics_file(path)):
         merged |= row.get("summary", {})
     return merged
 
@@ -153,25 +192,51 @@ def _metrics_file(path: str | os.PathLike[str]) -> Path:
     return path / METRICS_NAME if path.is_dir() else path
 
 
-def _rows(path: Path) -> list[tuple[dict[str, Any], int]]:
-    """Each row, and the offset in bytes at which its line ends."""
-    rows: list[tuple[dict[str, Any], int]] = []
-    end = 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        end += len(line)
-        if number == len(lines) and not line.endswith(b"\n"):
-            break  # half written, even if what is there happens to be JSON
+@dataclass(frozen=True)
+class _Line:
+    """A row, the check of its line ("" in files from before there was one), and the offset of its end."""
+
+    row: dict[str, Any]
+    check: str
+    end: int
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    lines, damage = _lines(path)
+    if damage is not None:
+        raise ValueError(f"{damage}: remove the line and all after it to read the rest")
+    return [line.row for line in lines]
+
+
+def _lines(path: Path) -> tuple[list[_Line], str | None]:
+    """The rows up to the first damage, and what that is."""
+    content = path.read_bytes()
+    raw = content.splitlines(keepends=True)
+    if raw and not raw[-1].endswith(b"\n"):
+        raw.pop()  # half written, even if what is there happens to be JSON
+    checked = any(f'"{_CHECK}": "'.encode() in line for line in raw)
+    lines: list[_Line] = []
+    check, end = "", 0
+    for number, text in enumerate(raw, start=1):
+        end += len(text)
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            row = json.loads(text)
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
                 raise ValueError("no object with a step")
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number} is damaged ({error}): remove the line to read the rest"
-            ) from error
-        rows.append((row, end))
-    return rows
+            if checked:
+                told = row.pop(_CHECK, None)
+                check = _checked(row, check)
+                if told != check:
+                    raise ValueError("it is not what was written there")
+        except (ValueError, RecursionError) as error:
+            return lines, f"{path}, line {number} is damaged ({error})"
+        lines.append(_Line(row, check, end))
+    return lines, None
+
+
+def _checked(row: Mapping[str, Any], before: str) -> str:
+    """What vouches for a row and for all before it."""
+    return json_digest([before, row])[:_CHECK_DIGITS]
 
 
 def _plain(value: Any) -> Any:

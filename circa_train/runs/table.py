@@ -1,7 +1,8 @@
 """Run folders -> one tidy table.
 
 ``collect`` walks any number of folders and turns every ``result.json`` below them into one flat row; files
-that are half written, empty, foreign or of a newer format are skipped, counted and named. Rows are plain
+that are half written, empty, damaged, foreign, of a newer format or of another run's folder are skipped,
+counted and named. Rows are plain
 dicts and the table is CSV by the standard library; ``to_dataframe`` is there for notebooks (the ``tables``
 extra).
 
@@ -18,14 +19,16 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circa_train.fault import sign_test_kinds
-from circa_train.files import write_text
-from circa_train.runs.folder import FAILURE, FORMAT, RESULT, flatten
+from circa_train.files import read_json, write_text
+from circa_train.runs.folder import FAILURE, FORMAT, RESULT, STARTED, flatten
+from circa_train.runs.records import check_seal
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +71,9 @@ class Collection:
         raw: the files' contents, in the same order.
         skipped: files without a row.
         failures: jobs that failed and have not succeeded since.
-        superseded: results left out because the same command gave a newer one under other defaults.
+        superseded: results left out because the same command gave a newer one under other defaults: one with
+            a larger number (:func:`circa_train.runs.records.next_number`), where results have none the one
+            that finished later.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -85,7 +90,7 @@ def collect(*folders: str | os.PathLike[str]) -> Collection:
         FileNotFoundError: if a folder does not exist.
     """
     found = Collection()
-    newest: dict[tuple[Any, ...], tuple[float, Path]] = {}
+    newest: dict[tuple[Any, ...], tuple[int, float, Path]] = {}
     pending: list[tuple[tuple[Any, ...], Path, dict[str, Any], Row]] = []
     for path in _job_files(folders):
         try:
@@ -94,14 +99,17 @@ def collect(*folders: str | os.PathLike[str]) -> Collection:
                 found.failures.append(_failure(path, content))
                 continue
             row = to_row(content, path.parent)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            check_seal(content)
+            _check_place(content, path.parent)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             found.skipped.append(Skipped(path, _reason(error)))
             continue
         key = (path.parent.parent, row["kind"], *sorted(content.get("overrides") or [path.parent.name]))
         pending.append((key, path, content, row))
-        newest[key] = max(newest.get(key, (float("-inf"), path)), (float(row["finished"] or 0), path))
+        age = (int(content.get("number") or 0), float(row["finished"] or 0), path)
+        newest[key] = max(newest.get(key, age), age)
     for key, path, content, row in pending:
-        if newest[key][1] != path:
+        if newest[key][-1] != path:
             found.superseded.append(path)
             continue
         found.rows.append(row)
@@ -121,8 +129,8 @@ def to_row(content: Mapping[str, Any], run: str | os.PathLike[str] = "") -> Row:
         or not isinstance(content.get("result"), Mapping)
     ):
         raise ValueError("not a result of circa_train: no 'kind' and 'result' in it")
-    if content.get("format") != FORMAT:
-        raise ValueError(f"format {content.get('format')!r}; this version reads format {FORMAT}")
+    if content.get("format") not in range(1, FORMAT + 1):
+        raise ValueError(f"format {content.get('format')!r}; this version reads formats 1 to {FORMAT}")
     row: Row = {
         "kind": content["kind"],
         "run": str(run),
@@ -218,6 +226,18 @@ def _job_files(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
         for directory, _, files in os.walk(folder):
             found.update(Path(directory, name) for name in (RESULT, FAILURE) if name in files)
     return sorted(found)
+
+
+def _check_place(content: Mapping[str, Any], folder: Path) -> None:
+    """ValueError if a sound result lies in the folder of another run: who copied it there would read it under
+    a wrong name.
+    """
+    told, named = content.get("config_hash"), re.search(r"-([0-9a-f]{10})$", folder.absolute().name)
+    if told is not None and named is not None and named[1] != told:
+        raise ValueError(f"the result of another run, {told}, in the folder of {named[1]}")
+    started = (read_json(folder / STARTED) or {}).get("fingerprint")
+    if started is not None and content.get("fingerprint") not in (None, started):
+        raise ValueError(f"the result of another run than the one that {folder / STARTED} names")
 
 
 def _failure(path: Path, content: Any) -> Failure:

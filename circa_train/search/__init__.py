@@ -10,7 +10,7 @@ from circa_train.lazy import face
 
 if TYPE_CHECKING:
     from circa_train.search.answer import Answer, fault_file, summary, write_fault_file
-    from circa_train.search.engine import SearchResult, search
+    from circa_train.search.engine import SearchResult, search_truncation
     from circa_train.search.judging import Judgement
     from circa_train.search.settings import SearchSettings
 
@@ -20,7 +20,7 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "fault_file",
-    "search",
+    "search_truncation",
     "summary",
     "write_fault_file",
 ]
@@ -33,7 +33,7 @@ __getattr__, __dir__ = face(
         "SearchResult": "engine",
         "SearchSettings": "settings",
         "fault_file": "answer",
-        "search": "engine",
+        "search_truncation": "engine",
         "summary": "answer",
         "write_fault_file": "answer",
     },

@@ -74,7 +74,7 @@ class SearchResult:
         return self.chosen.ks != self.uniform.ks
 
 
-def search(
+def search_truncation(
     network: nn.Module,
     splits: DataSplits,
     spec: TruncatedSign,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from circa_train.cost import CircuitCost
 from circa_train.text import aligned
 from circa_train.verify.checking import SiteReport
+from circa_train.verify.rescaling import RescaleReport
 
 
 def verification_table(reports: Sequence[SiteReport], circuits: Mapping[str, Sequence[CircuitCost]]) -> str:
@@ -44,3 +45,21 @@ def verification_table(reports: Sequence[SiteReport], circuits: Mapping[str, Seq
             "/".join(f"{1e9 * circuit.seconds.total:.0f}" if circuit.seconds else "-" for circuit in four),
         ])  # fmt: skip
     return aligned(lines, left=2)
+
+
+def rescaling_table(reports: Sequence[RescaleReport]) -> str:
+    """One line per rescaling: in which ReLU's round trip, what was compared, how often it rounded up, and
+    what the two parties sent per value.
+    """
+    lines = [["rescaling", "bits", "rides with", "values", "up", "mismatches", "B per value"]]
+    for report in reports:
+        lines.append([
+            report.layer,
+            str(report.bits),
+            report.site or "-",
+            f"{report.values:,}",
+            f"{report.up:,}",
+            str(sum(report.mismatches.values())),
+            f"{report.sent_bytes / report.values:.0f}",
+        ])  # fmt: skip
+    return aligned(lines, left=1)

@@ -85,6 +85,19 @@ def test_aes_and_hash_equal_an_independent_aes(name, count):
 
 
 @every_kernel
+@pytest.mark.parametrize("instances", [1, 5, 64])
+def test_active_labels_are_the_false_ones_moved_where_the_bit_is_set(name, instances):
+    labels, offset = random_blocks((3, instances)), random_blocks(())
+    bits = np.random.default_rng(0).random((3, instances)) < 0.5
+    active = np.zeros_like(labels)
+    make_kernel(KEY, name).activate(labels, bits, offset, active)
+    for wire in range(3):
+        for i in range(instances):
+            wanted = labels[wire, i] ^ offset if bits[wire, i] else labels[wire, i]
+            assert (active[wire, i] == wanted).all()
+
+
+@every_kernel
 @pytest.mark.parametrize("kind", ["full", "exact", "truncated"])
 @pytest.mark.parametrize("instances", [1, 63, 130])
 def test_kernels_give_the_same_bytes(name, kind, instances):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -145,3 +146,30 @@ def test_a_copy_draws_what_the_original_draws() -> None:
     assert torch.equal(relu(z), other(z))
     relu.set_spec(UniformFault(1.0))
     assert torch.equal(relu(z), torch.where(z > 0, 0, z))
+
+
+def test_a_class_that_is_defined_again_is_another_test() -> None:
+    """As in a notebook: the layers made with either class go on with their own."""
+    from circa_train.fault import SignTest
+    from circa_train.fault.test import _REGISTRY
+
+    def define(flipped: bool) -> SignTest:
+        class Again(SignTest):
+            kind = "defined again"
+            mask_count = 2**32  # type: ignore[assignment]
+
+            def gate(self, x, mask):
+                return (x > 0) ^ flipped
+
+            def counts(self, x):
+                return ((x != 0) * flipped * 2**32,)
+
+        return dataclass(frozen=True)(Again)()
+
+    try:
+        z = torch.tensor([[-1.0, 2.0]], requires_grad=True)
+        layers = [StochasticReLU(define(flipped), frac_bits=4) for flipped in (False, True)]
+        assert [layer(z).tolist() for layer in layers] == [[[0.0, 2.0]], [[-1.0, 0.0]]]
+        assert layers[0](z).tolist() == [[0.0, 2.0]]
+    finally:
+        _REGISTRY.pop("defined again")

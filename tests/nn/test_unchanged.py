@@ -22,6 +22,7 @@ from circa_train import (
 )
 from circa_train.diagnosis import compare_activations
 from circa_train.nn.control import draw_state, evaluating, set_draw, stochastic_relus
+from circa_train.nn.convert import ConversionError
 from circa_train.nn.observation import observe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
@@ -138,6 +139,19 @@ def test_exact_relus_of_any_other_module_are_in_a_copy() -> None:
     x = torch.randn(3, 4)
     want = own.head(torch.relu(with_exact_relus(own.network)[0](torch.relu(own.inner[0](x)) + 1)))
     assert torch.equal(plain(x), want)
+
+
+def test_a_network_that_its_first_batch_would_change_is_refused() -> None:
+    model = nn.Sequential(nn.LazyConv2d(3, 1), nn.LazyBatchNorm2d(), nn.ReLU())
+    for call in (
+        lambda: relu_sites(model, (3, 8, 8)),
+        lambda: fit_frac_bits(model, [IMAGES]),
+        lambda: with_stochastic_relus(model, NoFault(), example=IMAGES),
+    ):
+        with pytest.raises(ConversionError, match=r"0.weight has no shape yet .*run a batch"):
+            call()
+    with_stochastic_relus(model, NoFault())
+    assert isinstance(model[0], nn.LazyConv2d)
 
 
 def test_what_training_mode_does_beside_its_purpose_is_undone() -> None:

@@ -45,9 +45,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "std": list(splits.std),
         "class_names": list(splits.class_names),
     }
-    by_site = {
-        name: (TruncatedSign(6 + i) if i % 2 else NoFault()).to_dict() for i, name in enumerate(sites)
-    }
+    by_site = {name: (TruncatedSign(6 + i) if i % 2 else NoFault()).to_dict() for i, name in enumerate(sites)}
     faults = {"plain": None, "tuned": TruncatedSign(9, "negpass").to_dict(), "mixed": {"sites": by_site}}
     for name, fault in faults.items():
         metadata = {
@@ -165,6 +163,12 @@ def test_an_export_folder_is_verified_on_its_own_vectors(verify, exported: Path,
     assert result["mismatches"] == 0
     assert result["values"] == 6 * 500
     assert [site["site"] for site in result["left_out"]] == ["relu"]
+    rescaled = result["rescalings"]
+    ways = {layer["layer"]: set(layer["mismatches"]) for layer in rescaled}
+    assert all({"executor", "reader", "parties"} <= found for found in ways.values())
+    riding = [layer for layer in rescaled if layer["site"]]
+    assert len(riding) == 6  # the first ReLU is exact: what it lets through has a mask of its own
+    assert all("simulator" in layer["mismatches"] and 0 < layer["up"] < 500 for layer in riding)
     damaged = tmp_path / "damaged"
     shutil.copytree(exported, damaged)
     (damaged / "vectors.safetensors").write_bytes((damaged / "vectors.safetensors").read_bytes()[:-1] + b"?")

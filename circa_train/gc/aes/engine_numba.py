@@ -57,6 +57,12 @@ class NumbaKernel:
         )
         return target[: len(labels)]
 
+    def activate(
+        self, false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks, out: Blocks
+    ) -> None:
+        labels, bits = np.ascontiguousarray(false_labels), np.ascontiguousarray(bits)
+        self._passes.activate(labels, bits, offset, out)
+
     def project(
         self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

@@ -47,6 +47,11 @@ class NumpyKernel:
         hashes: Blocks = hasher.hash([tweak])[0].copy()
         return hashes
 
+    def activate(
+        self, false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks, out: Blocks
+    ) -> None:
+        np.bitwise_xor(false_labels, np.where(bits[..., None], offset, np.uint64(0)), out=out)
+
     def project(
         self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

@@ -49,6 +49,14 @@ class Kernel(Protocol):
         """TMMO of (n, 2) labels under the tweaks (tweak, first_instance + i)."""
         ...
 
+    def activate(
+        self, false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks, out: Blocks
+    ) -> None:
+        """Fill ``out`` (wires, n, 2) with the active labels of bool ``bits`` (wires, n): the false-label,
+        moved by the offset where the bit is set.
+        """
+        ...
+
     def project(
         self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

@@ -54,6 +54,7 @@ class Passes(NamedTuple):
     encrypt: Callable[..., None]
     counters: Callable[..., None]
     tccr_hash: Callable[..., None]
+    activate: Callable[..., None]
     project: Callable[..., None]
     take_share: Callable[..., None]
     garble: Callable[..., None]
@@ -181,6 +182,16 @@ def compiled_passes(width: int) -> Passes:
             at = _next(at, blocks, group)
 
     @njit(nogil=True)
+    def activate(false_labels, bits, offset, active):
+        # Flat, and the offset in registers: otherwise the compiler reads it again for every label.
+        source, target, chosen = false_labels.reshape(-1), active.reshape(-1), bits.reshape(-1)
+        low, high = offset[0], offset[1]
+        for i in range(len(chosen)):
+            moved = _ZERO - np.uint64(chosen[i])
+            target[2 * i] = source[2 * i] ^ (low & moved)
+            target[2 * i + 1] = source[2 * i + 1] ^ (high & moved)
+
+    @njit(nogil=True)
     def project(labels, offset, tweak, first_instance, prime, words, shares, keys):
         if_false, if_true = np.empty_like(labels), np.empty_like(labels)
         tccr_hash(labels.ctypes.data, np.zeros_like(offset), if_false, tweak, first_instance, keys)
@@ -203,7 +214,7 @@ def compiled_passes(width: int) -> Passes:
 
     garble = _tape_pass(width, together // 4, True)
     evaluate = _tape_pass(width, together // 2, False)
-    return Passes(encrypt_blocks, counters, tccr_hash, project, take_share, garble, evaluate)
+    return Passes(encrypt_blocks, counters, tccr_hash, activate, project, take_share, garble, evaluate)
 
 
 def _tape_pass(width: int, count: int, garbling: bool) -> Callable[..., None]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,12 @@ def to_bits(values: NDArray[np.int64], bits: int) -> NDArray[np.bool_]:
     """The low ``bits`` bits of non-negative integers (instances,) as bool (bits, instances). Inverse of
     from_bits.
     """
-    return (values[None, :] >> np.arange(bits, dtype=np.int64)[:, None] & 1).astype(bool)
+    # 32 bits where they suffice: half the memory to read
+    numbers: NDArray[Any] = values.astype(np.uint32 if bits <= 32 else np.uint64)
+    rows = np.empty((bits, len(values)), dtype=bool)
+    for position, row in enumerate(rows):
+        np.not_equal(numbers & numbers.dtype.type(1 << position), 0, out=row)
+    return rows
 
 
 def from_bits(bits: NDArray[np.bool_]) -> NDArray[np.int64]:

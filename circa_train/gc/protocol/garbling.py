@@ -21,6 +21,7 @@ Honest-but-curious parties; labels of a batch must reach the evaluator for one s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,7 +99,17 @@ class Garbler:
                 outputs[0], self._offset, tweak, first, circuit.share_modulus
             )
         message = Message(MessageKind.TABLES, payload, circuit.fingerprint, first, instances)
-        return GarbledBatch(circuit, message, share, own_labels, evaluator_labels, self._offset)
+        return GarbledBatch(circuit, message, share, own_labels, evaluator_labels, self._activate)
+
+    def _activate(self, false_labels: Blocks, bits: NDArray[np.bool_]) -> Blocks:
+        """The active labels of input bits, bool (wires, instances)."""
+        if bits.shape != false_labels.shape[:2] or bits.dtype != bool:
+            raise ValueError(
+                f"input bits: expected bool {false_labels.shape[:2]}, got {bits.dtype} {bits.shape}"
+            )
+        active = self._memory.blocks(false_labels.shape)
+        self._kernel.activate(false_labels, bits, self._offset, active)
+        return active
 
     def _draw(self, shape: tuple[int, ...]) -> Blocks:
         labels = self._memory.blocks(shape)
@@ -122,7 +133,7 @@ class GarbledBatch:
     share: NDArray[np.int64] | None
     _own_labels: Blocks
     _evaluator_labels: Blocks
-    _offset: Blocks
+    _activate: Callable[[Blocks, NDArray[np.bool_]], Blocks]
     _spent: bool = False
     _here: OneProcess = field(default_factory=lambda: OneProcess("a garbled batch"))
 
@@ -138,7 +149,7 @@ class GarbledBatch:
             raise RuntimeError(
                 "the input labels of this batch have been sent; garble another batch for other inputs"
             )
-        labels = _activate(self._own_labels, garbler_bits, self._offset)
+        labels = self._activate(self._own_labels, garbler_bits)
         self._spent = True
         return Message(
             MessageKind.INPUT_LABELS,
@@ -152,7 +163,7 @@ class GarbledBatch:
         """Active labels for the evaluator's bits, picked by the garbler, who thereby sees them: for checks in
         one process.
         """
-        return _activate(self._evaluator_labels, evaluator_bits, self._offset)
+        return self._activate(self._evaluator_labels, evaluator_bits)
 
 
 class Evaluator:
@@ -220,12 +231,6 @@ def _split(circuit: Circuit, instances: int, payload: NDArray[np.uint8]) -> tupl
     table_bytes = circuit.and_gates * AND_BYTES * instances
     tables = payload[:table_bytes].view(np.uint64).reshape(circuit.and_gates, 2, instances, 2)
     return tables, payload[table_bytes:].view(np.uint32)
-
-
-def _activate(false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks) -> Blocks:
-    if bits.shape != false_labels.shape[:2] or bits.dtype != bool:
-        raise ValueError(f"input bits: expected bool {false_labels.shape[:2]}, got {bits.dtype} {bits.shape}")
-    return false_labels ^ np.where(bits[..., None], offset, np.uint64(0))
 
 
 def _colours(labels: list[Blocks]) -> NDArray[np.uint32]:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from circa_train.nn.activation import StochasticReLU
-from circa_train.nn.errors import ConversionError
+from circa_train.nn.tracing.errors import ConversionError
 
 #: Layers of torch's that compute activations inside.
 FUSED_LAYERS = (
@@ -90,6 +91,16 @@ def refuse_programs(model: object) -> None:
     for name, module in model.named_modules():
         if any(base.__module__.startswith("torch.export.") for base in type(module).__mro__):
             raise ConversionError(_program(name or type(module).__name__, "a program of torch.export"))
+
+
+def refuse_unfinished(model: nn.Module) -> None:
+    """ConversionError for a network that its first batch will change: it cannot be run and left as it was."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ConversionError(
+                f"{name} has no shape yet (a lazy layer), and running the network would give it one: run a "
+                "batch through it first"
+            )
 
 
 def _program(name: str, kind: str) -> str:

@@ -6,7 +6,7 @@ here:
 
 - hooks are not run on stand-ins; every block that is run through leaves two marks in the graph, where
   :mod:`circa_train.nn.blocks` runs them later;
-- autograd functions are one step each (:mod:`circa_train.nn.functions`);
+- autograd functions are one step each (:mod:`circa_train.nn.tracing.functions`);
 - layers made inside the forward are run through, as if their code stood there;
 - options of the forward are fixed at their defaults, and a call with another value is an error;
 - ``no_grad``, ``autocast`` and checkpointing inside the forward, a replaced ``forward`` of the root, and
@@ -23,14 +23,14 @@ from torch import Tensor, fx, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from circa_train.nn.blocks import block_begins, block_ends
-from circa_train.nn.errors import ConversionError
-from circa_train.nn.functions import recorded
-from circa_train.nn.leaves import FunctionCall, is_leaf, refuse_programs
-from circa_train.nn.modes import unify_modes
-from circa_train.nn.names import taken_names, unused_name
-from circa_train.nn.options import check_options, options_of
-from circa_train.nn.preserving import changed_buffers, unchanged
-from circa_train.nn.recognition import place_of
+from circa_train.nn.tracing.errors import ConversionError
+from circa_train.nn.tracing.functions import recorded
+from circa_train.nn.tracing.leaves import FunctionCall, is_leaf, refuse_programs
+from circa_train.nn.tracing.modes import unify_modes
+from circa_train.nn.tracing.names import taken_names, unused_name
+from circa_train.nn.tracing.options import check_options, options_of
+from circa_train.nn.tracing.preserving import changed_buffers, unchanged
+from circa_train.nn.tracing.recognition import place_of
 
 _GRADIENTS = "torch.no_grad or enable_grad"
 _CHECKPOINTING = "torch.utils.checkpoint or saved_tensors_hooks"
@@ -38,7 +38,7 @@ _CHECKPOINTING = "torch.utils.checkpoint or saved_tensors_hooks"
 
 def trace(model: nn.Module) -> fx.Graph:
     """The graph of ``model``, the same for training and evaluation: flags that differ become
-    :class:`~circa_train.nn.leaves.TrainingFlag` calls. The network is left as it was.
+    :class:`~circa_train.nn.tracing.leaves.TrainingFlag` calls. The network is left as it was.
 
     Arguments of ``forward`` that default to a plain value (an option) are fixed at it. A node's ``meta`` says
     the ``owner``, the qualified name of the module whose forward made it; ``constant``, the tensor of a
@@ -182,7 +182,7 @@ def _trace_once(model: nn.Module) -> fx.Graph:
         raise ConversionError(
             f"the forward of this {type(model).__name__} was replaced on the object (network.forward = ...), "
             "and a trace would see that of its class: write a class, or a module around it, with the "
-            "new forward"
+            "new forward (torch.compile goes around the converted network)"
         )
     try:
         return _traced(model, proxy_buffers=True)

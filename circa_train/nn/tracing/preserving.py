@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 #: Whose objects are no part of a network, though an attribute of it may point at them.
 _FOREIGN = {"torch", "numpy", "circa_train", *sys.stdlib_module_names}
@@ -115,7 +116,7 @@ def _undo_set(item: set[Any]) -> Callable[[], None]:
 
 
 def _buffers(model: nn.Module) -> list[Callable[[], None]]:
-    return [_undo_buffer(buffer) for buffer in model.buffers()]
+    return [_undo_buffer(buffer) for buffer in model.buffers() if not is_lazy(buffer)]
 
 
 def _undo_buffer(buffer: Tensor) -> Callable[[], None]:
@@ -133,4 +134,4 @@ def _version(tensor: Tensor) -> int:
     """How often a tensor was changed in place; tensors of inference mode do not count, and cannot be
     changed outside of it.
     """
-    return 0 if tensor.is_inference() else tensor._version
+    return 0 if is_lazy(tensor) or tensor.is_inference() else tensor._version

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from circa_train.nn.errors import ConversionError
-from circa_train.nn.recognition import input_of, place_of, short_name
+from circa_train.nn.tracing.errors import ConversionError
+from circa_train.nn.tracing.recognition import input_of, place_of, short_name
 
 _IN_PLACE_FUNCTIONS = {F.relu_, torch.relu_, torch.ops.aten.relu_, torch.ops.aten.relu_.default}
 

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from circa_train.nn.blocks import block_ends, enter, has_hooks, leave
-from circa_train.nn.errors import ConversionError
+from circa_train.nn.tracing.errors import ConversionError
 
 
 class Boundaries:

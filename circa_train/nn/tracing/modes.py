@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from circa_train.nn.errors import ConversionError
-from circa_train.nn.leaves import TrainingFlag
-from circa_train.nn.names import unused_name
-from circa_train.nn.recognition import place_of
+from circa_train.nn.tracing.errors import ConversionError
+from circa_train.nn.tracing.leaves import TrainingFlag
+from circa_train.nn.tracing.names import unused_name
+from circa_train.nn.tracing.recognition import place_of
 
 
 def _same_step(a: fx.Node, b: fx.Node) -> bool:

@@ -2,9 +2,9 @@
 
 A trace would run the function's forward on its stand-ins and see only that, and a straight-through gradient
 would become that of a rounding: zero. So the call itself is recorded, as a
-:class:`~circa_train.nn.leaves.FunctionCall`, and its forward is run once more in a graph to be thrown away,
-to look for a ReLU in it. ``apply`` is torch's own, in C, and may have been taken from its class long before;
-what it calls is the forward of the class, so that is what stands aside meanwhile.
+:class:`~circa_train.nn.tracing.leaves.FunctionCall`, and its forward is run once more in a graph to be thrown
+away, to look for a ReLU in it. ``apply`` is torch's own, in C, and may have been taken from its class long
+before; what it calls is the forward of the class, so that is what stands aside meanwhile.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from torch import Tensor, fx, nn
 from torch.jit import ScriptModule
 
-from circa_train.nn.errors import ConversionError
-from circa_train.nn.leaves import FUSED_LAYERS, FunctionCall, operations
-from circa_train.nn.names import taken_names, unused_name
-from circa_train.nn.recognition import (
+from circa_train.nn.tracing.errors import ConversionError
+from circa_train.nn.tracing.leaves import FUSED_LAYERS, FunctionCall, operations
+from circa_train.nn.tracing.names import taken_names, unused_name
+from circa_train.nn.tracing.recognition import (
     ACTIVATION_MODULES,
     ACTIVATION_NAMES,
     handwritten_relu,
