@@ -92,11 +92,11 @@ class RescaledReLU(StochasticReLU):
     @torch.compiler.disable
     def _rescale(self, y: Tensor, address: Tensor) -> Tensor:
         """y on the coarser grid, under the masks of ``address``; the gradient of y."""
-        prime, quarter = self.plan.prime, self.plan.prime // 4
+        prime, quarter = self.settings.prime, self.settings.prime // 4
         x = to_centred(torch.round(y.detach().double() * 2.0**self.frac_bits).long(), prime)
         outside = outside_domain(x, prime)
         if bool(outside.any()):
-            if self.plan.overflow == "raise":
+            if self.settings.overflow == "raise":
                 raise FixedPointOverflow(
                     f"site {self.name or '(unnamed)'}: {int(outside.sum())} of {x.numel()} values are "
                     "outside the domain of the offset rescaling, |z| < "
@@ -105,7 +105,7 @@ class RescaledReLU(StochasticReLU):
                     "'saturate'"
                 )
             self.overflows += outside.sum()
-            if self.plan.overflow == "saturate":
+            if self.settings.overflow == "saturate":
                 x = x.clamp(-quarter, quarter)
         mask = uniform_masks(
             x.shape, seed=self.seed, site=self.site, draw=address[0], prime=prime, device=x.device,
