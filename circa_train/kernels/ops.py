@@ -35,30 +35,36 @@ from circa_train.tricks import allowed
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+#: Settings that were written in this process, by their text. After so many the oldest are forgotten.
+_WRITTEN: dict[str, SiteSettings] = {}
+_MOST_WRITTEN = 2**14
+
+
 def settings_to_text(settings: SiteSettings) -> str:
     """The settings as an operator's argument. Inverse of :func:`settings_from_text`.
 
-    The text tells classes apart that have one name, as a class has that was defined twice in a notebook.
+    The text tells two classes of one name apart: a class may be defined twice, as in a notebook.
     """
     fields = {name: getattr(settings, name) for name in ("frac_bits", "seed", "site", "overflow")}
     text = json.dumps({"spec": settings.spec.to_dict(), "class": id(type(settings.spec)), **fields})
+    if text not in _WRITTEN and len(_WRITTEN) >= _MOST_WRITTEN:
+        del _WRITTEN[next(iter(_WRITTEN))]
     _WRITTEN[text] = settings
     return text
 
 
-#: Settings that were written in this process.
-_WRITTEN: dict[str, SiteSettings] = {}
-
-
 def settings_from_text(text: str) -> SiteSettings:
-    """The settings that :func:`settings_to_text` wrote; in another process, with the newest class of a
-    kind.
+    """The settings that :func:`settings_to_text` wrote. If another process wrote them, their sign test is of
+    the newest class of its kind.
     """
-    if text not in _WRITTEN:
-        fields = json.loads(text)
-        del fields["class"]
-        _WRITTEN[text] = SiteSettings(sign_test_from_dict(fields.pop("spec")), **fields)
-    return _WRITTEN[text]
+    return _WRITTEN.get(text) or _read(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(text: str) -> SiteSettings:
+    fields = json.loads(text)
+    del fields["class"]
+    return SiteSettings(sign_test_from_dict(fields.pop("spec")), **fields)
 
 
 @functools.cache

@@ -33,11 +33,9 @@ from numpy.typing import NDArray
 from circa_train.cost import circuit_of
 from circa_train.fault import SignTest
 from circa_train.field import to_canonical
-from circa_train.gc.accounting import relu_cost
-from circa_train.gc.circuits.circuit import execute
-from circa_train.gc.circuits.sign import SignCircuit, from_bits
-from circa_train.gc.protocol.garbling import Evaluator, Garbler
-from circa_train.gc.protocol.parties import DEFAULT_CHUNK
+from circa_train.gc import relu_cost
+from circa_train.gc.circuits import SignCircuit, execute, from_bits
+from circa_train.gc.protocol import DEFAULT_CHUNK, Evaluator, Garbler
 from circa_train.verify.masks import consecutive_masks
 from circa_train.verify.tally import (
     EVERY_WAY,

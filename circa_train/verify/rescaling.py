@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from circa_train.cost import circuit_of
 from circa_train.fault import TruncatedSign
 from circa_train.field import share
-from circa_train.gc.aes.randomness import Seed
-from circa_train.gc.protocol.rescaling import Rescaling
-from circa_train.gc.protocol.session import rescale_in_memory
+from circa_train.gc.aes import Seed
+from circa_train.gc.protocol import Rescaling, rescale_in_memory
 from circa_train.rescaling import offset_rescale
 from circa_train.verify.checking import TRANSPORTS, check_transport
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from circa_train.fault import BitWindow, TruncatedSign, UniformFault
 from circa_train.fixed_point import FixedPointOverflow
+from circa_train.kernels import ops
 from circa_train.kernels.ops import choose, settings_from_text, settings_to_text, stochastic_relu
 from circa_train.kernels.settings import SiteSettings
 from circa_train.nn.activation import StochasticReLU, raise_pending
@@ -133,7 +134,7 @@ def test_a_backend_that_cannot_run_is_refused_with_the_reason() -> None:
     assert choose("auto", torch.device("meta"), torch.float32) == "reference"
 
 
-def test_a_plan_survives_being_an_argument() -> None:
+def test_settings_survive_being_an_argument() -> None:
     for spec in (TruncatedSign((1, 2), "negpass", 251), UniformFault(0.25, "zeroed"), BitWindow(2, 30)):
         settings = SiteSettings(spec, 11, 2**64 - 1, 7, "wrap")
         assert settings_from_text(settings_to_text(settings)) == settings
@@ -146,6 +147,16 @@ def test_a_copy_draws_what_the_original_draws() -> None:
     assert torch.equal(relu(z), other(z))
     relu.set_spec(UniformFault(1.0))
     assert torch.equal(relu(z), torch.where(z > 0, 0, z))
+
+
+def test_settings_that_were_written_are_forgotten_but_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A curriculum writes new ones at every step."""
+    monkeypatch.setattr(ops, "_WRITTEN", {})
+    monkeypatch.setattr(ops, "_MOST_WRITTEN", 10)
+    every = [SiteSettings(TruncatedSign(12), 16, seed, 0, "raise") for seed in range(30)]
+    texts = [settings_to_text(settings) for settings in every]
+    assert len(ops._WRITTEN) == 10
+    assert [settings_from_text(text) for text in texts] == every
 
 
 def test_a_class_that_is_defined_again_is_another_test() -> None:

@@ -104,42 +104,53 @@ def _take(task: Any, thread: int) -> int:
 
 
 class _Room(NamedTuple):
-    """The addresses of one thread's buffers. :func:`_forward` holds them: what numba takes from the stack is
-    there only until the function that took it returns.
+    """The addresses of one thread's buffers on the stack. :func:`_forward` takes them all, because such
+    memory is there only until the function that took it returns.
     """
 
-    starts: Any  # of each run of a batch, its first element (int64)
-    bases: Any  # and its first block (uint64)
-    steps: Any  # how far the block of each lane is from the first (uint64)
-    masks: Any  # of a batch of runs, in the order of elements (uint32)
-    z: Any  # one run of the input, where it does not lie in memory as it is numbered
-    y: Any  # and of the output
-    values: Any  # and of the input as float32, where its elements are 16-bit floats
-    x: Any  # int32
-    gate: Any  # uint32
-    dropped: Any  # 2^k - 1 (uint32)
-    words: Any  # a second word of each element (uint32)
+    starts: Any  # the first element of each run of a batch (int64)
+    bases: Any  # the first block of each run of a batch (uint64)
+    steps: Any  # for each lane, the number of its block less that of the first (uint64)
+    masks: Any  # the masks of a batch, in the order of elements (uint32)
+    z: Any  # a copy of a run of the input
+    y: Any  # a run of the output, before it is copied to its places
+    values: Any  # a run of the input as float32, if elements have 16 bits
+    x: Any  # the fixed-point values of a run (int32)
+    gate: Any  # the gates of a run (uint32)
+    dropped: Any  # 2^k - 1 for each element of a run (uint32)
+    words: Any  # the second random word of each element of a run (uint32)
     counts: Any  # what this thread has counted so far (int64)
 
 
 @machine_code
 def _forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: Any) -> None:
-    """One thread's part: chunks, until none is left.
+    """One thread's part of a forward: it takes chunks until none is left.
 
-    ``width`` is that of an element in bytes, and ``unsigned`` the unsigned integer of that width; ``real`` is
-    the type of the arithmetic, and ``real_bits`` the unsigned integer of its width.
+    ``width`` is the bytes of an element, and ``unsigned`` the unsigned integer of that width. ``real`` is the
+    type of the arithmetic, and ``real_bits`` the unsigned integer of its width.
     """
     task = carray(task_pointer, 1)[0]
     room = _Room(
-        stack(np.int64, BATCH), stack(np.uint64, BATCH), stack(np.uint64, LANES),
-        stack(np.uint32, BATCH_MASKS), stack(np.uint64, RUN), stack(np.uint64, RUN), stack(np.float32, RUN),
-        stack(np.int32, RUN), stack(np.uint32, RUN), stack(np.uint32, RUN), stack(np.uint32, RUN),
-        stack(np.int64, COUNTERS),
-    )  # fmt: skip
+        starts=stack(np.int64, BATCH),
+        bases=stack(np.uint64, BATCH),
+        steps=stack(np.uint64, LANES),
+        masks=stack(np.uint32, BATCH_MASKS),
+        z=stack(np.uint64, RUN),  # whatever the width of an element, up to 8 bytes
+        y=stack(np.uint64, RUN),
+        values=stack(np.float32, RUN),
+        x=stack(np.int32, RUN),
+        gate=stack(np.uint32, RUN),
+        dropped=stack(np.uint32, RUN),
+        words=stack(np.uint32, RUN),
+        counts=stack(np.int64, COUNTERS),
+    )
     numbers = Numbers(
-        real(task.scale), np.uint32(task.prime), unsigned(1 << (8 * width - 1)),
-        real_bits((1 << (8 * max(width, 4) - 1)) - 1), real_bits(task.reach),
-    )  # fmt: skip
+        scale=real(task.scale),
+        prime=np.uint32(task.prime),
+        sign=unsigned(1 << (8 * width - 1)),
+        magnitude=real_bits((1 << (8 * max(width, 4) - 1)) - 1),
+        reach=real_bits(task.reach),
+    )
     counts = array_at(room.counts, COUNTERS, np.int64)
     counts[:] = 0
     steps_of(task, array_at(room.steps, LANES, np.uint64))
@@ -166,8 +177,8 @@ def _forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits:
 
 @inlined
 def _batch(task: Any, room: Any, at: int, end: int) -> Any:
-    """Find the next runs of a chunk, up to BATCH, from element ``at`` on: writes where each starts, and its
-    first block. Returns the element after the last of them, and how many they are.
+    """Find the next runs of a chunk, up to BATCH, from element ``at`` on. Writes the first element and the
+    first block of each. Returns the element after the last of them, and how many there are.
     """
     starts, bases = array_at(room.starts, BATCH, np.int64), array_at(room.bases, BATCH, np.uint64)
     runs = 0
@@ -188,13 +199,20 @@ def _draw_batch(task: Any, room: Any, first: int, runs: int, width: int) -> None
 
 @inlined
 def _run(
-    task: Any, numbers: Any, room: Any, run: int, end: int, width: int,
-    unsigned: Any, real: Any, real_bits: Any,
-) -> None:  # fmt: skip
+    task: Any,
+    numbers: Any,
+    room: Any,
+    run: int,
+    end: int,
+    width: int,
+    unsigned: Any,
+    real: Any,
+    real_bits: Any,
+) -> None:
     """One run of a batch, from its activations to its results.
 
-    A run that lies in memory as it is numbered is read and written there; of others, the buffers hold a copy.
-    Where y takes the place of z, the buffer keeps z, too.
+    If its elements lie one after the other in memory, it is read and written there. Else it is computed in
+    buffers. If y is written over z, a buffer keeps z as well.
     """
     start = array_at(room.starts, BATCH, np.int64)[run]
     offset = (task.lead + start) % RUN
@@ -223,14 +241,16 @@ def _run(
 
 @inlined
 def _copy(source: Any, target: Any) -> None:
-    """A run. A loop of its own: one that might overwrite what it reads next would not become vectors."""
+    """Copy a run. This is a loop of its own, because a loop that might overwrite what it reads next does not
+    become vector instructions.
+    """
     for i in range(RUN):
         target[i] = source[i]
 
 
 @inlined
 def _gather(task: Any, start: int, offset: int, count: int, tensor: Any, buffer: Any) -> None:
-    """Copy a run from the tensor to a buffer. Where the tensor does not have all of it, the rest is 0."""
+    """Copy a run from the tensor to a buffer. Elements that the tensor does not have are 0 there."""
     if task.layout == TILED:
         copy_tile(task, start, tensor, buffer, True)
     else:
@@ -249,7 +269,7 @@ def _scatter(task: Any, start: int, offset: int, count: int, tensor: Any, buffer
 
 @inlined
 def _find_dropped(task: Any, start: int, offset: int, dropped: Any) -> None:
-    """2^k - 1 of a run's elements, where k differs from channel to channel."""
+    """Write 2^k - 1 for a run's elements, if k differs from channel to channel."""
     if task.layout == TILED:
         dropped_of_tile(task, start, dropped)
     else:
@@ -258,10 +278,10 @@ def _find_dropped(task: Any, start: int, offset: int, dropped: Any) -> None:
 
 @inlined
 def _signs(task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, y: Any) -> bool:
-    """y of a run, by one loop where there is one for the sign test, else step by step.
+    """Write y of a run: by a single loop if the sign test has one and all values fit, else step by step.
 
-    False if a value does not fit that the policy does not allow: then y is worth nothing, and the host will
-    raise, for which it looks at z.
+    Returns False if the run has a value that the policy refuses. Then y is not usable. The host will raise,
+    and it needs z for the message.
     """
     t = array_at(room.masks + 4 * RUN * run, RUN, np.uint32)
     dropped = array_at(room.dropped, RUN, np.uint32)
@@ -277,8 +297,8 @@ def _signs(task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any,
 def _step_by_step(
     task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, t: Any, dropped: Any, y: Any
 ) -> bool:
-    """What :func:`_signs` says, for every sign test, by arrays of x and of gates; counts what there is to
-    count.
+    """What :func:`_signs` does, for every sign test: first arrays of x and of gates, then y. Also counts
+    overflows, and faults if they are asked for.
     """
     x, gate = array_at(room.x, RUN, np.int32), array_at(room.gate, RUN, np.uint32)
     counts = array_at(room.counts, COUNTERS, np.int64)
@@ -305,7 +325,7 @@ def _step_by_step(
 
 @machine_code
 def _backward(task_pointer: Any, width: int, unsigned: Any) -> None:
-    """One thread's part."""
+    """One thread's part of a backward: it takes chunks until none is left."""
     task = carray(task_pointer, 1)[0]
     thread = _thread(task)
     while True:
