@@ -347,7 +347,7 @@ def test_a_stale_or_damaged_batch_is_never_used(damage: str, tmp_path: Path) -> 
 
 KILLED = """
 import json, sys, time
-sys.path.insert(0, {folder!r})
+sys.path[:0] = [{folder!r}, {root!r}]
 from pathlib import Path
 from test_verify_every import TruncatedSign, Ledger, every, network_of, outcome
 from circa_train.verify import streaming
@@ -364,7 +364,7 @@ Path(sys.argv[2]).write_text(json.dumps(outcome(report)))
 @pytest.mark.slow
 def test_being_killed_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     wanted = json.loads(json.dumps(outcome(every(network_of(TruncatedSign(8)), 24, 2))))
-    code = KILLED.format(folder=str(Path(__file__).parent))
+    code = KILLED.format(folder=str(Path(__file__).parent), root=str(Path(__file__).parents[1]))
     ledger, result = tmp_path / "batches", tmp_path / "result.json"
     command = [sys.executable, "-c", code, str(ledger), str(result)]
     moments = random.Random(7)
@@ -372,7 +372,9 @@ def test_being_killed_at_random_moments_changes_nothing(tmp_path: Path) -> None:
         process = subprocess.Popen(command)
         enough = moments.randint(1, 3) + (len(list(ledger.glob("0*.json"))) if ledger.is_dir() else 0)
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and len(list(ledger.glob("0*.json"))) < enough:
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(ledger.glob("0*.json"))) >= enough:
+                break
             time.sleep(0.002)
         time.sleep(moments.random() * 0.02)
         process.send_signal(signal.SIGKILL)
