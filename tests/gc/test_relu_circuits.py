@@ -90,7 +90,8 @@ def test_message_bytes_are_what_the_accounting_says():
     for relu in circuits(DEFAULT_PRIME, ks=[12]):
         run = run_locally(relu, mask, mask, digest=False)
         cost = relu_cost(relu)
-        assert run.message_bytes == 64 * (cost.garbled_bytes + cost.garbler_label_bytes) + 2 * 64  # two headers
+        headers = 2 * 64
+        assert run.message_bytes == 64 * (cost.garbled_bytes + cost.garbler_label_bytes) + headers
 
 
 def test_bits_there_and_back():
