@@ -71,7 +71,7 @@ def _unknown(node: DictConfig, prefix: str = "") -> Iterator[str]:
     if kind is PythonFaultConfig:  # a sign test that is not known yet: its fields are keys here
         fields = None
     for key in node:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         if name == "hydra":
             continue
         if fields is not None and key not in fields:
@@ -90,4 +90,4 @@ def _known(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in node:
         value = node._get_node(key)
         if key != "hydra" and isinstance(value, DictConfig) and not value._is_none():
-            yield from _known(value, f"{prefix}{key}.")
+            yield from _known(value, f"{prefix}{key!s}.")

@@ -68,8 +68,9 @@ class TruncatedSign(SignTest):
         if self.mode not in MODES:
             raise ValueError(f"mode = {self.mode!r} is not one of {', '.join(MODES)}")
         article = "an int (or a tuple of ints, one per channel)"
-        several = isinstance(self.k, (list, tuple))
-        ks = tuple(as_int("k", k, article) for k in (self.k if several else (self.k,)))
+        given: Any = self.k
+        several = isinstance(given, (list, tuple))
+        ks = tuple(as_int("k", k, article) for k in (given if several else (given,)))
         object.__setattr__(self, "k", ks if several else ks[0])
         if not ks:
             raise ValueError("k = () names no channel; give one k per channel, or one int for all")
