@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW, class_logits, kept_draws
-from circa_train.nn.control import evaluating, set_draw, set_faults, stochastic_relus, without_faults
+from circa_train.nn import evaluating, set_draw, set_faults, stochastic_relus, without_faults
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from circa_train.data import Batches, ImageSet
-from circa_train.nn.activation import raise_pending
-from circa_train.nn.control import draw_state, evaluating, faulty_relus, load_draw_state, set_draw
+from circa_train.nn import draw_state, evaluating, faulty_relus, load_draw_state, raise_pending, set_draw
 
 #: Evaluation draws start here: training numbers its draws by optimiser steps from 0, and the two shall not
 #: share masks.

@@ -23,6 +23,20 @@ DEFAULT_PRIME = 2138816513
 _WITNESSES = (2, 3, 5, 7)
 
 
+def as_int(name: str, value: Any, article: str = "an int") -> int:
+    """``value`` as Python's int: also one of numpy's, as a loop over an array gives them.
+
+    Raises:
+        TypeError: if it is a bool, or no integer.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be {article}, got {value!r} ({type(value).__name__})")
+    try:
+        return int(value.__index__())
+    except TypeError as error:  # an array of several
+        raise TypeError(f"{name} must be {article}, got {value!r} ({type(value).__name__})") from error
+
+
 def check_prime(prime: int) -> int:
     """Return ``prime`` if it is an odd prime below 2^31, the fields this package computes in.
 
@@ -30,8 +44,7 @@ def check_prime(prime: int) -> int:
         TypeError: if it is not an integer.
         ValueError: if it is even, composite, smaller than 3, or not below 2^31.
     """
-    if isinstance(prime, bool) or not isinstance(prime, int):
-        raise TypeError(f"prime must be an int, got {prime!r} ({type(prime).__name__})")
+    prime = as_int("prime", prime)
     if not 3 <= prime < 2**31 or not _is_prime(prime):
         raise ValueError(
             f"prime = {prime} is not an odd prime below 2^31; "

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from circa_train.field import largest_centred, to_centred
+from circa_train.field import as_int, largest_centred, to_centred
 
 OVERFLOW_POLICIES = ("raise", "wrap", "saturate")
 
@@ -30,8 +30,7 @@ class FixedPointOverflow(ValueError):
 
 def check_frac_bits(frac_bits: int) -> int:
     """Return ``frac_bits`` if it is an integer in [0, 62]; TypeError or ValueError otherwise."""
-    if isinstance(frac_bits, bool) or not isinstance(frac_bits, int):
-        raise TypeError(f"frac_bits must be an int, got {frac_bits!r} ({type(frac_bits).__name__})")
+    frac_bits = as_int("frac_bits", frac_bits)
     if not 0 <= frac_bits <= MAX_FRAC_BITS:
         raise ValueError(
             f"frac_bits = {frac_bits} is outside [0, {MAX_FRAC_BITS}]; 12 to 20 is usual for a 31-bit prime"

@@ -44,7 +44,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from circa_train.field import largest_centred, to_canonical, to_centred
+from circa_train.field import as_int, largest_centred, to_canonical, to_centred
 
 RESCALINGS = ("offset", "floor", "local")
 
@@ -85,8 +85,7 @@ def check_rescale_bits(bits: int, prime: int) -> int:
         TypeError: if they are not an integer.
         ValueError: if there are more, so that nothing would be left of |x| < p / 4.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise TypeError(f"bits to drop must be an int, got {bits!r} ({type(bits).__name__})")
+    bits = as_int("bits to drop", bits)
     most = max(prime.bit_length() - 3, 0)
     if not 0 <= bits <= most:
         raise ValueError(f"bits to drop = {bits} is outside [0, {most}], which p = {prime} leaves room for")

@@ -25,7 +25,7 @@ from circa_train.fault import (
     sign_test_from_dict,
 )
 from circa_train.field import largest_centred
-from circa_train.nn.activation import StochasticReLU
+from circa_train.nn import StochasticReLU
 
 #: The most masks that are tried one by one.
 MOST_MASKS = 2**16

@@ -28,7 +28,7 @@ ONLY: dict[str, set[str]] = {
     "rescaling": {"field"},
     "fault": {"field", "lazy", "philox", "user_code"},
     "gc": {"field", "lazy", "tricks"},
-    "kernels": {"field", "fixed_point", "fault", "lazy", "philox", "tricks"},
+    "kernels": {"field", "files", "fixed_point", "fault", "lazy", "philox", "tricks"},
     "nn": {"field", "files", "fixed_point", "rescaling", "fault", "kernels", "tricks", "user_code"},
     "data": {"files", "philox", "user_code"},
     "cost": {"field", "fault", "gc", "text"},

@@ -15,9 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from circa_train.benchmark.timing import Comparison, compare
 from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.field import largest_centred
-from circa_train.nn.activation import StochasticReLU
-from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.models.registry import build_model
+from circa_train.nn import StochasticReLU, build_model, with_stochastic_relus
 
 K = 12
 SPEC = TruncatedSign(K)

@@ -16,10 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from circa_train.benchmark.timing import Spread, interleaved
-from circa_train.data.augmentation import Augmentation
-from circa_train.data.batches import Batches
-from circa_train.data.cifar import MEAN, STD, torchvision_datasets
-from circa_train.data.images import ImageSet
+from circa_train.data import MEAN, STD, Augmentation, Batches, ImageSet, torchvision_datasets
 
 CROP = 4
 

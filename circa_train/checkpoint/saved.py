@@ -33,7 +33,7 @@ from circa_train.checkpoint.contents import FORMAT, digest, is_native, read_cont
 from circa_train.checkpoint.untrusted import CheckpointError
 from circa_train.checkpoint.weights import load_foreign_state, load_state_into
 from circa_train.files import write_file, write_json
-from circa_train.nn.models.registry import build_model
+from circa_train.nn import build_model
 
 
 @dataclass(frozen=True)

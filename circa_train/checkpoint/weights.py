@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from circa_train.checkpoint.contents import read_contents
 from circa_train.checkpoint.untrusted import CheckpointError
-from circa_train.nn.models.registry import translate_keys
+from circa_train.nn import translate_keys
 
 #: Last parts of the names of entries that are no weights: torch's AveragedModel counts its updates, profilers
 #: leave their sums in every module.

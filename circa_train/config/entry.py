@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ PATH_KEYS = (
 #: Of these, those of which a pattern may name several: a sweep over checkpoints, a table of several folders.
 _PATTERN_KEYS = ("checkpoint", "runs")
 
-_SPECIAL = re.compile(r"[=\s:(){}\[\]'\\*?]")
+#: What Hydra's grammar takes without quotes, beside an interpolation.
+_PLAIN = re.compile(r"[\w./%@+-]+", re.ASCII)
 
 
 def entry(main: Callable[[], Any]) -> Callable[[], Any]:
@@ -49,7 +51,8 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     ``checkpoint=runs/lr=0.1/best.pt`` becomes ``checkpoint="runs/lr=0.1/best.pt"``.
     ``checkpoint=runs/sweeps/tuned/*/best.pt`` becomes a sweep over the files there are (in alphabetical
     order), ``runs=`` with a pattern a list. A pattern that matches nothing stays, and the job says that there
-    is no such file. Values that are quoted already, lists and sweeps by comma stay as they are.
+    is no such file. Values that are quoted already, lists and sweeps by comma stay as they are, unless there
+    is a file of exactly that name.
 
     >>> quote_paths(["checkpoint=a=b.pt", "seed=1"])
     ['checkpoint="a=b.pt"', 'seed=1']
@@ -59,17 +62,25 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
         key, equals, value = argument.partition("=")
         name = key.lstrip("+")
         composed = "," in value or value.startswith(("'", '"', "[", "$", "glob(", "choice("))
-        if not equals or name not in PATH_KEYS or composed:
+        if not equals or name not in PATH_KEYS or not value:
             quoted.append(argument)
             continue
-        found = sorted(glob.glob(value)) if name in _PATTERN_KEYS and re.search(r"[*?]", value) else []
+        there = os.path.exists(os.path.expanduser(value))
+        if composed and not there:
+            quoted.append(argument)
+            continue
+        pattern = name in _PATTERN_KEYS and re.search(r"[*?]", value) and not there
+        found = sorted(glob.glob(os.path.expanduser(value))) if pattern else []
         listed = ",".join(_quoted(path) for path in found or [value])
         quoted.append(f"{key}=[{listed}]" if name == "runs" and found else f"{key}={listed}")
     return quoted
 
 
 def _quoted(path: str) -> str:
-    if not _SPECIAL.search(path):
+    """As Hydra's grammar takes it: in double quotes, where a quote, and the backslashes just before one or at
+    the end, need a backslash each.
+    """
+    if _PLAIN.fullmatch(path):
         return path
-    escaped = path.replace('"', '\\"')
-    return f'"{escaped}"'
+    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), path)
+    return '"' + escaped.replace("${", "\\${") + '"' if os.path.exists(path) else f'"{escaped}"'

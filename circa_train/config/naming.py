@@ -4,6 +4,7 @@ configuration.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -11,8 +12,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from circa_train.fault import sign_test_kinds
 from circa_train.jobs.settings import COMMON
-from circa_train.runs.folder import config_hash
+from circa_train.runs import config_hash
 from circa_train.user_code import is_reference
+
+#: Keys of paths in which a leading ``~`` is the user's home: a shell does not expand it after an equals sign.
+HOME_KEYS = ("checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root")
+
+#: Letters of a label that is not given but put together; file systems take names of 255 bytes.
+_LABEL = 100
+
+
+def expand_home(cfg: DictConfig) -> None:
+    """Replace a leading ``~`` in the paths of a configuration, in place."""
+    for key in HOME_KEYS:
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if isinstance(value, str) and value.startswith("~"):
+            OmegaConf.update(cfg, key, os.path.expanduser(value))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -20,8 +35,14 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     ``"???"``.
     """
     job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
-    container = OmegaConf.to_container(job, resolve=True)
-    assert isinstance(container, dict)
+    container: Any = OmegaConf.to_container(job, resolve=True)
+    for key in HOME_KEYS:
+        *sections, last = key.split(".")
+        place = container
+        for section in sections:
+            place = place.get(section) or {}
+        if isinstance(place.get(last), str):
+            place[last] = os.path.expanduser(place[last])
     return {str(key): value for key, value in container.items()}
 
 
@@ -36,7 +57,8 @@ def label(config: dict[str, Any]) -> str:
     fault.
     """
     parts = [(config.get("run") or {}).get("name")]
-    if not parts[0]:
+    given = bool(parts[0])
+    if not given:
         fault = config.get("fault") or {}
         parts = [(config.get(group) or {}).get("name") for group in ("model", "data", "benchmark")]
         parts = [
@@ -53,9 +75,13 @@ def label(config: dict[str, Any]) -> str:
         else:
             known = sign_test_kinds().get(kind)
             parts.append(kind if known is None else known.label(fault))
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(str(part) for part in parts if part)).strip("_") or "run"
+    text = re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(str(part) for part in parts if part))
+    return (text if given else text[:_LABEL]).strip("_") or "run"
 
 
 def register_resolver() -> None:
-    """Make ``${run_folder:}`` known to OmegaConf; a worker process of a sweep needs it, too."""
+    """Make ``${run_folder:}``, and ``${home:path}`` for ``~``, known to OmegaConf; workers of a sweep need
+    it, too.
+    """
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -56,7 +57,12 @@ class TemplateLoader:
         except OmegaConfBaseException:
             return self._loader.load_sweep_config(master_config, list(sweep_overrides))
         with open_dict(config):
-            config.hydra.overrides.task = [o.input_line for o in parsed if not o.is_hydra_override()]
+            task = [o for o in parsed if not o.is_hydra_override()]
+            config.hydra.overrides.task = [o.input_line for o in task]
+            how = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(
+                overrides=task, kv_sep=how.kv_sep, item_sep=how.item_sep, exclude_keys=how.exclude_keys
+            )
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 

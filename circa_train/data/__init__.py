@@ -9,13 +9,21 @@ resumed, a distributed and a rebatched run see the same images.
 
 from __future__ import annotations
 
-from circa_train.data.augmentation import Augmentation
-from circa_train.data.batches import Batches
-from circa_train.data.images import DataError, DataSplits, ImageSet
-from circa_train.data.loading import data_names, load_data
-from circa_train.data.own import register_dataset
+from typing import TYPE_CHECKING
+
+from circa_train.lazy import face
+
+if TYPE_CHECKING:
+    from circa_train.data.augmentation import Augmentation
+    from circa_train.data.batches import Batches
+    from circa_train.data.cifar import MEAN, STD, torchvision_datasets
+    from circa_train.data.images import DataError, DataSplits, ImageSet
+    from circa_train.data.loading import data_names, load_data
+    from circa_train.data.own import register_dataset
 
 __all__ = [
+    "MEAN",
+    "STD",
     "Augmentation",
     "Batches",
     "DataError",
@@ -24,4 +32,22 @@ __all__ = [
     "data_names",
     "load_data",
     "register_dataset",
+    "torchvision_datasets",
 ]
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "Augmentation": "augmentation",
+        "Batches": "batches",
+        "DataError": "images",
+        "DataSplits": "images",
+        "ImageSet": "images",
+        "MEAN": "cifar",
+        "STD": "cifar",
+        "data_names": "loading",
+        "load_data": "loading",
+        "register_dataset": "own",
+        "torchvision_datasets": "cifar",
+    },
+)

@@ -61,7 +61,7 @@ def paired_difference(a: Evaluation, b: Evaluation) -> dict[str, float]:
     left, right = (e.accuracies * n if len(e.accuracies) == 1 else e.accuracies for e in (a, b))
     differences = [x - y for x, y in zip(left, right, strict=True)]
     mean = statistics.fmean(differences)
-    if a.exact and b.exact:
+    if a is b or (a.exact and b.exact):
         return {"mean": mean, "low": mean, "high": mean}
     if n == 1:
         return {"mean": mean, "low": -1.0, "high": 1.0}

@@ -19,11 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from circa_train.export.layers import ExportError
-from circa_train.nn.convert import with_exact_relus
-from circa_train.nn.module_tree import put_module
-from circa_train.nn.tracing.in_place import redirect_in_place
-from circa_train.nn.tracing.relu_calls import relu_calls
-from circa_train.nn.tracing.trace import trace
+from circa_train.nn import put_module, redirect_in_place, relu_calls, trace, with_exact_relus
 
 
 @dataclass(frozen=True)

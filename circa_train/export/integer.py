@@ -46,9 +46,7 @@ from circa_train.export.shares import MOVES, masked_layers
 from circa_train.fault import SignTest, TruncatedSign, draw_sign, uniform_masks
 from circa_train.field import largest_centred, to_centred
 from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
-from circa_train.nn.activation import StochasticReLU
-from circa_train.nn.control import specs_by_site
-from circa_train.nn.module_tree import module_at, put_module
+from circa_train.nn import StochasticReLU, module_at, put_module, specs_by_site
 from circa_train.rescaling import (
     check_rescaling,
     floor_rescale,

@@ -13,7 +13,7 @@ from circa_train.data import Batches, ImageSet
 from circa_train.export.bundle import save_export
 from circa_train.export.convert import to_integers
 from circa_train.fault import SignTest
-from circa_train.nn.control import stochastic_relus
+from circa_train.nn import stochastic_relus
 
 
 def export_network(

@@ -17,9 +17,7 @@ from circa_train.export.graph import LayerGraph
 from circa_train.export.layers import Conv2d, Input, Layer, Linear, MaxPool, ReLU, SumPool
 from circa_train.export.rearrange import rearrange
 from circa_train.fault import SignTest
-from circa_train.nn.activation import StochasticReLU
-from circa_train.nn.control import specs_by_site
-from circa_train.nn.module_tree import module_at, put_module
+from circa_train.nn import StochasticReLU, module_at, put_module, specs_by_site
 
 
 class RealNetwork(nn.Module):

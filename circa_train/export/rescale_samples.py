@@ -18,7 +18,7 @@ from circa_train.export.integer import IntegerNetwork, SiteSigns, Step
 from circa_train.export.layers import Rescale, layer_to_dict
 from circa_train.export.vectors import DRAW, SEED
 from circa_train.fault import TruncatedSign
-from circa_train.nn.rescaled import RescaledReLU
+from circa_train.nn import RescaledReLU
 from circa_train.verify.rescaling import RescaleSample, by_truncation
 
 

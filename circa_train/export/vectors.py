@@ -18,7 +18,7 @@ from circa_train.export.integer import IntegerNetwork
 from circa_train.export.layers import ExportError, ReLU, Rescale
 from circa_train.export.pairs import rescale_pairs, sign_pairs
 from circa_train.fault import TruncatedSign, uniform_masks
-from circa_train.nn.control import set_faults
+from circa_train.nn import set_faults
 from circa_train.rescaling import RESCALINGS
 
 #: Seed and draw that the recorded masks belong to; readers use the masks and need neither.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from circa_train.fault.test import SignTest
+from circa_train.field import as_int
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,8 @@ class BitWindow(SignTest):
     shown: ClassVar[tuple[str, ...] | None] = ("low", "high")
 
     def __post_init__(self) -> None:
-        for name, value in (("low", self.low), ("high", self.high)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+        for name in ("low", "high"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name)))
         if not 0 <= self.low < self.high <= 63:
             raise ValueError(
                 f"bit window [{self.low}, {self.high}) is empty or leaves [0, 63); need 0 <= low < high <= 63"

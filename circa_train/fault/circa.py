@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from circa_train.fault.test import SignTest
-from circa_train.field import DEFAULT_PRIME, bit_length, check_prime, largest_centred
+from circa_train.field import DEFAULT_PRIME, as_int, bit_length, check_prime, largest_centred
 
 if TYPE_CHECKING:
     import torch
@@ -64,18 +64,16 @@ class TruncatedSign(SignTest):
     shown: ClassVar[tuple[str, ...] | None] = ("mode", "k")
 
     def __post_init__(self) -> None:
-        check_prime(self.prime)
+        object.__setattr__(self, "prime", check_prime(self.prime))
         if self.mode not in MODES:
             raise ValueError(f"mode = {self.mode!r} is not one of {', '.join(MODES)}")
-        if isinstance(self.k, list):
-            object.__setattr__(self, "k", tuple(self.k))
-        if self.k == ():
+        article = "an int (or a tuple of ints, one per channel)"
+        given = tuple(self.k) if isinstance(self.k, (list, tuple)) else (self.k,)
+        if not given:
             raise ValueError("k = () names no channel; give one k per channel, or one int for all")
-        for k in self.k if isinstance(self.k, tuple) else (self.k,):
-            if isinstance(k, bool) or not isinstance(k, int):
-                raise TypeError(
-                    f"k must be an int (or a tuple of ints, one per channel), got {k!r} ({type(k).__name__})"
-                )
+        ks = tuple(as_int("k", k, article) for k in given)
+        object.__setattr__(self, "k", ks if isinstance(self.k, (list, tuple)) else ks[0])
+        for k in ks:
             if not 0 <= k < bit_length(self.prime):
                 raise ValueError(
                     f"k = {k} is outside [0, {bit_length(self.prime) - 1}]: "

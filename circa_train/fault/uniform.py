@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from circa_train.fault.test import SignTest
@@ -34,8 +35,10 @@ class UniformFault(SignTest):
     severity: ClassVar[str | None] = "rate"
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)):
+        if isinstance(self.rate, bool) or not isinstance(self.rate, Real):
             raise TypeError(f"rate must be a number, got {self.rate!r} ({type(self.rate).__name__})")
+        plain = self.rate if isinstance(self.rate, (int, float)) else float(self.rate)  # numpy's
+        object.__setattr__(self, "rate", plain)
         if not 0.0 <= self.rate <= 1.0:
             raise ValueError(f"rate = {self.rate} is not a probability; give a number in [0, 1]")
         if self.direction not in DIRECTIONS:

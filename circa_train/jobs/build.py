@@ -17,9 +17,9 @@ import torch
 from circa_train import user_code
 from circa_train.data import DataSplits, load_data
 from circa_train.jobs.faults import FROM_CHECKPOINT
+from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import DataConfig, ModelConfig
-from circa_train.nn.models.own import check_name
-from circa_train.nn.models.registry import build_model
+from circa_train.nn import build_model, check_name
 
 #: What a checkpoint's metadata says of its data.
 _RECORDED = ("name", "validation_fraction", "seed", "image_size", "mean", "std")
@@ -66,11 +66,12 @@ def build_splits(
         if user_code.is_reference(recorded["name"]):
             user_code.require_named(recorded["name"], trusted=trust_code, how=f"data.name={recorded['name']}")
         arguments.update({key: recorded[key] for key in _RECORDED if key in recorded})
-    return _kept_splits(json.dumps(arguments), str(device))
+    identity = data_identity(arguments["name"], arguments["root"])
+    return _kept_splits(json.dumps(arguments), str(device), identity)
 
 
 @functools.lru_cache(maxsize=2)
-def _kept_splits(arguments: str, device: str) -> DataSplits:
+def _kept_splits(arguments: str, device: str, _identity: str | None) -> DataSplits:
     return load_data(**json.loads(arguments), device=device)
 
 

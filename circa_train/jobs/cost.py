@@ -6,9 +6,8 @@ from circa_train.cost import DELPHI, circuits_of, cost_table, measure_seconds, n
 from circa_train.fault import TruncatedSign
 from circa_train.jobs.faults import build_fault, refuse_rescale_bits
 from circa_train.jobs.settings import CostConfig
-from circa_train.nn.models.registry import build_model
-from circa_train.nn.sites import relu_sites
-from circa_train.runs.table import write_csv
+from circa_train.nn import build_model, relu_sites
+from circa_train.runs import write_csv
 
 
 def work(config: CostConfig) -> None:

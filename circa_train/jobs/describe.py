@@ -8,7 +8,7 @@ from typing import Any
 from circa_train.cost import network_cost, why_no_circuit
 from circa_train.evaluation import Evaluation
 from circa_train.jobs.faults import FaultPlan
-from circa_train.nn.control import specs_by_site
+from circa_train.nn import specs_by_site
 
 
 def describe_evaluation(measured: Evaluation) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import EvaluateConfig
 from circa_train.jobs.source import Source, open_source
-from circa_train.nn.control import evaluating, set_draw, stochastic_relus
-from circa_train.nn.observation import expect, observe
+from circa_train.nn import evaluating, expect, observe, set_draw, stochastic_relus
 
 
 def work(job: Job) -> dict[str, Any]:

@@ -35,8 +35,7 @@ from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, r
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
-from circa_train.nn.control import set_draw, set_specs, without_faults
-from circa_train.nn.convert import with_stochastic_relus
+from circa_train.nn import set_draw, set_specs, with_stochastic_relus, without_faults
 from circa_train.rescaling import RESCALINGS
 
 FOLDER = "export"  # inside the run's folder

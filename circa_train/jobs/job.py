@@ -13,21 +13,31 @@ The scripts do the same with a configuration that Hydra composed (:mod:`circa_tr
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from circa_train.jobs.inputs import input_digests
+from circa_train.jobs.inputs import data_identity, input_digests
 from circa_train.jobs.mirror import MISSING
-from circa_train.runs.folder import RunFolder, flatten
+from circa_train.runs import RunFolder, flatten, owned
 
 #: Jobs that own a folder; each is a module here.
 KINDS = ("train", "evaluate", "verify", "search", "export", "benchmark")
+
+#: What a kind of job makes beside its result, by path in its folder: a result whose files are gone or changed
+#: does not count.
+FILES = {
+    "train": ("best.pt", "last.pt", "metrics.jsonl"),
+    "search": ("fault.yaml", "measured.json"),
+    "export": ("export",),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class Job:
         resume: may it go on from what an earlier attempt left in the folder? Not if that was on other
             contents.
         log: its logger.
+        inputs: digests of the files it reads, by key of the configuration.
     """
 
     cfg: Any
@@ -48,6 +59,7 @@ class Job:
     folder: Path
     resume: bool
     log: logging.Logger
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(kind: str, config: Any, folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -62,11 +74,12 @@ def run(kind: str, config: Any, folder: str | os.PathLike[str]) -> dict[str, Any
     Raises:
         ValueError: for an unknown kind, or a value that was not given or is out of range; and what the work
             raises, after ``failure.json`` has been written.
+        FolderInUse: if another process works in the folder (a search waits for it).
     """
     if kind not in KINDS:
         raise ValueError(f"there is no job {kind!r}; there are {', '.join(KINDS)}")
     values = asdict(config)
-    place = RunFolder(Path(folder), kind, values, inputs=input_digests(values))
+    place = run_folder_of(Path(folder), kind, values)
     stored = place.finished()
     if stored is not None and not config.run.again:
         return stored
@@ -85,20 +98,52 @@ def perform(
         cfg: the configuration as dataclasses; ``text`` the same as YAML, for the folder.
         keep_memory: freed memory stays with the process (:func:`circa_train.kernels.keep_memory`),
             without which passes on a CPU take up to twice as long.
+
+    Raises:
+        FolderInUse: if another process works in the folder; a search waits for it, and takes its result.
     """
     leads = os.environ.get("RANK", "0") == "0"
-    resume = not cfg.run.again
-    if leads:
-        resume = folder.start(text) and resume
+    waiting = logging.getLogger("circa_train.console").info if folder.kind == "search" else None
+    with owned(folder.path, waiting) if leads else nullcontext():
+        stored = folder.finished()  # another process may have ended since the caller looked
+        if leads and stored is not None and not cfg.run.again:
+            return stored
+        resume = (folder.start(text) if leads else True) and not cfg.run.again
+        try:
+            refuse_missing(folder.config)
+            check_seeds(folder.config)
+            _prepare_process(cfg.run.threads, keep_memory)
+            job = Job(cfg, dict(folder.config), folder.path, resume, log, folder.inputs)
+            named = flatten(folder.config).get("data.name")
+            seen = folder.data_now(str(named))  # before it is read: a change meanwhile shows later
+            result = work_of(folder.kind)(job)
+            if not leads:
+                return {"result": result}
+            name = str(result.get("data"))
+            identity = seen if name == named else folder.data_now(name)
+            data = None if identity is None else (name, identity)
+            return folder.finish(result, files=FILES.get(folder.kind, ()), data=data)
+        except Exception as error:
+            if leads:
+                _record(folder, error, log)
+            raise
+
+
+def run_folder_of(
+    path: Path, kind: str, config: Mapping[str, Any], overrides: tuple[str, ...] = ()
+) -> RunFolder:
+    """The folder of a job with this configuration, which knows the files that the job reads."""
+    root = flatten(config).get("data.root") or "data"
+    data_now = functools.partial(data_identity, root=str(root))
+    return RunFolder(path, kind, config, overrides, input_digests(config), data_now)
+
+
+def _record(folder: RunFolder, error: Exception, log: logging.Logger) -> None:
+    """Write down why a job failed; where that fails, too, the reason of the job is the one to be shown."""
     try:
-        refuse_missing(folder.config)
-        _prepare_process(cfg.run.threads, keep_memory)
-        result = work_of(folder.kind)(Job(cfg, dict(folder.config), folder.path, resume, log))
-        return folder.finish(result) if leads else {"result": result}
-    except Exception as error:
-        if leads:
-            folder.fail(error)
-        raise
+        folder.fail(error)
+    except OSError as second:
+        log.warning("the failure cannot be recorded in %s: %s", folder.path, second)
 
 
 def work_of(kind: str) -> Callable[..., Any]:
@@ -116,6 +161,13 @@ def refuse_missing(config: Any) -> None:
         hints = {"checkpoint": "checkpoint=runs/train/<run>/best.pt", "runs": "runs=runs/sweeps/truncation"}
         asked = "; ".join(f"{key} is missing, give e.g. {hints.get(key, f'{key}=...')}" for key in missing)
         raise ValueError(asked)
+
+
+def check_seeds(config: Any) -> None:
+    """ValueError naming a seed that no generator takes."""
+    for key, value in flatten(config).items():
+        if key.rpartition(".")[2] == "seed" and value is not None and not 0 <= int(value) < 2**63:
+            raise ValueError(f"{key} = {value} is outside [0, 2^63); give another number")
 
 
 def _prepare_process(threads: int | None, keep_memory: bool) -> None:

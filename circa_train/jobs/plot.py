@@ -6,8 +6,7 @@ from pathlib import Path
 
 from circa_train.jobs.settings import PlotConfig
 from circa_train.plots import gallery, save_figure
-from circa_train.runs.table import collect, select, site_rows, write_csv
-from circa_train.runs.text import describe_collection, table
+from circa_train.runs import collect, describe_collection, select, site_rows, table, write_csv
 
 
 def work(config: PlotConfig, command: str) -> None:

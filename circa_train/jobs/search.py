@@ -9,11 +9,11 @@ from circa_train.fault import TruncatedSign
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
 from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
-from circa_train.jobs.inputs import input_digests
+from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import SearchConfig
 from circa_train.jobs.source import open_source
-from circa_train.runs.folder import fingerprint
+from circa_train.runs import fingerprint
 from circa_train.search import Answer, SearchSettings, search_truncation, summary, write_fault_file
 
 #: The answer, and what was measured on the way, in the run's folder.
@@ -36,12 +36,14 @@ def work(job: Job) -> dict[str, Any]:
             "ReLUs it may be no "
             "baseline; search the network as it was before fine-tuning, and fine-tune at the answer"
         )
+    identity = data_identity(source.splits.name, config.data.root)
+    seen = {} if identity is None else {"data": identity}
     store = job.folder / MEASURED
     if not job.resume:
         store.unlink(missing_ok=True)
     result = search_truncation(
         source.converted(config.fault, plan), source.splits, spec, settings, store_path=store,
-        identity=fingerprint(job.config, input_digests(job.config)), report=job.log.info,
+        identity=fingerprint(job.config, {**job.inputs, **seen}), report=job.log.info,
         progress=config.run.progress,
     )  # fmt: skip
     answer = Answer.of(result, settings)

@@ -15,7 +15,7 @@ from typing import Any
 
 from circa_train.benchmark.sizes import BenchmarkSizes
 from circa_train.jobs.mirror import MISSING, mirrored
-from circa_train.runs.metrics import WandbSettings
+from circa_train.runs import WandbSettings
 from circa_train.search.settings import SearchSettings
 from circa_train.training.settings import TrainingSettings
 
@@ -197,11 +197,16 @@ class CheckConfig:
     """What is verified: ``sites`` is ``all``, a name, a list of names, or how many, spread evenly over the
     network.
 
+    ``samples`` is how many sign tests per site go through the two-party protocol; ``all``: 4096, and
+    every sign test of every image is garbled and evaluated. ``images`` takes the first so many (null: all
+    there are), ``batch_size`` at a time (null: 16 for samples, 256 for all, as an evaluation does).
     ``seed`` makes the two parties' secrets repeatable; null is how a protocol has to run.
     """
 
     sites: Any = "all"
-    samples: int = 4096
+    samples: Any = 4096  # a number or "all"
+    images: int | None = None
+    batch_size: int | None = None
     transport: str = "memory"
     seed: int | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,9 @@ from circa_train.evaluation import Evaluation, evaluate
 from circa_train.fault import NoFault
 from circa_train.jobs.build import build_splits, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan
+from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import AugmentConfig, DataConfig, FaultConfig, ModelConfig
-from circa_train.nn.calibration import fit_frac_bits
-from circa_train.nn.control import set_specs
-from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.sites import relu_sites
+from circa_train.nn import fit_frac_bits, relu_sites, set_specs, with_stochastic_relus
 
 #: Training images that fraction bits are fitted on, and how many at a time.
 _CALIBRATION_IMAGES = 1024
@@ -42,11 +41,13 @@ class Source:
         checkpoint: weights and metadata.
         splits: the data it is used on.
         network: the plain network, in evaluation mode, on the splits' device.
+        data_seen: :func:`~circa_train.jobs.inputs.data_identity` of the data.
     """
 
     checkpoint: Checkpoint
     splits: DataSplits
     network: nn.Module
+    data_seen: str | None = None
     _fitted: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
     _baselines: dict[str, Evaluation] = field(default_factory=dict, repr=False)
     _relus: dict[str, int] = field(default_factory=dict, repr=False)
@@ -132,7 +133,11 @@ def open_source(
     stat = path.stat() if path.is_file() else None
     stamp = (stat.st_mtime_ns, stat.st_size) if stat else None
     sections = json.dumps(asdict(model)), json.dumps(asdict(data))
-    return _open(str(path), stamp, *sections, str(device), trust_code)
+    source = _open(str(path), stamp, *sections, str(device), trust_code)
+    if source.data_seen != data_identity(source.splits.name, data.root):  # its files have changed since
+        _open.cache_clear()
+        source = _open(str(path), stamp, *sections, str(device), trust_code)
+    return source
 
 
 @functools.lru_cache(maxsize=2)
@@ -160,9 +165,47 @@ def _open(
         checkpoint = adopt_foreign(
             path, model=model_arguments(model, splits), data=describe_data(splits, data)
         )
+    else:
+        check_asked_model(model, checkpoint.metadata, path)
+    check_data_fits(checkpoint.metadata.get("model") or {}, splits, path)
     own = model.name if user_code.is_reference(model.name) else None
     network = load_network(checkpoint, code=own, trust_code=trust_code)
-    return Source(checkpoint, splits, network.to(device).eval())
+    seen = data_identity(splits.name, data.root)
+    return Source(checkpoint, splits, network.to(device).eval(), seen)
+
+
+def check_asked_model(model: ModelConfig, metadata: Mapping[str, Any], path: str) -> None:
+    """ValueError if the configuration asks for another network than the checkpoint holds.
+
+    A network of somebody's own may be named by another path than where it was when it was trained.
+    """
+    recorded = metadata.get("model") or {}
+    asked = {key: value for key, value in asdict(model).items() if value is not None}
+    name = asked.pop("name")
+    ours = user_code.is_reference(name) and user_code.is_reference(recorded.get("name"))
+    if name != FROM_CHECKPOINT and name != recorded.get("name") and not ours:
+        raise ValueError(f"model={name}, but {path} holds a {recorded.get('name')}; leave out model=")
+    other = {key: value for key, value in asked.items() if recorded.get(key) != value}
+    if other:
+        key, value = next(iter(other.items()))
+        raise ValueError(
+            f"model.{key} = {value}, but {path} holds a network with {key} = {recorded.get(key)}; leave it "
+            "out"
+        )
+
+
+def check_data_fits(model: Mapping[str, Any], splits: DataSplits, path: str) -> None:
+    """ValueError if a network was made for images of other channels, or for another number of classes."""
+    for key, what, there in (
+        ("in_channels", "channels", splits.channels),
+        ("num_classes", "classes", splits.num_classes),
+    ):
+        made_for = model.get(key, 3 if key == "in_channels" else None)
+        if made_for is not None and made_for != there:
+            raise ValueError(
+                f"{path} was made for {made_for} {what}, and the data {splits.name} has {there}; "
+                "data=checkpoint is the data that it was trained on"
+            )
 
 
 def calibrated_frac_bits(network: nn.Module, splits: DataSplits, prime: int, headroom_bits: int) -> int:

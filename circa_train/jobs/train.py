@@ -12,15 +12,17 @@ from torch import nn
 from circa_train import user_code
 from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
 from circa_train.data import DataSplits
+from circa_train.files import set_aside
 from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import TrackerConfig, TrainConfig
-from circa_train.jobs.source import calibrated_frac_bits
-from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.models.registry import build_model
-from circa_train.runs.metrics import WandbSettings, build_tracker
+from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
+from circa_train.nn import build_model, with_stochastic_relus
+from circa_train.runs import WandbSettings, build_tracker, config_hash
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
+from circa_train.training.loop import BEST, LAST
+from circa_train.training.progress import OtherTraining
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +38,40 @@ def work(job: Job) -> dict[str, Any]:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
         prepared = prepare(config, plan, device)
         tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
-        try:
-            result = train(
+        if not job.resume and not config.run.again and ranks.is_main:
+            set_states_aside(job, "they belong to another question, or to a result that is not whole")
+
+        def go_on(resume: bool) -> TrainingResult:
+            return train(
                 prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker,
-                resume=job.resume,
+                resume=resume,
                 teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
                 progress=config.run.progress,
+                inputs={**job.inputs, "configuration": config_hash(job.config)},
             )  # fmt: skip
+
+        try:
+            try:
+                result = go_on(job.resume)
+            except OtherTraining as error:  # raised before anything was taken from that state
+                if ranks.is_main:
+                    set_states_aside(job, str(error))
+                result = go_on(False)
         finally:
             tracker.finish()
     job.log.info("best validation accuracy %.2f%%: %s", 100 * result.best_accuracy, result.best_checkpoint)
     return training_record(result, prepared, config)
+
+
+def set_states_aside(job: Job, why: str) -> None:
+    """Rename the states that an earlier training left in the folder: they are not used, and not lost."""
+    for name in (LAST, BEST):
+        described = (job.folder / name).with_suffix(".json")
+        new = set_aside(job.folder / name, "stale")
+        if new is not None:
+            job.log.warning("%s is set aside as %s: %s", job.folder / name, new.name, why)
+            if described.is_file():
+                described.replace(new.with_suffix(".json"))
 
 
 @dataclass
@@ -101,6 +126,8 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     splits = build_splits(config.data, device, described, config.run.trust_code)
     own_model = config.model.name == FROM_CHECKPOINT
     arguments = dict(described["model"]) if own_model else model_arguments(config.model, splits)
+    if own_model:
+        check_data_fits(arguments, splits, str(config.checkpoint))
     if own_model and user_code.is_reference(arguments["name"]):
         code = arguments["name"]
         user_code.require_named(code, trusted=config.run.trust_code, how=f"model.name={code}")

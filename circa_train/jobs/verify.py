@@ -1,12 +1,15 @@
 """The proof that the simulator is the protocol: the work of ``scripts/verify.py``, and what its record
-holds.
+holds: a sample of every site's sign tests through the two-party protocol, and with ``verify.samples=all``
+every sign test through the garbled circuit as well (:mod:`circa_train.jobs.verify_every`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,22 @@ from circa_train.gc.circuits import SignCircuit
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
 from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, refuse_rescale_bits
+from circa_train.jobs.inputs import input_digests
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import VerifyConfig
 from circa_train.jobs.source import open_source
-from circa_train.nn.control import set_draw, specs_by_site
+from circa_train.jobs.verify_every import (
+    SAMPLED,
+    VECTORS,
+    Whole,
+    every_record,
+    first_images,
+    wants_all,
+    whole_export,
+    whole_split,
+)
+from circa_train.nn import set_draw, specs_by_site
+from circa_train.runs import fingerprint
 from circa_train.verify import (
     RescaleSample,
     SiteReport,
@@ -42,6 +57,7 @@ from circa_train.verify import (
     check_transport,
     choose_sites,
     collect_samples,
+    every_table,
     rescaling_table,
     sampled,
     verification_table,
@@ -51,6 +67,12 @@ from circa_train.verify import (
 
 #: Instances that each circuit is timed on.
 _TIMED = 2048
+
+#: Images per forward pass where samples are collected.
+_BATCH_SIZE = 16
+
+#: Where a run keeps its finished batches.
+BATCHES = "batches"
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,7 @@ class Collected:
         samples: sign tests of the sites to verify; ``left_out`` the others that were asked for, with the
             reason.
         rescaled: of an export folder, values of every rescaling.
+        whole: makes what is run to the end where every sign test is to be verified.
     """
 
     head: Mapping[str, Any]
@@ -70,13 +93,14 @@ class Collected:
     relus: Mapping[str, int]
     samples: Sequence[SiteSample]
     left_out: Mapping[str, str]
+    whole: Callable[[], Whole]
     rescaled: Iterable[RescaleSample] = ()
 
 
 def work(job: Job) -> dict[str, Any]:
     """Check what can be checked, then load, compare site by site, and price the whole network."""
-    record, table = verification_record(job.cfg)
-    job.log.info("%s\n%s", job.folder.name, table)
+    record, tables = verification_record(job.cfg, job)
+    job.log.info("%s\n%s", job.folder.name, tables[0])
     if record["left_out"]:
         job.log.warning(
             "not garbled: %s", by_reason({site["site"]: site["reason"] for site in record["left_out"]})
@@ -87,7 +111,8 @@ def work(job: Job) -> dict[str, Any]:
             record["frac_bits"],
             cost_table(record["network"]),
         )
-    for site in record["sites"]:
+    every = record["every"]
+    for site in [*record["sites"], *(every["sites"] if every else [])]:
         for mismatch in site["named"]:
             job.log.error("%s", mismatch["text"])
     for layer in record["rescalings"]:
@@ -103,12 +128,41 @@ def work(job: Job) -> dict[str, Any]:
     job.log.info(
         "%d sites, %d values, each in four ways: %s", len(record["sites"]), record["values"], outcome
     )
+    if every:
+        _tell_of_every(job, every, tables[1])
     return record
 
 
-def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
+def _tell_of_every(job: Job, every: Mapping[str, Any], table: str) -> None:
+    """The log of a verification of every sign test."""
+    job.log.info("every sign test of %d images\n%s", every["images"], table)
+    skipped = sum(site["sign_tests"] for site in every["skipped"])
+    job.log.info(
+        "%d sign tests garbled and evaluated, %d mismatches; %d at other sites were not",
+        every["compared"], every["mismatches"], skipped,
+    )  # fmt: skip
+    if every["accuracy"] is not None:
+        job.log.info("accuracy from the outcomes of the circuits: %.2f%%", 100 * every["accuracy"])
+    if every["images_that_differ"]:
+        job.log.error(
+            "the evaluation of the same draw (%.2f%%) differs at %d images",
+            100 * every["evaluation_accuracy"], every["images_that_differ"],
+        )  # fmt: skip
+    judged = every["rates"]
+    if judged["doubted"]:
+        job.log.error(
+            "faults are not as frequent as the exact law says: chance explains %s at site %s with "
+            "probability at most %.1e", judged["kind"], judged["site"], judged["bound"],
+        )  # fmt: skip
+
+
+def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[dict[str, Any], list[str]]:
     """Verify a checkpoint or an export folder as ``config`` asks: ``result.json`` for kind ``verify``, and
-    the table to print.
+    the tables to print, of the sample and (if asked for) of every sign test.
+
+    Args:
+        config: what is asked.
+        job: whose folder keeps the finished batches of a long verification; None keeps none.
 
     Raises:
         ValueError: if nothing can be verified, because no site has a circuit; or, of an export folder,
@@ -117,7 +171,12 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
     check_transport(config.verify.transport)
     check_fault(config.fault)
     refuse_rescale_bits(config.fault, "to verify the rescaling, export the network and verify the folder")
-    found = _from_export(config) if is_export(config.checkpoint) else _from_checkpoint(config)
+    everything = wants_all(config.verify.samples)
+    if config.verify.batch_size is not None and config.verify.batch_size < 1:
+        raise ValueError(f"verify.batch_size = {config.verify.batch_size}: at least one image at a time")
+    samples = SAMPLED if everything else config.verify.samples
+    exported = is_export(config.checkpoint)
+    found = (_from_export if exported else _from_checkpoint)(config, samples)
     reports = [
         verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples
     ]
@@ -131,25 +190,48 @@ def verification_record(config: VerifyConfig) -> tuple[dict[str, Any], str]:
     }
     priced = all(spec.is_exact or why_no_circuit(spec) is None for spec in found.specs.values())
     network = f"{found.head['model']} on {found.head['data']}"
+    tables = [verification_table(reports, four)]
+    if rescaled:
+        tables[0] += f"\n{rescaling_table(rescaled)}"
+    every = None
+    if everything:
+        names = [report.site for report in reports]
+        skipped = {
+            name: found.left_out.get(name, why_no_circuit(spec) or "not asked for (verify.sites)")
+            for name, spec in found.specs.items()
+            if name not in names
+        }
+        every, tallies = every_record(found.whole(), names, skipped, found.relus, **_place(job))
+        tables.append(every_table(tallies.tallies))
     record = {
         **found.head,
         "transport": config.verify.transport,
         "kernel": make_kernel(bytes(KEY_BYTES), "auto").name,
         "values": sum(report.values for report in reports),
-        "mismatches": sum(
-            sum(mismatches.values())
-            for mismatches in [r.mismatches for r in reports] + [r.mismatches for r in rescaled]
-        ),
+        "mismatches": sum(sum(report.mismatches.values()) for report in reports)
+        + sum(sum(report.mismatches.values()) for report in rescaled)
+        + (every["mismatches"] if every else 0),
         "sites": [_site_record(report, found.relus[report.site], four[report.site]) for report in reports],
         "rescalings": [asdict(report) for report in rescaled],
         "left_out": [{"site": name, "reason": reason} for name, reason in found.left_out.items()],
         "network": network_rows({network: list(found.relus.items())}, found.specs, timings) if priced else [],
+        "every": every,
     }
-    table = verification_table(reports, four)
-    return record, f"{table}\n{rescaling_table(rescaled)}" if rescaled else table
+    return record, tables
 
 
-def _from_checkpoint(config: VerifyConfig) -> Collected:
+def _place(job: Job | None) -> dict[str, Any]:
+    """Where finished batches are kept, and what for."""
+    if job is None:
+        return {}
+    folder = job.folder / BATCHES
+    if not job.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    asked = fingerprint(job.config, input_digests(job.config))
+    return {"folder": folder, "fingerprint": asked, "progress": job.cfg.run.progress}
+
+
+def _from_checkpoint(config: VerifyConfig, samples: int) -> Collected:
     """Images of a split through the converted network."""
     source = open_source(
         config.checkpoint, config.model, config.data, build_device(config.run.device), config.run.trust_code
@@ -158,14 +240,17 @@ def _from_checkpoint(config: VerifyConfig) -> Collected:
     relus = source.relus()
     specs = specs_by_site(plan.faults, relus)
     names, left_out = choose_sites(specs, config.verify.sites)
-    samples = collect_samples(
-        source.converted(config.fault, plan),
-        source.images(config.split),
+    network, images = source.converted(config.fault, plan), source.images(config.split)
+    mean, std = source.splits.mean, source.splits.std
+    collected = collect_samples(
+        network,
+        first_images(images, config.verify.images),
         names,
-        mean=source.splits.mean,
-        std=source.splits.std,
+        mean=mean,
+        std=std,
         relus=relus,
-        samples=config.verify.samples,
+        samples=samples,
+        batch_size=config.verify.batch_size or _BATCH_SIZE,
     )
     head = {
         "checkpoint": config.checkpoint,
@@ -176,22 +261,31 @@ def _from_checkpoint(config: VerifyConfig) -> Collected:
         "frac_bits": source.frac_bits(config.fault, plan),
         "draw": FIRST_DRAW,
     }
-    return Collected(head, specs, relus, samples, left_out)
+    whole = partial(whole_split, config, network, images, mean, std)
+    return Collected(head, specs, relus, collected, left_out, whole)
 
 
-def _from_export(config: VerifyConfig) -> Collected:
+def _from_export(config: VerifyConfig, samples: int) -> Collected:
     """The test vectors of an export folder through its integer network, under the masks that they record."""
     if config.fault.kind != FROM_CHECKPOINT:
         raise ValueError(
             f"{config.checkpoint} is an export folder and brings its own sign tests; leave out fault="
         )
+    everything = wants_all(config.verify.samples)
+    if not everything and (config.verify.images or config.verify.batch_size):
+        raise ValueError(
+            "samples of an export folder are taken from its test vectors; verify.images and "
+            "verify.batch_size are for verify.samples=all"
+        )
+    if config.split == VECTORS and not everything:
+        raise ValueError(f"split={VECTORS} is for verify.samples=all; samples come from them anyway")
     export = open_export(config.checkpoint, seed=SEED, overflow="wrap")
     check_export(export)
     network, inputs = export.network, export.vectors["inputs"].long()
     relus = {layer.name: math.prod(layer.shape) for layer in network.plan.sites}
     names, left_out = choose_sites(network.specs, config.verify.sites)
     set_draw(network, DRAW)
-    with sampled(network, {name: len(inputs) * relus[name] for name in names}, config.verify.samples) as taps:
+    with sampled(network, {name: len(inputs) * relus[name] for name in names}, samples) as taps:
         network.run(inputs)
     head = {
         "checkpoint": config.checkpoint,
@@ -203,8 +297,10 @@ def _from_export(config: VerifyConfig) -> Collected:
         "draw": DRAW,
         "digest": export.digest,
     }
-    rescaled = rescale_samples(network, inputs, config.verify.samples)
-    return Collected(head, network.specs, relus, [tap.sample for tap in taps], left_out, rescaled)
+    rescaled = rescale_samples(network, inputs, samples)
+    whole = partial(whole_export, config, export)
+    taken = [tap.sample for tap in taps]
+    return Collected(head, network.specs, relus, taken, left_out, whole, rescaled)
 
 
 def _site_record(report: SiteReport, relus: int, circuits: Sequence[CircuitCost]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from circa_train.plots.series import Point, accuracy_points, group, knee, require_one
 from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
-from circa_train.runs.table import Row
+from circa_train.runs import Row
 
 
 def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> Figure:

@@ -13,7 +13,7 @@ from circa_train.plots.law import fault_probability_curves
 from circa_train.plots.pareto import accuracy_vs_bytes
 from circa_train.plots.series import MixedExperiments, group, knee
 from circa_train.plots.sites import site_fault_rates, site_heat_map
-from circa_train.runs.table import Row
+from circa_train.runs import Row
 
 _LAW_CURVES = 6
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circa_train.runs.table import Row
+from circa_train.runs import Row
 
 
 class MixedExperiments(ValueError):

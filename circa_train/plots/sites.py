@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from circa_train.plots.series import group, require_one
 from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
-from circa_train.runs.table import Row
+from circa_train.runs import Row
 
 KINDS = ("wrap", "truncation")
 DIRECTIONS = ("zeroed", "passed")

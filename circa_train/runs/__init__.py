@@ -1,1 +1,84 @@
 """What jobs leave behind: the run folder, its metrics, and the table over many of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from circa_train.lazy import face
+
+if TYPE_CHECKING:
+    from circa_train.runs.folder import (
+        FAILURE,
+        RESULT,
+        RunFolder,
+        config_hash,
+        describe_machine,
+        fingerprint,
+        flatten,
+        read_json,
+        stored_results,
+    )
+    from circa_train.runs.lock import FolderInUse, owned, owner
+    from circa_train.runs.metrics import Tracker, WandbSettings, build_tracker
+    from circa_train.runs.records import DIGEST, read_record, sealed
+    from circa_train.runs.table import Row, collect, select, site_rows, write_csv
+    from circa_train.runs.text import describe_collection, table
+
+__all__ = [
+    "DIGEST",
+    "FAILURE",
+    "RESULT",
+    "FolderInUse",
+    "Row",
+    "RunFolder",
+    "Tracker",
+    "WandbSettings",
+    "build_tracker",
+    "collect",
+    "config_hash",
+    "describe_collection",
+    "describe_machine",
+    "fingerprint",
+    "flatten",
+    "owned",
+    "owner",
+    "read_json",
+    "read_record",
+    "sealed",
+    "select",
+    "site_rows",
+    "stored_results",
+    "table",
+    "write_csv",
+]
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "DIGEST": "records",
+        "FAILURE": "folder",
+        "FolderInUse": "lock",
+        "RESULT": "folder",
+        "Row": "table",
+        "RunFolder": "folder",
+        "Tracker": "metrics",
+        "WandbSettings": "metrics",
+        "build_tracker": "metrics",
+        "collect": "table",
+        "config_hash": "folder",
+        "describe_collection": "text",
+        "describe_machine": "folder",
+        "fingerprint": "folder",
+        "flatten": "folder",
+        "owned": "lock",
+        "owner": "lock",
+        "read_json": "folder",
+        "read_record": "records",
+        "sealed": "records",
+        "select": "table",
+        "site_rows": "table",
+        "stored_results": "folder",
+        "table": "text",
+        "write_csv": "table",
+    },
+)

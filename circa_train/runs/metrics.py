@@ -22,7 +22,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 METRICS_NAME = "metrics.jsonl"
 _CHECK, _CHECK_DIGITS = "sha256", 16
 WANDB_MODES = ("offline", "online", "disabled")
+#: What wandb refuses in the name of a project, and its longest tag.
+_WANDB_FORBIDDEN, WANDB_TAG_LETTERS = "/\\#?%:", 64
 #: Longer, and a run without a network seems to hang; wandb's own limit is 90 s.
 WANDB_TIMEOUT_SECONDS = 20
 #: At the end of a run; wandb would retry for hours a server that has gone. What is not uploaded stays in the
@@ -111,6 +113,7 @@ class JsonLinesTracker(Tracker):
         self.path = Path(folder) / METRICS_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._step, self._check = -1, ""
+        self._checks = True
         if self.path.exists():
             self._keep(lambda row: True)
 
@@ -143,8 +146,9 @@ class JsonLinesTracker(Tracker):
         self._append({"step": max(self._step, 0), "time": round(time.time(), 3), "summary": plain})
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        check = _checked(row, self._check)
-        append_line(self.path, json.dumps({**row, _CHECK: check}, allow_nan=False).encode())
+        check = _checked(row, self._check) if self._checks else ""
+        told = {_CHECK: check} if self._checks else {}
+        append_line(self.path, json.dumps({**row, **told}, allow_nan=False).encode())
         self._check = check
 
     def _keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -163,6 +167,7 @@ class JsonLinesTracker(Tracker):
             if not wanted(line.row):
                 break
             length, self._step, self._check = line.end, line.row["step"], line.check
+        self._checks = length == 0 or self._check != ""  # a file from before there were any goes on without
         if length < self.path.stat().st_size:
             cut_off(self.path, length)
 
@@ -273,6 +278,27 @@ class WandbSettings:
     def __post_init__(self) -> None:
         if self.mode not in WANDB_MODES:
             raise ValueError(f"wandb mode = {self.mode!r} is not one of {', '.join(WANDB_MODES)}")
+        if bad := sorted(set(self.project) & set(_WANDB_FORBIDDEN)):
+            team, _, project = self.project.rpartition("/")
+            remedy = f"; give entity={team} and project={project}" if team and project else ""
+            raise ValueError(f"wandb project = {self.project!r} has {' '.join(bad)} in it{remedy}")
+        for tag in self.tags:
+            if not 1 <= len(tag) <= WANDB_TAG_LETTERS:
+                raise ValueError(
+                    f"wandb tag {tag!r} has {len(tag)} letters; wandb takes 1 to {WANDB_TAG_LETTERS}"
+                )
+
+
+def wandb_mode(mode: str) -> str:
+    """The mode as the environment has it: where ``WANDB_MODE`` says one, it has the last word, as with
+    wandb itself.
+    """
+    said = os.environ.get("WANDB_MODE", "").strip().lower()
+    said = {"dryrun": "offline", "run": "online"}.get(said, said)  # wandb's older words
+    if said not in WANDB_MODES or said == mode:
+        return mode
+    logger.info("wandb is %s and not %s, because of WANDB_MODE in the environment", said, mode)
+    return said
 
 
 class WandbTracker(Tracker):
@@ -405,6 +431,8 @@ def build_tracker(
     if rank != 0:
         return Tracker()
     lines = JsonLinesTracker(folder)
+    if wandb is not None:
+        wandb = replace(wandb, mode=wandb_mode(wandb.mode))
     if wandb is None or wandb.mode == "disabled":
         return lines
     return Trackers([lines, WandbTracker(folder, wandb, config)])

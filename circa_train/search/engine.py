@@ -33,8 +33,7 @@ from circa_train.cost import network_cost
 from circa_train.data import DataSplits, ImageSet
 from circa_train.fault import TruncatedSign
 from circa_train.field import bit_length
-from circa_train.nn.control import set_specs, stochastic_relus
-from circa_train.nn.sites import relu_sites
+from circa_train.nn import relu_sites, set_specs, stochastic_relus
 from circa_train.search.allocation import Allocation, Tables, greedy_path, last_accepted
 from circa_train.search.harm import SiteLaw, site_gains, site_laws
 from circa_train.search.judging import Judge, Judgement

@@ -29,7 +29,7 @@ from circa_train.diagnosis import site_sensitivity
 from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.field import bit_length
 from circa_train.fixed_point import to_fixed
-from circa_train.nn.control import evaluating, set_specs, site_inputs, stochastic_relus, without_faults
+from circa_train.nn import evaluating, set_specs, site_inputs, stochastic_relus, without_faults
 from circa_train.search.store import Store
 
 #: Activations kept per site: their mean errs by about 1 / sqrt(this) of their spread, far below what the

@@ -25,7 +25,7 @@ from torch import nn
 from circa_train.data import ImageSet
 from circa_train.evaluation import FIRST_DRAW, Evaluation, evaluate
 from circa_train.fault import TruncatedSign
-from circa_train.nn.control import set_specs, stochastic_relus, without_faults
+from circa_train.nn import set_specs, stochastic_relus, without_faults
 from circa_train.search.settings import SearchSettings
 from circa_train.search.store import Store
 

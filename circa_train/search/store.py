@@ -3,20 +3,25 @@
 One JSON file, rewritten atomically after every draw (a few kilobytes, against a pass over the validation
 images)::
 
-    {"format": 1, "identity": ..., "accuracies": {"validation 12,12,14": [0.93, 0.94], ...}, "values": {...}}
+    {"format": 2, "identity": ..., "accuracies": {"validation 12,12,14": [0.93, 0.94], ...}, "values": {...},
+     "sha256": ...}
 
-``identity`` names what was asked of which files. Measurements of another identity are discarded, not mixed
-in.
+``identity`` names what was asked of which files. Measurements of another identity, or of a damaged file, are
+discarded, not mixed in.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from circa_train.files import read_json, write_json
+from circa_train.files import write_json
+from circa_train.runs import DIGEST, read_record, sealed
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+FORMAT = 2
 
 
 class Store:
@@ -35,9 +40,13 @@ class Store:
             "accuracies": {},
             "values": {},
         }
-        stored = read_json(path) if path is not None else None
+        try:
+            stored = read_record(path) if path is not None else None
+        except ValueError as error:
+            stored = None
+            log.warning("%s is %s: everything is measured again", path, error)
         if stored is not None and (stored.get("format"), stored.get("identity")) == (FORMAT, identity):
-            self._content = stored
+            self._content = {key: value for key, value in stored.items() if key != DIGEST}
 
     def accuracies(self, key: str) -> list[float]:
         """The draws of a candidate so far, in their order."""
@@ -58,4 +67,4 @@ class Store:
 
     def _write(self) -> None:
         if self._path is not None:
-            write_json(self._path, self._content)
+            write_json(self._path, sealed(self._content))

@@ -6,7 +6,9 @@ the batch of all processes and micro-batches joined. So a resumed run continues 
 two processes, or two micro-batches, draw the masks that one process draws on the whole batch.
 
 Files: ``last.pt`` after every epoch and when interrupted; ``best.pt`` whenever the validation accuracy has
-risen. A kill at any moment costs at most the epoch at hand; Ctrl-C and SIGTERM cost nothing.
+risen. A kill at any moment costs at most the epoch at hand; Ctrl-C and SIGTERM cost nothing. ``last.pt`` says
+which best weights and which metrics belong to it: the best weights wait under ``best.next.pt`` until it is
+written, so that the two never speak of different epochs.
 """
 
 from __future__ import annotations
@@ -26,18 +28,19 @@ from tqdm import tqdm
 
 from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_into, save_checkpoint
 from circa_train.data import Augmentation, Batches, DataSplits
-from circa_train.nn.control import draw_state, load_draw_state, set_draw, stochastic_relus
-from circa_train.runs.metrics import Tracker
+from circa_train.files import file_digest
+from circa_train.nn import draw_state, load_draw_state, set_draw, stochastic_relus
+from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
 from circa_train.training.interruption import Interruption
 from circa_train.training.objective import training_mode
 from circa_train.training.optimization import learning_rate
-from circa_train.training.progress import Progress, check_identity, identity
+from circa_train.training.progress import OtherTraining, Progress, check_identity, identity
 from circa_train.training.settings import TrainingSettings
 from circa_train.training.step import Stepper
 from circa_train.training.validation import Validation, validate
 
-LAST, BEST = "last.pt", "best.pt"
+LAST, BEST, NEXT_BEST = "last.pt", "best.pt", "best.next.pt"
 
 #: On a GPU, reading the loss waits for all work in flight; once in so many steps costs nothing that can be
 #: measured.
@@ -75,6 +78,7 @@ def train(
     teacher: nn.Module | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: bool | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place, on its device; it ends with its last weights (not averaged), the best are in
     ``best.pt``.
@@ -91,9 +95,12 @@ def train(
         metadata: for the checkpoints; ``model`` (the arguments of build_model) makes them loadable by
             load_network.
         progress: bars on or off; None shows them if stderr is a terminal.
+        inputs: digests of what else determines the result, by name, such as the file that the first weights
+            are from: a state of other inputs is not resumed.
 
     Raises:
-        CheckpointError: if ``last.pt`` is damaged or was written with other settings.
+        CheckpointError: if ``last.pt`` is damaged or was written with other settings, inputs or data
+            (:class:`OtherTraining`), or if its ``best.pt`` is not there.
         FloatingPointError: if the loss is NaN or infinite, naming the step; nothing is written then.
         KeyboardInterrupt, SystemExit: on Ctrl-C and (143) on SIGTERM, after ``last.pt`` has been written.
         ValueError: for settings that do not fit the network, the data or the number of processes.
@@ -113,10 +120,12 @@ def train(
             metadata or {},
             ranks,
             device,
+            inputs or {},
         )
-        if resume and run.last.exists():
-            run.restore()
+        state = run.restore() if resume and run.last.exists() else {}
         run.tracker.rewind(run.progress.step if run.progress.step else -1)
+        if state.get("metrics_and_seconds") is not None:
+            run.tracker.restore(state["metrics_and_seconds"])
         with Interruption() as interruption:
             run.fit(interruption, hide_bars=None if progress is None else not progress)
         return run.result()
@@ -136,14 +145,16 @@ class _Run:
         metadata: Mapping[str, Any],
         ranks: Ranks,
         device: torch.device,
+        inputs: Mapping[str, str],
     ) -> None:
         _check_fit(settings, splits, model, teacher, ranks)
         self.model, self.splits, self.settings = model, splits, settings
         self.tracker, self.metadata = tracker, metadata
         self.ranks, self.device = ranks, device
-        self.last, self.best = folder / LAST, folder / BEST
+        self.last, self.best, self.next_best = folder / LAST, folder / BEST, folder / NEXT_BEST
         self.progress = Progress()
-        self.identity = identity(model, splits, settings, teacher)
+        self.best_digest: str | None = None
+        self.identity = identity(model, splits, settings, teacher, inputs)
         self.steps_per_epoch = len(self._batches(0))
         self.stepper = Stepper(
             model, settings, teacher=teacher, ranks=ranks, device=device, steps_per_epoch=self.steps_per_epoch
@@ -188,6 +199,8 @@ class _Run:
                     "best_epoch": self.progress.best_epoch,
                 }
             )
+            for left in (self.next_best, self.next_best.with_suffix(".json")):
+                left.unlink(missing_ok=True)  # of an epoch that was cut off
             for path in (self.best, self.last):
                 self.tracker.checkpoint(path)
 
@@ -267,8 +280,11 @@ class _Run:
         if self.ranks.is_main:
             self.tracker.log(metrics | timing | rates, step=progress.step)
             if improved:
-                save_checkpoint(self.best, self.stepper.evaluated, self._described(metrics))
+                save_checkpoint(self.next_best, self.stepper.evaluated, self._described(metrics))
+                self.best_digest = file_digest(self.next_best)
         self.save_last(metrics)
+        if self.ranks.is_main and improved:
+            self._place_best()
 
     def save_last(self, metrics: Mapping[str, Any] | None = None) -> None:
         """Write ``last.pt``; every process calls it, rank 0 writes."""
@@ -282,12 +298,15 @@ class _Run:
                 "model": None if self.stepper.average is None else self.model.state_dict(),
                 "draws": draw_state(self.model),
                 "identity": self.identity,
+                "best": self.best_digest,
+                # called so because it holds times: runs that are equal differ in it, as in all "seconds"
+                "metrics_and_seconds": self.tracker.record(),
             }
             save_checkpoint(self.last, self.stepper.evaluated, self._described(metrics or {}), state)
         self.ranks.barrier()
 
-    def restore(self) -> None:
-        """Take up ``last.pt``. Inverse of :meth:`save_last`."""
+    def restore(self) -> dict[str, Any]:
+        """Take up ``last.pt``, and return its training state. Inverse of :meth:`save_last`."""
         checkpoint = load_checkpoint(self.last)
         state = checkpoint.training_state
         if state is None:
@@ -295,13 +314,43 @@ class _Run:
                 f"{self.last} has weights but no training state; start over with resume=False"
             )
         check_identity(state["identity"], self.identity, self.last)
+        progress = Progress(**state["progress"])
+        self.best_digest = state.get("best")
+        self._find_best()
         weights = checkpoint.state_dict if self.stepper.average is None else state["model"]
         load_state_into(self.model, weights, source=str(self.last))
         load_state_into(self.stepper.evaluated, checkpoint.state_dict, source=str(self.last))
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         load_draw_state(self.model, state["draws"])
-        self.progress = Progress(**state["progress"])
+        self.progress = progress
         self.stepper.put_sums(self.progress)
+        return dict(state)
+
+    def _find_best(self) -> None:
+        """Make sure that ``best.pt`` is the one that ``last.pt`` speaks of; a kill may have left it under its
+        first name.
+        """
+
+        def holds_it(path: Path) -> bool:
+            return path.is_file() and file_digest(path) == self.best_digest
+
+        if self.best_digest is None or holds_it(self.best):
+            return
+        if self.ranks.is_main and holds_it(self.next_best):
+            self._place_best()
+        self.ranks.barrier()
+        if holds_it(self.best):
+            return
+        raise OtherTraining(
+            f"{self.best} is not the one that belongs to {self.last}; start over with resume=False"
+        )
+
+    def _place_best(self) -> None:
+        """``best.next.pt`` becomes ``best.pt``, and its description with it."""
+        self.next_best.replace(self.best)
+        described = self.next_best.with_suffix(".json")
+        if described.is_file():
+            described.replace(self.best.with_suffix(".json"))
 
     def _described(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metadata of a checkpoint; what the caller says about the network, the data or the faults has

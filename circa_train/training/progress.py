@@ -10,7 +10,7 @@ from torch import nn
 
 from circa_train.checkpoint import CheckpointError, digest
 from circa_train.data import DataSplits
-from circa_train.nn.control import stochastic_relus
+from circa_train.nn import stochastic_relus
 from circa_train.training.settings import TrainingSettings
 
 _LISTED_CHANGES = 12
@@ -51,14 +51,32 @@ class Progress:
         self.loss = self.epoch_seconds = 0.0
 
 
+class OtherTraining(CheckpointError):
+    """A stored state belongs to another training, or a part of what belongs to it is missing."""
+
+
 def identity(
-    model: nn.Module, splits: DataSplits, settings: TrainingSettings, teacher: nn.Module | None
+    model: nn.Module,
+    splits: DataSplits,
+    settings: TrainingSettings,
+    teacher: nn.Module | None,
+    inputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Flat plain values: a stored state may be resumed by a training that has the same."""
+    """Flat plain values: a stored state may be resumed by a training that has the same.
+
+    Args:
+        model: the network, with its faults.
+        splits: the data; the images and labels themselves count, not their name.
+        settings: of the training.
+        teacher: of a distillation; its weights count.
+        inputs: digests of what else determines the result, by name: the first weights above all.
+    """
     values: dict[str, Any] = {f"settings.{name}": value for name, value in asdict(settings).items()}
     values["data.name"] = splits.name
     for split in ("train", "validation"):
         values[f"data.{split}"] = len(getattr(splits, split))
+        images = getattr(splits, split)
+        values[f"data.{split}.digest"] = digest([images.images, images.labels])
     values["data.mean"], values["data.std"] = tuple(splits.mean), tuple(splits.std)
     for site, relu in stochastic_relus(model).items():
         described = relu.spec.to_dict() | {
@@ -68,11 +86,12 @@ def identity(
         }
         values.update({f"fault.{site}.{name}": value for name, value in described.items()})
     values["teacher"] = None if teacher is None else digest(teacher.state_dict())
+    values.update({f"inputs.{name}": value for name, value in (inputs or {}).items()})
     return values
 
 
 def check_identity(stored: Mapping[str, Any], now: Mapping[str, Any], place: object) -> None:
-    """CheckpointError, naming what has changed, unless a run of ``now`` continues one of ``stored``.
+    """OtherTraining, naming what has changed, unless a run of ``now`` continues one of ``stored``.
 
     The number of epochs may change where nothing before the end depends on it: with a constant learning rate
     and no curriculum that takes its length from it.
@@ -93,7 +112,7 @@ def check_identity(stored: Mapping[str, Any], now: Mapping[str, Any], place: obj
             for key in changed[:_LISTED_CHANGES]
         ]
         more = f" and {len(changed) - len(listed)} more" if len(changed) > len(listed) else ""
-        raise CheckpointError(
+        raise OtherTraining(
             f"{place} was written by a training with other settings ({'; '.join(listed)}{more}). Resume with "
             "the same ones, "
             "train in another folder, or start over with resume=False"

@@ -144,8 +144,9 @@ class TrainingSettings:
 
     def _integer(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} is an integer, not {value!r} ({type(value).__name__})")
+        object.__setattr__(self, name, value := int(value.__index__()))  # numpy's integers, too
         if value < least:
             raise ValueError(f"{name} = {value}: needs to be {least} or more")
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from circa_train.nn.activation import raise_pending
-from circa_train.nn.control import fault_buffer_names, set_draw, set_specs, stochastic_relus
+from circa_train.nn import fault_buffer_names, raise_pending, set_draw, set_specs, stochastic_relus
 from circa_train.training.curriculum import fault_level
 from circa_train.training.distributed import Ranks
 from circa_train.training.objective import logits_of, loss_sum

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from circa_train.data import Batches, DataSplits
-from circa_train.nn.control import evaluating, faulty_relus, set_draw, stochastic_relus
-from circa_train.nn.observation import expect
+from circa_train.nn import evaluating, expect, faulty_relus, set_draw, stochastic_relus
 from circa_train.training.distributed import Ranks
 from circa_train.training.objective import logits_of
 from circa_train.training.settings import TrainingSettings

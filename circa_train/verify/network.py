@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from circa_train.evaluation import FIRST_DRAW, kept_draws
 from circa_train.gc.aes import Seed
-from circa_train.nn.control import evaluating, set_draw, stochastic_relus
-from circa_train.nn.sites import relu_sites
+from circa_train.nn import evaluating, relu_sites, set_draw, stochastic_relus
 from circa_train.verify.checking import SiteReport, verify_site
 from circa_train.verify.sampling import choose_sites, sampled
 

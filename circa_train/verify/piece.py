@@ -1,5 +1,4 @@
-"""Every sign test of a piece of a site: the law, the simulator, the circuit in the clear, the garbled
-circuit.
+"""Every sign test of a piece of a site: by law, by the simulator, by the circuit in the clear, and garbled.
 
 A *piece* is a run of consecutive elements, whole leaves (:mod:`circa_train.verify.tally`), and so small that
 all that is computed from it stays in a cache; it is all that a thread holds at a time.
@@ -9,7 +8,7 @@ What covers what, when every sign test is verified:
     law         the gate of the sign test on (x, t), a plain formula; the masks t come from their address
     simulator   what the network's own forward let through; its kernel draws the masks inside its pass
     circuit     all gates of the boolean circuit in the clear, on the bits of x_s = (x + t) mod p and of t,
-                64 sign tests to a machine word
+                eight sign tests to a byte
     garbled     the same circuit garbled under fresh labels and evaluated; the garbler picks the evaluator's
                 labels itself, and the bit is what the two shares of it add up to
 
@@ -22,7 +21,6 @@ beside another one's.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -106,9 +104,7 @@ class Site:
             at += length
 
     def groups(self, first: int, count: int) -> list[tuple[SignTest, Numbers | None]]:
-        """The sign tests in a piece, each with a single k, and the positions of their elements; None for
-        all.
-        """
+        """The sign tests in a piece, each with a single k, and where their elements are; None for all."""
         if not self.spec.by_channel:
             return [(self.spec, None)]
         plane = self.relus // self.channels
@@ -122,7 +118,7 @@ class Site:
 class Work:
     """Processor seconds by phase, and AES calls, of one thread or of all."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     aes_calls: int = 0
     _last: float = 0.0
 
@@ -132,7 +128,7 @@ class Work:
     def lap(self, phase: str) -> None:
         """The time since the last lap was spent on ``phase``."""
         now = time.thread_time()
-        self.seconds[phase] += now - self._last  # type: ignore[assignment]
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
 
 
@@ -314,6 +310,7 @@ def merged(work: Sequence[Work]) -> Work:
     """The work of several threads together."""
     total = Work()
     for each in work:
-        total.seconds.update(each.seconds)
+        for phase, seconds in each.seconds.items():
+            total.seconds[phase] = total.seconds.get(phase, 0.0) + seconds
         total.aes_calls += each.aes_calls
     return total

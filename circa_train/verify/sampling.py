@@ -20,8 +20,7 @@ from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW
 from circa_train.fault import SignTest, TruncatedSign
 from circa_train.fixed_point import to_fixed
-from circa_train.nn.activation import StochasticReLU
-from circa_train.nn.control import evaluating, set_draw, stochastic_relus
+from circa_train.nn import StochasticReLU, evaluating, set_draw, stochastic_relus
 
 #: Samples come from at least this many images: one image alone may leave most channels of a site silent.
 _LEAST_IMAGES = 8

@@ -1,4 +1,4 @@
-"""The outcome of a verification as a table for the terminal."""
+"""The outcome of a verification as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from circa_train.cost import CircuitCost
 from circa_train.text import aligned
 from circa_train.verify.checking import SiteReport
+from circa_train.verify.rates import rates
 from circa_train.verify.rescaling import RescaleReport
+from circa_train.verify.tally import SiteTally
 
 
 def verification_table(reports: Sequence[SiteReport], circuits: Mapping[str, Sequence[CircuitCost]]) -> str:
@@ -61,5 +63,25 @@ def rescaling_table(reports: Sequence[RescaleReport]) -> str:
             f"{report.up:,}",
             str(sum(report.mismatches.values())),
             f"{report.sent_bytes / report.values:.0f}",
+        ])  # fmt: skip
+    return aligned(lines, left=1)
+
+
+def every_table(tallies: Mapping[str, SiteTally]) -> str:
+    """One line per site whose every sign test was verified: what was compared, which faults there were, and
+    for each kind how many standard deviations they are from what the exact law expects.
+    """
+    kinds = list(dict.fromkeys(kind for tally in tallies.values() for kind in tally.expected))
+    head = ["site", "compared", "zeroed", "passed", "wraps", "ties", "mismatches"]
+    lines = [[*head, *(f"z {kind}" for kind in kinds)]]
+    for site, tally in tallies.items():
+        found = rates(tally)
+        counts = (tally.compared, tally.zeroed, tally.passed, tally.wraps, tally.ties)
+        scores = [found[kind].z if kind in found else None for kind in kinds]
+        lines.append([
+            site,
+            *(f"{count:,}" for count in counts),
+            str(sum(tally.mismatches.values())),
+            *("-" if score is None else f"{score:+.2f}" for score in scores),
         ])  # fmt: skip
     return aligned(lines, left=1)

@@ -104,6 +104,59 @@ def test_the_folder_is_evaluated_as_a_checkpoint_is(checkpoints, tmp_path, monke
     assert coarse["accuracy"]["draws"] != record["accuracy"]["draws"]
 
 
+def test_the_record_says_what_each_rescaling_does(checkpoints, tmp_path, monkeypatch, capfd):
+    result = export(checkpoints / "tuned.pt", tmp_path, monkeypatch)
+    assert result["rescaling"] == "offset"
+    assert result["warning"] is None
+    manifest = open_export(result["folder"]).manifest
+    assert manifest["format"] == 2
+    assert manifest["rescaling"] == "offset"
+    assert manifest["vectors"]["images"] == 20
+    measured = manifest["accuracy"]["rescalings"]
+    assert list(measured) == ["offset", "floor", "local"]
+    assert measured["offset"]["draws"] == manifest["accuracy"]["integer"]["draws"]
+    assert measured["floor"]["minus_floor"]["mean"] == 0.0
+    for name, found in measured.items():
+        low, mean, high = (found["minus_floor"][key] for key in ("low", "mean", "high"))
+        assert low == mean == high == 0 if name == "floor" else low < mean < high
+    wraps = {name: sum(by_layer.values()) for name, by_layer in result["wraps_per_image"].items()}
+    assert wraps["offset"] == wraps["floor"] == 0 < wraps["local"]
+    assert manifest["rescalings"]["local"]["wraps_per_image"] == pytest.approx(wraps["local"])
+    assert "rescaling=local" in capfd.readouterr().out
+
+
+def test_local_is_exported_and_evaluated_with_its_warning(checkpoints, tmp_path, monkeypatch, capfd):
+    result = export(checkpoints / "tuned.pt", tmp_path, monkeypatch, "rescaling=local", "fault.overflow=wrap")
+    assert "rescaling=local is expected to ruin" in result["warning"]
+    assert result["warning"] in capfd.readouterr().out
+    record = run("evaluate", [f"checkpoint={result['folder']}", "fault=checkpoint", "fault.overflow=wrap",
+                              "draws.count=2"], tmp_path, monkeypatch)  # fmt: skip
+    assert (record["rescaling"], record["warning"]) == ("local", result["warning"])
+    assert record["warning"] in capfd.readouterr().out
+    shutil.rmtree(tmp_path / "evaluate")
+    options = ["fault=checkpoint", "draws.count=2", "rescaling=floor"]
+    record = run("evaluate", [f"checkpoint={result['folder']}", *options], tmp_path, monkeypatch)
+    assert (record["rescaling"], record["warning"]) == ("floor", None)
+    shutil.rmtree(tmp_path / "evaluate")
+    with pytest.raises(SystemExit):
+        run("evaluate", [f"checkpoint={checkpoints / 'tuned.pt'}", *options], tmp_path, monkeypatch)
+    assert "is no export folder" in capfd.readouterr().err
+
+
+def test_the_float_simulator_rescales_on_request(checkpoints, tmp_path, monkeypatch, capfd):
+    options = [f"checkpoint={checkpoints / 'tuned.pt'}", "fault=checkpoint", "draws.count=2"]
+    record = run("evaluate", [*options, "fault.rescale_bits=12"], tmp_path, monkeypatch)
+    assert len(record["accuracy"]["draws"]) == 2
+    shutil.rmtree(tmp_path / "evaluate")
+    for script, refused in (("export", "an export rescales"), ("verify", "verify the folder")):
+        with pytest.raises(SystemExit):
+            run(script, [options[0], "fault=checkpoint", "fault.rescale_bits=12"], tmp_path, monkeypatch)
+        assert refused in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        run("evaluate", [*options, "fault.rescale_bits=29"], tmp_path, monkeypatch)
+    assert r"fault.rescale_bits = 29 is outside [0, 28]" in capfd.readouterr().err
+
+
 def test_a_checkpoint_without_faults_and_exact_sites(checkpoints, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         export(checkpoints / "plain.pt", tmp_path, monkeypatch)
@@ -111,6 +164,10 @@ def test_a_checkpoint_without_faults_and_exact_sites(checkpoints, tmp_path, monk
     shutil.rmtree(tmp_path / "export")
     result = export(checkpoints / "plain.pt", tmp_path, monkeypatch, "fault=none")
     assert set(open_export(result["folder"]).network.specs.values()) == {NoFault()}
+    difference = result["accuracy"]["difference"]
+    assert difference["low"] < difference["mean"] < difference["high"]  # the rescaling draws masks
+    shutil.rmtree(tmp_path / "export")
+    result = export(checkpoints / "plain.pt", tmp_path, monkeypatch, "fault=none", "rescaling=floor")
     difference = result["accuracy"]["difference"]
     assert difference["low"] == difference["mean"] == difference["high"]
 

@@ -31,7 +31,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.field import DEFAULT_PRIME, check_prime, largest_centred
+from circa_train.field import DEFAULT_PRIME, as_int, check_prime, largest_centred
 from circa_train.gc.circuits import arithmetic
 from circa_train.gc.circuits.circuit import Bit, Builder, Circuit, Wire
 from circa_train.gc.circuits.sign import SignCircuit, canonical, to_bits
@@ -67,13 +67,12 @@ class ReluCircuit(SignCircuit):
     multiplexer: bool = False
 
     def __post_init__(self) -> None:
-        check_prime(self.prime)
+        object.__setattr__(self, "prime", check_prime(self.prime))
         if self.kind not in KINDS:
             raise ValueError(f"kind = {self.kind!r} is none of {KINDS}")
         if self.mode not in MODES:
             raise ValueError(f"mode = {self.mode!r} is none of {MODES}")
-        if isinstance(self.k, bool) or not isinstance(self.k, int):
-            raise TypeError(f"k must be an int, got {self.k!r}")
+        object.__setattr__(self, "k", as_int("k", self.k))
         if not 0 <= self.k < self.bits:
             raise ValueError(f"k = {self.k} is outside [0, {self.bits}), the bits of p = {self.prime}")
         if self.k and self.kind != "truncated":

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, types
+from numba import carray, from_dtype, types
 
 from circa_train import philox as generator
 from circa_train.fault import masks
 from circa_train.fault.masks import LANES, RUN
+from circa_train.kernels.code_cache import compiled
 from circa_train.kernels.cpu import gates, intrinsics, layouts, philox, tasks
 from circa_train.kernels.cpu.gates import (
     Numbers,
@@ -198,16 +199,9 @@ def _draw_batch(task: Any, room: Any, first: int, runs: int, width: int) -> None
 
 @inlined
 def _run(
-    task: Any,
-    numbers: Any,
-    room: Any,
-    run: int,
-    end: int,
-    width: int,
-    unsigned: Any,
-    real: Any,
-    real_bits: Any,
-) -> None:
+    task: Any, numbers: Any, room: Any, run: int, end: int, width: int,
+    unsigned: Any, real: Any, real_bits: Any,
+) -> None:  # fmt: skip
     """One run of a batch, from its activations to its results.
 
     If its elements lie one after the other in memory, it is read and written there. Else it is computed in
@@ -348,7 +342,7 @@ def entry(backward: bool, itemsize: int) -> Any:
     takes the address of a TASK.
     """
     make = _backward_entry if backward else _forward_entry
-    return cfunc(types.void(types.CPointer(_TASK)), cache=True)(make(itemsize, _sources()))
+    return compiled(types.void(types.CPointer(_TASK)), make(itemsize, _sources()))
 
 
 def _forward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:

@@ -80,8 +80,8 @@ def poszero(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, 
 
 @inlined
 def negpass(values: Any, bits: Any, z: Any, t: Any, dropped: Any, numbers: Any, y: Any) -> bool:
-    """The same with ties open. Here the gate may be open where w >= p, too, because x_s may tie with t. So w is
-    reduced modulo p. An open gate writes a zero as -0.0.
+    """The same with ties open. Here the gate may be open where w >= p, too, because x_s may tie with t. So w
+    is reduced modulo p. An open gate writes a zero as -0.0.
     """
     scale, prime, sign, magnitude, reach = numbers
     beyond, zero = False, sign ^ sign
