@@ -138,6 +138,9 @@ class Searches(_OnCheckpoint):
 
 KINDS = {"trainings": Trainings, "sweeps": Sweeps, "searches": Searches}
 
+#: A search takes longer than the others, and comes less often.
+TURNS = ("trainings", "sweeps") * 3 + ("searches",)
+
 
 def killed_jobs(count: int, seed: int, folder: Path) -> Tally:
     """At least ``count`` kills, the kinds of jobs by turns."""
@@ -150,7 +153,7 @@ def killed_jobs(count: int, seed: int, folder: Path) -> Tally:
     lengths: dict[str, tuple[int, float]] = {}
     kills = number = 0
     while kills < count:
-        name = list(KINDS)[number % len(KINDS)]
+        name = TURNS[number % len(TURNS)]
         number += 1
         error = folder / "error"
         if name not in jobs:
