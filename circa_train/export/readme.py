@@ -20,6 +20,11 @@ with `python reader.py`, which needs numpy alone.
 | `network.onnx` | the real network (BatchNorm folded, exact ReLUs); its nodes have the names of the layers |
 | `reader.py` | a reader in 40 lines, and as many that recompute the test vectors |
 
+**What this folder does not give.** The digests find damage; they do not say who made the folder. Read
+`reader.py` before you run it. The gate's law assumes masks that are uniform, fresh for every sign test, and
+secret: draw them from a generator made for secrets, never from the test vectors. The parties are semi-honest:
+nothing here detects one that deviates.
+
 safetensors: 8 bytes, the length n of the header (little-endian); n bytes of JSON, `{name: {dtype, shape,
 data_offsets}}`; then the data, little-endian and row-major.
 
