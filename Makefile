@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
+# 1 is the full dose of results/reliability/README.md: about 20 minutes on two cores
+TORTURE_SCALE ?= 1
+TORTURE_OUT ?= results/reliability
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev quickstart test test-slow torture check benchmark clean
@@ -52,8 +55,8 @@ test: $(VENV)/.installed-dev ## Run the tests (minutes on two cores)
 test-slow: $(VENV)/.installed-dev ## Run the slow tests, too
 	$(BIN)/python -m pytest -m "not gpu"
 
-torture: $(VENV)/.installed-dev ## Attack files, messages and sign tests, and print a table (half an hour)
-	$(BIN)/python -m tests.torture
+torture: $(VENV)/.installed-dev ## Kill jobs, attack files and messages, and print a table (TORTURE_SCALE=0.1: a look)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --scale $(TORTURE_SCALE) --out $(TORTURE_OUT)
 
 check: $(VENV)/.installed-dev ## Lint and check types
 	$(BIN)/ruff check

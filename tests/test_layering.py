@@ -29,7 +29,7 @@ ONLY: dict[str, set[str]] = {
     "fault": {"field", "lazy", "philox", "user_code"},
     "gc": {"field", "lazy", "tricks"},
     "kernels": {"field", "files", "fixed_point", "fault", "lazy", "philox", "tricks"},
-    "nn": {"field", "files", "fixed_point", "rescaling", "fault", "kernels", "lazy", "tricks", "user_code"},
+    "nn": {"field", "files", "fixed_point", "lazy", "rescaling", "fault", "kernels", "tricks", "user_code"},
     "data": {"files", "lazy", "philox", "user_code"},
     "cost": {"field", "fault", "gc", "text"},
 }

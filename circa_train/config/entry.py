@@ -38,10 +38,32 @@ def entry(main: Callable[[], Any]) -> Callable[[], Any]:
         except (ValueError, ImportError, SyntaxError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        sys.argv[1:] = quote_paths(sys.argv[1:])
+        sys.argv[1:] = quote_paths(flags_first(sys.argv[1:]))
         return main(*args)
 
     return run
+
+
+#: Flags of Hydra's that take the argument after them.
+_WITH_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--info", "-i", "--experimental-rerun",
+)  # fmt: skip
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same command with its overrides after its flags: Hydra takes them in one piece only.
+
+    >>> flags_first(["a=1", "-m", "b=2"])
+    ['-m', 'a=1', 'b=2']
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    for place, argument in enumerate(arguments):
+        after = arguments[place - 1] if place else ""
+        is_override = ("=" in argument or argument[:1] == "~") and argument[:1] != "-"
+        (overrides if is_override and after not in _WITH_VALUE else flags).append(argument)
+    return [*flags, *overrides]
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:

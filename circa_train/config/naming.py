@@ -80,8 +80,9 @@ def label(config: dict[str, Any]) -> str:
 
 
 def register_resolver() -> None:
-    """Make ``${run_folder:}``, and ``${home:path}`` for ``~``, known to OmegaConf; workers of a sweep need
-    it, too.
+    """Make ``${run_folder:}``, and ``${home:path}`` for ``~``, known to OmegaConf.
+
+    A worker process of a sweep needs them, too.
     """
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)

@@ -67,8 +67,10 @@ class Call:
         return self.name, self.inputs, self.shape
 
 
-def convert(call: Call) -> Layer | None:
-    """The layer of a call, its tensors put into ``call.tensors``; None if it changes nothing."""
+def convert(call: Call) -> tuple[Layer, ...]:
+    """The layers of a call, the last under its name, their tensors put into ``call.tensors``; none if it
+    changes nothing.
+    """
     converter = _CONVERTERS.get(call.what)
     if converter is None:
         raise call.refuse(
@@ -76,7 +78,10 @@ def convert(call: Call) -> Layer | None:
             "average and maximum "
             "pooling, slices, zero padding, reshapes and ReLU masks; write the layer with these"
         )
-    return converter(call)
+    found = converter(call)
+    if found is None:
+        return ()
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _relu(call: Call) -> Layer:
@@ -186,7 +191,7 @@ def _adaptive_avg_pool(call: Call) -> Layer | None:
     return None if kernel == (1, 1) else SumPool(*call.base(), kernel, kernel, (0, 0))
 
 
-def _mean(call: Call) -> Layer:
+def _mean(call: Call) -> tuple[Layer, ...] | Layer:
     axes = call.argument(1, "dim", None)
     rank = len(call.in_shapes[0]) + 1
     if (
@@ -195,8 +200,13 @@ def _mean(call: Call) -> Layer:
         or rank != 4
     ):
         raise call.refuse("only the mean over height and width of a map is supported")
-    size = call.in_shapes[0][-2:]
-    return SumPool(*call.base(), (size[0], size[1]), (size[0], size[1]), (0, 0))
+    channels, *size = call.in_shapes[0]
+    window = (size[0], size[1])
+    if call.shape == (channels, 1, 1):  # keepdim
+        return SumPool(*call.base(), window, window, (0, 0))
+    pooled = f"{call.name}.pool"
+    pool = SumPool(pooled, call.inputs, (channels, 1, 1), window, window, (0, 0))
+    return pool, Reshape(call.name, (pooled,), (channels,))
 
 
 def _slice(call: Call) -> Layer:
@@ -238,6 +248,39 @@ def _reshape(call: Call) -> Layer | None:
     return None if call.shape == call.in_shapes[0] else Reshape(*call.base())
 
 
+def _permute(call: Call) -> tuple[Layer, ...] | None:
+    """Axes in another order: the leading axes that move become one, its entries are gathered, and the shape
+    is put back. A channel shuffle is one of these.
+    """
+    shape = call.in_shapes[0]
+    rank = len(shape) + 1
+    if call.what == "permute":
+        axes = call.args[1:] if len(call.args) != 2 or isinstance(call.args[1], int) else call.args[1]
+        order = [axis % rank for axis in (axes or call.kwargs["dims"])]
+    else:
+        first, second = (call.argument(i, f"dim{i - 1}", None) % rank for i in (1, 2))
+        order = list(range(rank))
+        order[first], order[second] = order[second], order[first]
+    if order[0] != 0:
+        raise call.refuse("it moves the axis of the images")
+    moves = [axis - 1 for axis in order[1:]]
+    kept = 0  # trailing axes that stay
+    while kept < len(moves) and moves[-1 - kept] == len(moves) - 1 - kept:
+        kept += 1
+    if kept == len(moves):
+        return None
+    leading, trailing = shape[: len(shape) - kept], shape[len(shape) - kept :]
+    rows = math.prod(leading)
+    index = torch.arange(rows).reshape(leading).permute(moves[: len(leading)]).reshape(-1)
+    flat, gathered = f"{call.name}.rows", f"{call.name}.gather"
+    call.tensors["gather.index"] = index
+    return (
+        Reshape(flat, call.inputs, (rows, *trailing)),
+        Gather(gathered, (flat,), (rows, *trailing)),
+        Reshape(call.name, (gathered,), call.shape),
+    )
+
+
 def _index_select(call: Call) -> Layer:
     axis, index = call.argument(1, "dim", None), call.argument(2, "index", None)
     if axis != 1 or not isinstance(index, Tensor):
@@ -264,7 +307,9 @@ def _pair(value: Any) -> Pair:
     return int(first), int(second)
 
 
-_CONVERTERS: dict[str, Callable[[Call], Layer | None]] = {
+_CONVERTERS: dict[str, Callable[[Call], Layer | tuple[Layer, ...] | None]] = {
+    **dict.fromkeys(("clone", "contiguous", "detach"), lambda call: None),
+    **dict.fromkeys(("transpose", "swapaxes", "permute"), _permute),
     "relu": _relu,
     "Conv2d": _conv2d,
     "Linear": _linear,

@@ -10,14 +10,19 @@ from typing import Any
 from torch import fx, nn
 
 from circa_train.cost import why_no_circuit
+from circa_train.export.faithful import check_integers, check_real
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.graph import LayerGraph, layer_graph
 from circa_train.export.integer import IntegerNetwork
 from circa_train.export.layers import ExportError
+from circa_train.export.plain import plain_copy
 from circa_train.export.quantize import VALUE_BITS, Format, calibrate, choose_format, quantize
 from circa_train.export.ranges import RangeReport, range_report, require_fit
 from circa_train.fault import NoFault, SignTest, TruncatedSign
 from circa_train.field import DEFAULT_PRIME
+
+#: A quarter of the largest logit: 15-bit values of trained networks stay far below, a wrong layer does not.
+LARGEST_ERROR = 0.25
 
 
 class RescalingWarning(UserWarning):
@@ -34,6 +39,8 @@ class Conversion:
         folds: which BatchNorm went where.
         graph: the layers of ``folded``.
         report: the ranges on the calibration images.
+        error: largest difference of the integer logits, with exact ReLUs and the floor, from the network's
+            own on (some) calibration images, as a part of the largest logit: what rounding costs.
     """
 
     network: IntegerNetwork
@@ -41,6 +48,7 @@ class Conversion:
     folds: tuple[Fold, ...]
     graph: LayerGraph
     report: RangeReport
+    error: float
 
 
 def to_integers(
@@ -55,8 +63,9 @@ def to_integers(
     seed: int = 0,
     rescaling: str = "offset",
     overflow: str = "raise",
+    largest_error: float = LARGEST_ERROR,
 ) -> Conversion:
-    """Fold, calibrate, quantise, check the ranges.
+    """Fold, calibrate, quantise, check the ranges, and that it is still the same network.
 
     Args:
         model: a plain or converted network; left as it was. Its own sign tests, if any, do not matter:
@@ -69,10 +78,12 @@ def to_integers(
             three.
         seed, rescaling, overflow: of the :class:`IntegerNetwork`. ``local`` ruins values and warns with how
             many per image the law expects.
+        largest_error: how far the integer logits, with exact ReLUs, may be from the network's own on
+            calibration images, as a part of the largest logit.
 
     Raises:
-        ConversionError, ExportError: naming the layer that is not supported; or, with the whole range report,
-            if the network does not fit into the field.
+        ConversionError, ExportError: naming the layer that is not supported, or another in the export than in
+            the network; or, with the whole range report, if the network does not fit into the field.
         FixedPointOverflow: if no number of fraction bits would.
     """
     images = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches]
@@ -81,6 +92,8 @@ def to_integers(
     prime = _field(spec)
     folded, folds = fold_batch_norms(model)
     graph = layer_graph(folded, images[0].shape[1:])
+    plain = plain_copy(model)
+    check_real(plain, folded, graph, images[0].cpu())
     fixed: Format = choose_format(
         graph, calibrate(folded, images), prime=prime, frac_bits=frac_bits, weight_frac_bits=weight_frac_bits,
         value_bits=value_bits, headroom_bits=headroom_bits, rescaling=rescaling,
@@ -88,9 +101,10 @@ def to_integers(
     network = IntegerNetwork(quantize(graph, fixed), spec, seed=seed, rescaling=rescaling, overflow=overflow)
     report = range_report(network, [image.cpu() for image in images])
     require_fit(report)
+    error = check_integers(plain, network, images, largest_error)
     if warning := report.warning(rescaling):
         warnings.warn(warning, RescalingWarning, stacklevel=2)
-    return Conversion(network, folded, folds, graph, report)
+    return Conversion(network, folded, folds, graph, report, error)
 
 
 def _field(spec: SignTest | Mapping[str, SignTest]) -> int:

@@ -11,7 +11,6 @@ stays what it is, a scaling per channel, written as a 1x1 convolution of its own
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from circa_train.export.layers import ExportError
-from circa_train.nn import put_module, redirect_in_place, relu_calls, trace, with_exact_relus
+from circa_train.export.plain import plain_copy
+from circa_train.nn import put_module, redirect_in_place, relu_calls, trace
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Fold:
 
 _DROPPED_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
 _DROPPED_CALLS = {
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous",
-    "detach",
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
 }  # fmt: skip
 
 
@@ -55,7 +54,7 @@ def fold_batch_norms(model: nn.Module) -> tuple[fx.GraphModule, tuple[Fold, ...]
             ReLU.
         ExportError: for a BatchNorm that can neither be folded nor written as a scaling.
     """
-    model = copy.deepcopy(with_exact_relus(model)).cpu().float().eval()
+    model = plain_copy(model)
     graph = trace(model)
     for node in graph.nodes:
         if "new_module" in node.meta:  # a step that is no module of the network: refused later, by name
@@ -69,6 +68,8 @@ def fold_batch_norms(model: nn.Module) -> tuple[fx.GraphModule, tuple[Fold, ...]
         node.replace_all_uses_with(relu)
         graph.erase_node(node)
     _drop_no_operations(graph, modules)
+    _name_functional_norms(graph, model)
+    modules = dict(model.named_modules(remove_duplicate=False))
     norms = [(node, modules.get(str(node.target))) for node in graph.nodes if node.op == "call_module"]
     folds = tuple(_fold(node, norm, graph, model) for node, norm in norms if isinstance(norm, _BatchNorm))
     _erase_unused(graph)
@@ -87,6 +88,51 @@ def _drop_no_operations(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
             node.replace_all_uses_with(node.args[0] if node.args else node.kwargs["input"])
             graph.erase_node(node)
     _erase_unused(graph)
+
+
+def _name_functional_norms(graph: fx.Graph, model: nn.Module) -> None:
+    """Every call of ``F.batch_norm`` becomes a call of a BatchNorm module under its owner's name."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or getattr(node.target, "__name__", "") != "batch_norm":
+            continue
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        owner = node.meta.get("owner") or "batch_norm"
+        mean, var, weight, bias = (_tensor_of(given.get(key), model, owner) for key in names[1:5])
+        if mean is None or var is None:
+            raise ExportError(
+                f"{owner} (F.batch_norm without running statistics) depends on the batch; give it fixed ones"
+            )
+        name, number = f"{owner}.batch_norm", 1
+        while any(other == name for other, _ in model.named_modules()):
+            number += 1
+            name = f"{owner}.batch_norm#{number}"
+        norm = nn.BatchNorm2d(len(mean), eps=float(given.get("eps", 1e-5)), affine=True)
+        norm.running_mean, norm.running_var = mean.clone(), var.clone()
+        norm.weight = _parameter(torch.ones_like(mean) if weight is None else weight)
+        norm.bias = _parameter(torch.zeros_like(mean) if bias is None else bias)
+        put_module(model, name, norm.eval())
+        with graph.inserting_after(node):
+            call = graph.call_module(name, (given["input"],))
+        call.meta = {"owner": owner}
+        node.replace_all_uses_with(call)
+        graph.erase_node(node)
+    _erase_unused(graph)
+
+
+def _tensor_of(argument: object, model: nn.Module, owner: str) -> Tensor | None:
+    """The fixed tensor that a node's argument stands for."""
+    if argument is None or isinstance(argument, Tensor):
+        return argument
+    if isinstance(argument, fx.Node) and argument.op == "get_attr":
+        found: object = model
+        for part in str(argument.target).split("."):
+            found = getattr(found, part)
+        if isinstance(found, Tensor):
+            return found.detach()
+    raise ExportError(
+        f"{owner} (F.batch_norm) has statistics or weights that the network computes; only fixed tensors fold"
+    )
 
 
 def _erase_unused(graph: fx.Graph) -> None:

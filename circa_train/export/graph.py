@@ -80,12 +80,14 @@ def layer_graph(folded: fx.GraphModule, input_shape: Sequence[int]) -> LayerGrap
             layers.append(Input(INPUT, (), tuple(input_shape)))
         elif isinstance(value, _Shape) and node.op != "get_attr":
             call = _resolve(node, value, names, probe, folded, taken)
-            layer = convert(call)
-            if layer is None:  # the value itself, unchanged
+            made = convert(call)
+            if not made:  # the value itself, unchanged
                 names[node] = call.inputs[0]
                 continue
+            layer = made[-1]
             names[node] = layer.name
-            layers.append(layer)
+            layers += made
+            taken.update(other.name for other in made)
             tensors.update({f"{layer.name}.{key}": tensor.detach() for key, tensor in call.tensors.items()})
         if node in names:
             node.meta["layer"] = names[node]

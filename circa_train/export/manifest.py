@@ -67,6 +67,7 @@ def describe(
             | {"shares": holding.to_value()}
             for layer, holding in zip(plan.layers, held, strict=True)
         ],
+        "integer_error": conversion.error,
         "folding": [{"batch_norm": fold.batch_norm, "into": fold.into} for fold in conversion.folds],
         "ranges": conversion.report.to_value(),
     }

@@ -8,7 +8,7 @@ masks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,10 +59,18 @@ class RealNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, *input shape) -> logits."""
+        logits = images
+        for name, value in self.values(images):
+            if name == self.graph.output:
+                logits = value
+        return logits
+
+    def values(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The value of every layer for normalised images, in the order of execution."""
         values: dict[str, Tensor] = {}
         for layer in self.graph.layers:
             values[layer.name] = self._compute(layer, [values[name] for name in layer.inputs] or [images])
-        return values[self.graph.output]
+            yield layer.name, values[layer.name]
 
     def _compute(self, layer: Layer, sources: list[Tensor]) -> Tensor:
         x = sources[0]

@@ -8,13 +8,16 @@
 
 from __future__ import annotations
 
+# ruff: noqa: I001
+
 from typing import TYPE_CHECKING
 
-from circa_train.fault.bit_window import BitWindow
-from circa_train.fault.circa import MODES, TruncatedSign, truncated_sign
-from circa_train.fault.exact import NoFault
+# Circa's own model first: lists of kinds are in this order.
 from circa_train.fault.test import FAULT_KINDS, SignTest, UnknownKind, sign_test_from_dict, sign_test_kinds
+from circa_train.fault.circa import MODES, TruncatedSign, truncated_sign
 from circa_train.fault.uniform import DIRECTIONS, UniformFault
+from circa_train.fault.bit_window import BitWindow
+from circa_train.fault.exact import NoFault
 from circa_train.lazy import face
 
 if TYPE_CHECKING:

@@ -189,8 +189,8 @@ def check_asked_model(model: ModelConfig, metadata: Mapping[str, Any], path: str
     if other:
         key, value = next(iter(other.items()))
         raise ValueError(
-            f"model.{key} = {value}, but {path} holds a network with {key} = {recorded.get(key)}; leave it "
-            "out"
+            f"model.{key} = {value}, but {path} holds a network with {key} = {recorded.get(key)}; "
+            "leave it out"
         )
 
 

@@ -40,8 +40,8 @@ def compiled(signature: Any, function: Callable[[Any], None]) -> Any:
         made = cfunc(signature)(function)
         warnings.warn(
             f"the compiled kernel cannot be kept on the disk ({type(error).__name__}: {error}); every "
-            "process "
-            "compiles it, which takes some seconds. Set NUMBA_CACHE_DIR to a folder that can be written",
+            "process compiles it, which takes some seconds. Set NUMBA_CACHE_DIR to a folder that can be "
+            "written",
             stacklevel=2,
         )
         return made

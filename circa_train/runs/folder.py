@@ -161,10 +161,9 @@ class RunFolder:
         if stored.get("fingerprint") != self.fingerprint:
             return stored, self._differences(stored) or ["the question, in a way that has no name"]
         wrong = changed_files(self.path, stored.get("files") or {})
-        data = stored.get("data") or {}
-        name, seen = str(data.get("name")), data.get("identity")
-        if seen is not None and self.data_now(name) != seen:
-            wrong.append(f"the files of data {name}")
+        data = stored.get("data")
+        if data is not None and self.data_now(str(data["name"])) != data["identity"]:
+            wrong.append(f"the files of data {data['name']}")
         return stored, wrong
 
     def stale(self, neighbours: Iterable[Mapping[str, Any]] = ()) -> list[str]:
@@ -197,9 +196,8 @@ class RunFolder:
         removed.
 
         Returns:
-            Whether that attempt was on the same question and contents, and what it finished is as it left it,
-                so
-            that what it left half done may be gone on with.
+            Whether that attempt was on the same question and contents, and what it finished is as it left
+            it, so that what it left half done may be gone on with.
         """
         self._started = time.perf_counter()
         self.path.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,9 @@
 """Run folders -> one tidy table.
 
-``collect`` walks any number of folders and turns every ``result.json`` below them into one flat row; files
+``collect`` walks any number of folders and turns every ``result.json`` below them into one flat row. Files
 that are half written, empty, damaged, foreign, of a newer format or of another run's folder are skipped,
-counted and named. Rows are plain
-dicts and the table is CSV by the standard library; ``to_dataframe`` is there for notebooks (the ``tables``
-extra).
+counted and named. Rows are plain dicts and the table is CSV by the standard library; ``to_dataframe`` is
+there for notebooks.
 
 Columns of every row: ``kind, run, config_hash, finished, seconds, overrides``, the result's numbers and
 names, and the whole configuration as ``config.<key>``. Rows of evaluations have fixed names

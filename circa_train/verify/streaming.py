@@ -127,7 +127,7 @@ def verify_every(
                 found = stops.batch(partial(run, inputs))
                 raise_pending(network)
                 ledger.write(number, key, found)
-            else:
+            elif progress:
                 bar.initial += len(inputs)  # the estimate goes by what is computed now
             for name in sites:
                 total["sites"][name] += SiteTally.from_dict(found["sites"][name])

@@ -174,6 +174,49 @@ def test_an_export_folder_is_verified_on_its_own_vectors(verify, exported: Path,
     (damaged / "vectors.safetensors").write_bytes((damaged / "vectors.safetensors").read_bytes()[:-1] + b"?")
     assert verify(str(damaged))[0] == 2
     assert verify("exported", "fault=poszero")[0] == 2  # it brings its own
+    assert verify("exported", "verify.images=1")[0] == 2  # samples come from all of its vectors
+
+
+@pytest.mark.slow
+def test_every_sign_test_of_some_images(verify, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("verify.samples=all", "verify.images=20", "verify.batch_size=8")
+    code, stored = verify("mixed.pt", *arguments)
+    assert code == 0
+    assert stored is not None
+    every = stored["result"]["every"]
+    relus = {site["site"]: site["relus"] for site in every["sites"]}
+    assert every["compared"] == 20 * sum(relus.values())
+    assert (every["mismatches"], every["images_that_differ"]) == (0, 0)
+    assert every["accuracy"] == every["evaluation_accuracy"]
+    assert all("exact ReLU" in site["reason"] for site in every["skipped"])
+    assert all(site["sign_tests"] > 0 and site["sign_tests"] % 20 == 0 for site in every["skipped"])
+    assert len(every["sites"]) + len(every["skipped"]) == 7
+    assert all(len(site["digests"]["gates"]) == 64 for site in every["sites"])
+    assert not every["rates"]["doubted"]
+    assert every["aes"]["per_second"] > 0 < every["aes"]["ceiling_per_second"]
+    printed = capfd.readouterr()
+    assert "accuracy from the outcomes of the circuits" in printed.out + printed.err
+
+
+@pytest.mark.slow
+def test_every_sign_test_of_an_export_folder(verify, exported: Path) -> None:
+    code, stored = verify("exported", "verify.samples=all", "split=vectors")
+    assert code == 0
+    assert stored is not None
+    every = stored["result"]["every"]
+    assert (every["images"], every["draw"], every["mismatches"]) == (2, 0, 0)
+    assert every["rescaling"] == "offset"
+    assert [site["site"] for site in every["skipped"]] == ["relu"]
+
+
+@pytest.mark.slow
+def test_every_sign_test_of_an_export_folder_on_its_data(verify, exported: Path) -> None:
+    code, stored = verify("exported", "verify.samples=all", "verify.images=10")
+    assert code == 0
+    assert stored is not None
+    every = stored["result"]["every"]
+    assert (every["images"], every["mismatches"], every["images_that_differ"]) == (10, 0, 0)
+    assert every["accuracy"] == every["evaluation_accuracy"]
 
 
 def test_a_mismatch_is_recorded_named_and_ends_with_1(
@@ -214,6 +257,9 @@ def test_a_mismatch_is_recorded_named_and_ends_with_1(
             "transport = 'pigeon' is not one of memory, socket",
         ),
         (("plain.pt", "fault=poszero", "verify.samples=0"), "nothing to verify"),
+        (("plain.pt", "fault=poszero", "verify.samples=some"), "neither a number of sign tests per site nor"),
+        (("plain.pt", "fault=poszero", "verify.images=0"), "verify.images = 0 is outside [1, "),
+        (("plain.pt", "fault=poszero", "verify.batch_size=0"), "verify.batch_size = 0"),
     ],
 )
 def test_what_cannot_be_verified_ends_with_2(

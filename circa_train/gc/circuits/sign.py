@@ -103,11 +103,10 @@ def to_bits(values: NDArray[np.int64], bits: int) -> NDArray[np.bool_]:
     """The low ``bits`` bits of non-negative integers (instances,) as bool (bits, instances). Inverse of
     from_bits.
     """
-    number = np.uint32 if bits <= 32 else np.uint64  # half the memory to go through
-    numbers: Any = values.astype(number)
+    numbers: NDArray[Any] = values.astype(np.uint32 if bits <= 32 else np.uint64)  # half the memory to read
     rows = np.empty((bits, len(values)), dtype=bool)
     for position, row in enumerate(rows):
-        np.not_equal(numbers & number(1 << position), 0, out=row)
+        np.not_equal(numbers & numbers.dtype.type(1 << position), 0, out=row)
     return rows
 
 

@@ -199,9 +199,16 @@ def _draw_batch(task: Any, room: Any, first: int, runs: int, width: int) -> None
 
 @inlined
 def _run(
-    task: Any, numbers: Any, room: Any, run: int, end: int, width: int,
-    unsigned: Any, real: Any, real_bits: Any,
-) -> None:  # fmt: skip
+    task: Any,
+    numbers: Any,
+    room: Any,
+    run: int,
+    end: int,
+    width: int,
+    unsigned: Any,
+    real: Any,
+    real_bits: Any,
+) -> None:
     """One run of a batch, from its activations to its results.
 
     If its elements lie one after the other in memory, it is read and written there. Else it is computed in
