@@ -89,8 +89,8 @@ def test_a_file_with_a_comma_in_its_name_is_no_sweep(
 
 
 def test_overrides_may_stand_on_both_sides_of_a_flag() -> None:
-    found = flags_first(["a=1", "-m", "b=2", "--cfg", "job", "~c"])
-    assert found == ["-m", "--cfg", "job", "a=1", "b=2", "~c"]
+    given = ["a=1", "-m", "b=2", "--cfg", "job", "~c"]
+    assert flags_first(given) == ["-m", "--cfg", "job", "a=1", "b=2", "~c"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_reasons(error: Exception, told: str | None) -> None:
 
 def test_a_full_disk_that_torch_wraps_is_told() -> None:
     wrapped = RuntimeError("unexpected pos 64 vs 0")
-    wrapped.__cause__ = OSError(28, "No space left on device")
+    wrapped.__context__ = OSError(28, "No space left on device")
     assert "the disk is full" in str(reason(wrapped))
 
 
