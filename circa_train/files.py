@@ -11,11 +11,13 @@ This module needs neither torch nor Hydra.
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -113,8 +115,9 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool) -> Iterator[Pat
     Args:
         path: the name.
         replace: what happens to a folder that has the name by then: it goes, or it stays and the new one
-            goes (another process made the same meanwhile). Replacing takes two renames, and between them
-            there is no folder of that name.
+            goes (another process made the same meanwhile). On Linux and macOS both folders exchange their
+            names in one step; where the system or the file system cannot do that, it takes two renames, and
+            between them there is no folder of that name.
     """
     path = Path(path)
     temporary, replaced = _temporary(path), _temporary(path)
@@ -122,6 +125,9 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool) -> Iterator[Pat
         temporary.mkdir()
         yield temporary
         if replace and path.is_dir():  # a folder that is not empty cannot be renamed over
+            if _exchange(temporary, path):
+                _force_names(path.parent)
+                return
             path.rename(replaced)
         try:
             temporary.rename(path)
@@ -168,6 +174,20 @@ def set_aside(path: str | os.PathLike[str], why: str) -> Path | None:
         return None
     _force_names(path.parent)
     return new
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False, and nothing done, where that does not exist."""
+    names = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}  # with AT_FDCWD
+    if sys.platform not in names:
+        return False
+    function, here = names[sys.platform]
+    try:
+        rename = getattr(ctypes.CDLL(None), function)
+    except (OSError, AttributeError):  # a C library that does not offer it
+        return False
+    swap = 2  # RENAME_EXCHANGE on Linux, RENAME_SWAP on macOS
+    return rename(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(swap)) == 0
 
 
 def _temporary(path: Path) -> Path:

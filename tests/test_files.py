@@ -6,10 +6,12 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from circa_train import files
 from circa_train.files import (
     file_digest,
     read_json,
@@ -175,3 +177,37 @@ def test_neither_torch_nor_hydra_is_needed() -> None:
     code = "import sys, circa_train.files, circa_train.text; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert not {"torch", "hydra"} & set(run.stdout.split())
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="the system has no exchange of names")
+def test_a_folder_is_replaced_without_a_moment_without_one(tmp_path: Path) -> None:
+    """Somebody who looks all the time always finds a folder of that name."""
+    place, seen, done = tmp_path / "folder", set(), threading.Event()
+    with whole_folder(place, replace=True) as new:
+        (new / "content").write_text("0")
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add(place.is_dir())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for number in range(1, 200):
+        with whole_folder(place, replace=True) as new:
+            (new / "content").write_text(str(number))
+    done.set()
+    watcher.join()
+    assert seen == {True}
+    assert (place / "content").read_text() == "199"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_without_an_exchange_a_folder_is_replaced_by_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "folder", replace=True) as new:
+            (new / "content").write_text(text)
+    assert (tmp_path / "folder" / "content").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -67,7 +67,7 @@ REFUSED = {
     "one row": (Call(lambda x: x[:, 0]), r"layer tail\.getitem"),
     "batch": (Call(lambda x: x[::2]), r"layer tail\.getitem"),
     "mean over channels": (Call(lambda x: x.mean(1)), r"layer tail\.mean"),
-    "transpose": (Call(lambda x: x.transpose(0, 1)), r"layer tail\.transpose .*batch as its first axis"),
+    "transpose": (Call(lambda x: x.transpose(0, 1)), r"layer tail\.transpose .*moves the axis of the images"),
     "broadcast": (Call(lambda x: x + x.mean((2, 3), keepdim=True)), r"layer tail\.add .*shapes"),
     "linear on maps": (nn.Linear(8, 2), "layer tail .*flatten"),
     "softmax": (nn.Softmax(1), r"layer tail \(Softmax\)"),
