@@ -28,24 +28,19 @@ import safetensors.torch
 from torch import Tensor
 
 from circa_train.export.convert import Conversion
+from circa_train.export.folder import SUMS, read_folder
+from circa_train.export.inference import check_plan
 from circa_train.export.integer import IntegerNetwork
 from circa_train.export.layers import ExportError
-from circa_train.export.manifest import FORMATS, describe, require_int64, restore
+from circa_train.export.manifest import FORMATS, check_described, describe, require_int64, restore
 from circa_train.export.onnx_file import onnx_bytes, real_graph
+from circa_train.export.quantize import IntegerPlan
 from circa_train.export.readme import README, reader_text
 from circa_train.export.real import RealNetwork
+from circa_train.export.twin import check_twin
 from circa_train.export.vectors import check_vectors, make_vectors
+from circa_train.fault import SignTest
 from circa_train.files import json_text, whole_folder, write_bytes
-
-SUMS = "SHA256SUMS"
-FILES = (
-    "manifest.json",
-    "weights.safetensors",
-    "vectors.safetensors",
-    "network.onnx",
-    "README.md",
-    "reader.py",
-)
 
 
 @dataclass(frozen=True)
@@ -150,10 +145,12 @@ def open_export(
         ExportError: naming the file that is missing, damaged, extra, or not understood.
     """
     folder = Path(folder)
-    contents, found = _read_folder(folder)
+    contents, found = read_folder(folder)
     if digest is not None and digest != found:
         raise ExportError(f"{folder} has the digest {found}, expected {digest}; it is another export")
-    manifest = _parse("manifest.json", folder, lambda: json.loads(contents["manifest.json"]))
+    manifest = _parse(
+        "manifest.json", folder, lambda: json.loads(contents["manifest.json"], parse_constant=_no_constant)
+    )
     weights = _parse(
         "weights.safetensors", folder, lambda: safetensors.torch.load(contents["weights.safetensors"])
     )
@@ -166,7 +163,7 @@ def open_export(
             f"{folder}/manifest.json is of format {found_format!r}, none of those this version reads: "
             f"{', '.join(map(str, FORMATS))}; update circa_train"
         )
-    plan, specs = _parse("manifest.json", folder, lambda: restore(manifest, weights))
+    plan, specs = _parse("manifest.json", folder, lambda: _checked(manifest, weights))
     rescaling = manifest["rescaling"] if rescaling is None else rescaling
     network = IntegerNetwork(plan, specs, seed=seed, rescaling=rescaling, overflow=overflow)
     return Export(folder, manifest, network, vectors, contents["network.onnx"], found)
@@ -183,32 +180,29 @@ def is_export(path: str | os.PathLike[str]) -> bool:
 
 
 def check_export(export: Export) -> None:
-    """Recompute the test vectors from the weights: ExportError naming the first layer or logit that
-    differs.
+    """Recompute the test vectors from the weights, and compare the real network with them: ExportError naming
+    the first layer, pair or logit that differs.
     """
     described, version = export.manifest["vectors"], export.manifest["format"]
-    check_vectors(export.network, export.vectors, described, version)
+
+    def check() -> None:
+        check_vectors(export.network, export.vectors, described, version)
+        check_twin(export.onnx, export.network, export.manifest, export.vectors)
+
+    _parse("vectors.safetensors", export.folder, check)
 
 
-def _read_folder(folder: Path) -> tuple[dict[str, bytes], str]:
-    """The contents of all files, checked against the checksums, and the digest of these."""
-    if not (folder / SUMS).is_file():
-        raise ExportError(f"{folder} is no export folder: it has no {SUMS}")
-    listing = (folder / SUMS).read_bytes()
-    lines = [line.split("  ", 1) for line in listing.decode(errors="replace").splitlines()]
-    recorded = {line[-1]: line[0] for line in lines}
-    present = {path.name for path in folder.iterdir()} - {SUMS}
-    if set(recorded) != set(FILES) or present != set(FILES):
-        wrong = sorted((set(recorded) ^ set(FILES)) | (present ^ set(FILES)))
-        raise ExportError(f"{folder} is damaged: missing, extra or not in {SUMS}: {', '.join(wrong)}")
-    contents = {name: (folder / name).read_bytes() for name in FILES}
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != recorded[name]:
-            raise ExportError(
-                f"{folder}/{name} is damaged: it does not have the SHA-256 recorded in {SUMS}; restore it "
-                "from a copy"
-            )
-    return contents, hashlib.sha256(listing).hexdigest()
+def _checked(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[IntegerPlan, dict[str, SignTest]]:
+    """The network of a manifest that does not contradict itself."""
+    plan, specs = restore(manifest, weights)
+    check_plan(plan, specs)
+    check_described(manifest, plan)
+    require_int64(plan)
+    return plan, specs
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _parse(name: str, folder: Path, read: Any) -> Any:
@@ -217,13 +211,9 @@ def _parse(name: str, folder: Path, read: Any) -> Any:
     """
     try:
         return read()
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-        AttributeError,
-        safetensors.SafetensorError,
-    ) as error:
+    except ExportError as error:
+        raise ExportError(f"{folder}/{name}: {error}") from error
+    except ImportError:
+        raise
+    except Exception as error:  # what a stranger's bytes may make a parser raise is no list
         raise ExportError(f"{folder}/{name} is not understood: {type(error).__name__}: {error}") from error

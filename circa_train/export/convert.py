@@ -13,6 +13,7 @@ from circa_train.cost import why_no_circuit
 from circa_train.export.faithful import check_integers, check_real
 from circa_train.export.fold import Fold, fold_batch_norms
 from circa_train.export.graph import LayerGraph, layer_graph
+from circa_train.export.inference import check_plan
 from circa_train.export.integer import IntegerNetwork
 from circa_train.export.layers import ExportError
 from circa_train.export.plain import plain_copy
@@ -98,7 +99,9 @@ def to_integers(
         graph, calibrate(folded, images), prime=prime, frac_bits=frac_bits, weight_frac_bits=weight_frac_bits,
         value_bits=value_bits, headroom_bits=headroom_bits, rescaling=rescaling,
     )  # fmt: skip
-    network = IntegerNetwork(quantize(graph, fixed), spec, seed=seed, rescaling=rescaling, overflow=overflow)
+    plan = quantize(graph, fixed)
+    network = IntegerNetwork(plan, spec, seed=seed, rescaling=rescaling, overflow=overflow)
+    check_plan(plan, network.specs)
     report = range_report(network, [image.cpu() for image in images])
     require_fit(report)
     error = check_integers(plain, network, images, largest_error)

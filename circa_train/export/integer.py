@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from circa_train.export.exact import EXACT, Accumulator, conv2d, linear
 from circa_train.export.layers import (
     Conv2d,
+    ExportError,
     Input,
     Layer,
     Linear,
@@ -370,6 +371,10 @@ class IntegerNetwork(nn.Module):
                 )
             self.overflows[layer.name] += outside
         total = result.total if isinstance(result, Accumulator) else result
+        if tuple(total.shape[1:]) != layer.shape:
+            raise ExportError(
+                f"layer {layer.name} gives the shape {tuple(total.shape[1:])}, and declares {layer.shape}"
+            )
         low, high = (float(v) for v in torch.aminmax(total)) if total.numel() else (0.0, 0.0)
         largest, limit = max(-low, high), largest_centred(self.prime)
         if not in_field:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -140,6 +141,40 @@ def _check_shares(manifest: dict[str, Any], plan: IntegerPlan, shares: list[Any]
     for key, value in facts.items():
         if manifest[key] != value:
             raise ValueError(f"{key} is {manifest[key]!r}, and {value} by the prime and the layers")
+
+
+def check_described(manifest: dict[str, Any], plan: IntegerPlan) -> None:
+    """ExportError, or whatever a missing or odd entry raises, if what the manifest says beside its layers is
+    not so.
+    """
+    fixed, first, output = plan.format, plan.layers[0], plan.scales[plan.output]
+    classes = next(layer.shape for layer in plan.layers if layer.name == plan.output)
+    facts = {
+        "frac_bits.accumulator": (manifest["frac_bits"]["accumulator"], fixed.accumulator_frac_bits),
+        "input.shape": (manifest["input"]["shape"], list(first.shape)),
+        "input.frac_bits": (manifest["input"]["frac_bits"], fixed.activation_frac_bits),
+        "output": (manifest["output"], {"layer": plan.output, **_scale_to_dict(output)}),
+        "vectors.images": (type(manifest["vectors"]["images"]), int),
+    }
+    if manifest["class_names"]:
+        facts["number of class_names"] = ([len(manifest["class_names"])], list(classes))
+    for what, (found, wanted) in facts.items():
+        if found != wanted:
+            raise ExportError(f"{what} is {found}, but {wanted} by the layers")
+    for key in ("mean", "std"):
+        values = manifest["input"][key]
+        numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+        if len(values) != first.shape[0] or not numbers or (key == "std" and min(values) <= 0):
+            raise ExportError(f"input.{key} is {values}: one number per channel, {key} above 0, is needed")
+    kinds = {"data": dict, "provenance": dict, "ranges": dict, "class_names": list}
+    for key, kind in kinds.items():
+        if not isinstance(manifest[key], kind):
+            raise ExportError(f"{key} is a {type(manifest[key]).__name__}, not a {kind.__name__}")
+    if not isinstance(manifest["data"]["name"], str):
+        raise ExportError("data.name is no text")
+    for row in manifest["ranges"]["layers"]:
+        if not isinstance(row["layer"], str) or not isinstance(row["wrap_faults"], (int, float)):
+            raise ExportError(f"ranges: {row['layer']!r} is no row of a layer")
 
 
 def require_int64(plan: IntegerPlan) -> None:

@@ -135,10 +135,10 @@ def real_graph(content: bytes, plan: IntegerPlan) -> LayerGraph:
         ImportError: if the ``onnx`` package is not there.
         KeyError: if the model is not that of the plan.
     """
-    onnx = _onnx()
+    _onnx()
     from onnx import numpy_helper
 
-    model = onnx.load_model_from_string(content)
+    model = parse_onnx(content)
     stored = {
         entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer
     }
@@ -155,6 +155,11 @@ def real_graph(content: bytes, plan: IntegerPlan) -> LayerGraph:
         for name in layer.tensor_names()
     }
     return LayerGraph(tuple(layers), tensors, origin.get(plan.output, plan.output))
+
+
+def parse_onnx(content: bytes) -> Any:
+    """The model that ``content`` serialises; what it raises for other bytes is the library's own."""
+    return _onnx().load_model_from_string(content)
 
 
 def _onnx() -> Any:

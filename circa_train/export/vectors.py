@@ -88,6 +88,7 @@ def check_vectors(
             f"inputs of the test vectors have the shape {tuple(inputs.shape)}, and the manifest says "
             f"{described.get('images')} images of {network.plan.input_shape}"
         )
+    _check_names(network, vectors, version)
     _check_masks(network, inputs, vectors)
     if version > 1:
         for name, tensor in _pairs(network):
@@ -101,6 +102,26 @@ def check_vectors(
             name = _logits_name(rescaling, faults)
             if not torch.equal(logits, _tensor(vectors, name).long()):
                 raise ExportError(f"{name} of the test vectors are not what the weights and masks give")
+
+
+def _check_names(network: IntegerNetwork, vectors: Mapping[str, Tensor], version: int) -> None:
+    masked = [
+        layer.name
+        for layer in network.plan.layers
+        if isinstance(layer, Rescale) or (isinstance(layer, ReLU) and _is_truncated(network, layer))
+    ]
+    wanted = {"images", "labels", "inputs", *(f"mask.{name}" for name in masked)}
+    wanted |= {_logits_name(how, True) for how in (FIRST_RESCALINGS if version == 1 else RESCALINGS)}
+    if version > 1:
+        wanted |= {_logits_name(how, False) for how in RESCALINGS} | {name for name, _ in _pairs(network)}
+    for name in sorted(wanted ^ set(vectors)):
+        raise ExportError(f"{name} is {'missing in' if name in wanted else 'not one of'} the test vectors")
+    for name, tensor in vectors.items():
+        expected = torch.uint8 if name == "images" else torch.int32
+        if tensor.dtype != expected or (
+            name in ("images", "labels") and len(tensor) != len(vectors["inputs"])
+        ):
+            raise ExportError(f"{name} of the test vectors is {tuple(tensor.shape)} of {tensor.dtype}")
 
 
 def _check_sums(recorded: Any, sums: Mapping[str, list[int]], key: str) -> None:

@@ -31,7 +31,7 @@ from circa_train.export import (
     save_export,
     to_integers,
 )
-from circa_train.export.bundle import FILES, SUMS
+from circa_train.export.folder import FILES, SUMS
 from circa_train.nn.control import set_draw
 from circa_train.nn.convert import with_stochastic_relus
 
