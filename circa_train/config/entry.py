@@ -57,7 +57,8 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     >>> flags_first(["a=1", "-m", "b=2"])
     ['-m', 'a=1', 'b=2']
     """
-    flags, overrides = [], []
+    flags: list[str] = []
+    overrides: list[str] = []
     for place, argument in enumerate(arguments):
         after = arguments[place - 1] if place else ""
         is_override = ("=" in argument or argument[:1] == "~") and argument[:1] != "-"
