@@ -13,7 +13,12 @@ def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
     Args:
         package: its ``__name__``.
         homes: the module, below the package, of every name.
+
+    Raises:
+        ValueError: if a name is also a module's: once that is imported, the package has it by that name.
     """
+    if clash := homes.keys() & {home.split(".")[0] for home in homes.values()}:
+        raise ValueError(f"{package}: {', '.join(sorted(clash))} names a module and something within one")
 
     def load(name: str) -> Any:
         if name in homes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from circa_train.jobs.settings import PlotConfig
 from circa_train.plots import gallery, save_figure
-from circa_train.runs import collect, describe_collection, select, site_rows, table, write_csv
+from circa_train.runs import collect, describe_collection, format_rows, select, site_rows, write_csv
 
 
 def work(config: PlotConfig, command: str) -> None:
@@ -30,7 +30,7 @@ def work(config: PlotConfig, command: str) -> None:
     drawn = gallery(rows, sites, tolerance=config.tolerance)
     for name, figure in drawn.figures.items():
         written += save_figure(figure, out / name, command=command, formats=config.formats)
-    print(table(rows))
+    print(format_rows(rows))
     for name, reason in drawn.left_out.items():
         print(f"not drawn: {name}: {reason}")
     print("written:", *(f"  {path}" for path in written), sep="\n")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from circa_train.runs.metrics import Tracker, WandbSettings, build_tracker
     from circa_train.runs.records import DIGEST, read_record, sealed
     from circa_train.runs.table import Row, collect, select, site_rows, write_csv
-    from circa_train.runs.text import describe_collection, table
+    from circa_train.runs.text import describe_collection, format_rows
 
 __all__ = [
     "DIGEST",
@@ -40,6 +40,7 @@ __all__ = [
     "describe_machine",
     "fingerprint",
     "flatten",
+    "format_rows",
     "owned",
     "owner",
     "read_json",
@@ -48,7 +49,6 @@ __all__ = [
     "select",
     "site_rows",
     "stored_results",
-    "table",
     "write_csv",
 ]
 
@@ -70,6 +70,7 @@ __getattr__, __dir__ = face(
         "describe_machine": "folder",
         "fingerprint": "folder",
         "flatten": "folder",
+        "format_rows": "text",
         "owned": "lock",
         "owner": "lock",
         "read_json": "folder",
@@ -78,7 +79,6 @@ __getattr__, __dir__ = face(
         "select": "table",
         "site_rows": "table",
         "stored_results": "folder",
-        "table": "text",
         "write_csv": "table",
     },
 )

@@ -11,7 +11,7 @@ from circa_train.text import aligned
 _LISTED = 5
 
 
-def table(rows: Sequence[Row]) -> str:
+def format_rows(rows: Sequence[Row]) -> str:
     """Evaluations as an aligned table, one line each, by model, mode, fine-tuning and k; other kinds as a
     count.
     """

@@ -20,7 +20,7 @@ from circa_train.runs.table import (
     to_row,
     write_csv,
 )
-from circa_train.runs.text import describe_collection, table
+from circa_train.runs.text import describe_collection, format_rows
 
 
 def evaluation(k: int = 12, accuracy: float = 0.9, **changed: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def test_a_dataframe_for_notebooks() -> None:
 
 def test_the_printed_table_has_a_line_per_evaluation() -> None:
     rows = [to_row(evaluation(k)) for k in (12, 8)]
-    lines = table(rows).splitlines()
+    lines = format_rows(rows).splitlines()
     assert len(lines) == 3
     assert lines[1].split()[:4] == ["resnet8", "digits", "poszero", "8"]
     assert "90.00%" in lines[1]
