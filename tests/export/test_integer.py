@@ -241,13 +241,14 @@ def test_refusals():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rescaling", ["offset", "local"])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_gives_the_same_integers(conversion, images):
+def test_the_gpu_gives_the_same_integers(conversion, images, rescaling):
     on_cpu = IntegerNetwork(
-        conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling="local", overflow="wrap"
+        conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling=rescaling, overflow="wrap"
     )
     on_gpu = IntegerNetwork(
-        conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling="local", overflow="wrap"
+        conversion.network.plan, TruncatedSign(k=8), seed=3, rescaling=rescaling, overflow="wrap"
     ).cuda()
     x = on_cpu.quantize(images)
     for here, there in zip(on_cpu.steps(x), on_gpu.steps(x.cuda()), strict=True):
