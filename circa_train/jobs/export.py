@@ -109,6 +109,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
             seed=config.fault.seed,
             rescaling=config.rescaling,
             overflow=config.fault.overflow,
+            largest_error=config.largest_error,
         )
     frac_bits = conversion.network.plan.format.accumulator_frac_bits
     simulator = with_stochastic_relus(
@@ -150,6 +151,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         "weight_frac_bits": conversion.network.plan.format.weight_frac_bits,
         "needed_prime_bits": conversion.report.needed_bits,
         "rescaling": config.rescaling,
+        "integer_error": conversion.error,
         "warning": conversion.report.warning(config.rescaling),
         "wraps_per_image": {name: conversion.report.wraps(name) for name in RESCALINGS},
         "accuracy": accuracy,

@@ -271,7 +271,9 @@ class ExportConfig:
     ``fault.frac_bits: auto`` takes the checkpoint's own, and else chooses from ``calibration_images``
     training images: activations and weights of ``value_bits``, ``fault.headroom_bits`` to spare. ``images``
     of the split, evenly spaced, give the accuracy (null: all) under each rescaling, and ``vectors`` of them
-    the test vectors. ``rescaling`` is the one that the folder is meant for.
+    the test vectors. ``rescaling`` is the one that the folder is meant for. Integer logits (exact
+    ReLUs, calibration images) further from the network's own than ``largest_error`` of the largest are
+    refused.
     """
 
     checkpoint: str = MISSING
@@ -287,6 +289,7 @@ class ExportConfig:
     value_bits: int = 15
     weight_frac_bits: int | None = None
     rescaling: str = "offset"
+    largest_error: float = 0.25
     vectors: int = 20
 
 

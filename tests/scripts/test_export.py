@@ -179,6 +179,7 @@ def test_a_checkpoint_without_faults_and_exact_sites(checkpoints, tmp_path, monk
         (("fault=uniform",), "without a protocol over Z_p"),
         (("fault.overflow=saturate",), "a protocol cannot saturate"),
         (("rescaling=nearest",), "rescaling = 'nearest'"),
+        (("largest_error=0",), "differs from the given one by up to"),
         (("images=0",), "images = 0"),
         (("split=dev",), "split = 'dev'"),
         (("weight_frac_bits=40",), "weight_frac_bits = 40"),
