@@ -99,6 +99,38 @@ def plug_ins(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"circa_train.{group}")}
 
 
+class Registry:
+    """Objects of the user's own that are known by name.
+
+    Args:
+        group: the plug-ins that belong to it (see :func:`plug_ins`).
+        what: what one is called in an error, "a network" say.
+    """
+
+    def __init__(self, group: str, what: str) -> None:
+        self._group, self._what = group, what
+        self.registered: dict[str, Any] = {}
+
+    def register(self, name: str, one: Any) -> None:
+        """Make ``one`` known by ``name``; ValueError if that is empty or holds a colon (for options)."""
+        if not name or ":" in name:
+            raise ValueError(f"{self._what} cannot be called {name!r}: give it a name without a colon")
+        self.registered[name] = one
+
+    def names(self) -> tuple[str, ...]:
+        """What is registered, and what is installed."""
+        return (*self.registered, *plug_ins(self._group))
+
+    def find(self, name: str) -> Any | None:
+        """What a reference, a registered name or a plug-in stands for; None if it is none of these."""
+        if is_reference(name):
+            return load(name)
+        if name in self.registered:
+            return self.registered[name]
+        plug_in = plug_ins(self._group).get(name)
+        return None if plug_in is None else plug_in.load()
+
+
 def _parts(reference: str) -> tuple[str, str]:
     place, colon, name = reference.removeprefix(PREFIX).rpartition(":")
     if not colon or not place or not name:

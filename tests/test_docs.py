@@ -125,7 +125,7 @@ def test_a_walk_names_files_and_names_that_exist(walk: str) -> None:
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's folder with the files of extending.md; what they register is forgotten afterwards."""
-    tables = (contract._REGISTRY, own_models._REGISTERED, own._REGISTERED, circuits._CIRCUITS)
+    tables = (contract._REGISTRY, own_models.OWN.registered, own.OWN.registered, circuits._CIRCUITS)
     before = [dict(table) for table in tables]  # type: ignore[arg-type]
     named, modules, path = set(user_code._NAMED), set(sys.modules), list(sys.path)
     store = copy.deepcopy(ConfigStore.instance().repo)

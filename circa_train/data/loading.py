@@ -26,7 +26,7 @@ def data_names() -> tuple[str, ...]:
         "cifar100",
         "fashion_mnist",
         "tiny_imagenet",
-        *own.own_names(),
+        *own.OWN.names(),
         f"{FOLDER_PREFIX}<path>",
     )
 
@@ -126,7 +126,7 @@ def _decode(
         decoded = cached(root, f"imagefolder-{label}", image_folder.files(found), options,
                          lambda: image_folder.decode(found, image_size, label=label))
         return decoded, None
-    factory = own.find(name)
+    factory = own.OWN.find(name)
     if factory is not None:
         return own.decode(name, factory, root, download), None
     raise DataError(

@@ -28,7 +28,8 @@ from circa_train.data.images import DataError, Decoded, ImageSet
 
 Factory = Callable[..., Any]
 
-_REGISTERED: dict[str, Factory] = {}
+#: Those that are known by name.
+OWN = user_code.Registry("datasets", "a data set")
 
 
 def register_dataset(name: str, factory: Factory) -> None:
@@ -42,25 +43,7 @@ def register_dataset(name: str, factory: Factory) -> None:
     Raises:
         ValueError: if the name is empty, or holds a colon (which separates a name from its options).
     """
-    if not name or ":" in name:
-        raise ValueError(f"a data set cannot be called {name!r}: give a name without a colon")
-    _REGISTERED[name] = factory
-
-
-def own_names() -> tuple[str, ...]:
-    """The names of registered and installed data sets."""
-    return (*_REGISTERED, *user_code.plug_ins("datasets"))
-
-
-def find(name: str) -> Factory | None:
-    """The factory of a reference, a registered name or a plug-in; None if it is none of these."""
-    if user_code.is_reference(name):
-        found: Factory = user_code.load(name)
-        return found
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    plug_in = user_code.plug_ins("datasets").get(name)
-    return None if plug_in is None else plug_in.load()
+    OWN.register(name, factory)
 
 
 def decode(name: str, factory: Factory, root: Path, download: bool) -> Decoded:

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
         stored_results,
     )
     from circa_train.runs.lock import FolderInUse, owned, owner
-    from circa_train.runs.metrics import Tracker, WandbSettings, build_tracker
+    from circa_train.runs.metrics import build_tracker
     from circa_train.runs.records import DIGEST, read_record, sealed
     from circa_train.runs.table import Row, collect, select, site_rows, write_csv
     from circa_train.runs.text import describe_collection, format_rows
+    from circa_train.runs.tracker import Tracker
+    from circa_train.runs.wandb_mirror import WandbSettings
 
 __all__ = [
     "DIGEST",
@@ -61,8 +63,8 @@ __getattr__, __dir__ = face(
         "RESULT": "folder",
         "Row": "table",
         "RunFolder": "folder",
-        "Tracker": "metrics",
-        "WandbSettings": "metrics",
+        "Tracker": "tracker",
+        "WandbSettings": "wandb_mirror",
         "build_tracker": "metrics",
         "collect": "table",
         "config_hash": "folder",

@@ -10,16 +10,9 @@ import pytest
 import torch
 import wandb
 
-from circa_train.runs.metrics import (
-    JsonLinesTracker,
-    Tracker,
-    Trackers,
-    WandbSettings,
-    WandbTracker,
-    build_tracker,
-    read_metrics,
-    read_summary,
-)
+from circa_train.runs.metrics import JsonLinesTracker, build_tracker, read_metrics, read_summary
+from circa_train.runs.tracker import Tracker, Trackers
+from circa_train.runs.wandb_mirror import WandbSettings, WandbTracker
 
 
 def steps(folder: Path) -> list[int]:

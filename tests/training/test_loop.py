@@ -14,7 +14,8 @@ from torch import nn
 from circa_train import TruncatedSign, with_stochastic_relus
 from circa_train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from circa_train.nn.control import draw_state, stochastic_relus
-from circa_train.runs.metrics import JsonLinesTracker, Tracker, read_metrics, read_summary
+from circa_train.runs.metrics import JsonLinesTracker, read_metrics, read_summary
+from circa_train.runs.tracker import Tracker
 from circa_train.training import TrainingSettings, train
 from circa_train.training import loop as training_loop
 

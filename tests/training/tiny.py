@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from circa_train import TruncatedSign, with_stochastic_relus
 from circa_train.data import DataSplits, ImageSet
-from circa_train.runs.metrics import JsonLinesTracker, Tracker, build_tracker
+from circa_train.runs.metrics import JsonLinesTracker, build_tracker
+from circa_train.runs.tracker import Tracker
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
 
 

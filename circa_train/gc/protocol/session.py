@@ -71,25 +71,13 @@ def run_in_memory(
     """
     started = time.perf_counter()
     for_server, for_client = _deal(relu, seed)
-    server_end, client_end = memory_pair(timeout)
     seeds = _party_seeds(seed)
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(
-            run_party,
-            client(relu, mask, for_client, bits=bits, seed=seeds[1], kernel=kernel, chunk=chunk),
-            client_end,
-            digest=digest,
-        )
-        try:
-            own = run_party(
-                server(relu, server_share, for_server, bits=bits, seed=seeds[0], kernel=kernel, chunk=chunk),
-                server_end,
-                digest=digest,
-            )
-        except ConnectionError:
-            other.result()  # what the client died of says more than that it is gone
-            raise
-        return _outcome(relu.prime, own, other.result(), started)
+    return _in_two_threads(
+        relu.prime,
+        server(relu, server_share, for_server, bits=bits, seed=seeds[0], kernel=kernel, chunk=chunk),
+        client(relu, mask, for_client, bits=bits, seed=seeds[1], kernel=kernel, chunk=chunk),
+        digest, timeout, started,
+    )  # fmt: skip
 
 
 def rescale_in_memory(
@@ -108,17 +96,26 @@ def rescale_in_memory(
     """
     started = time.perf_counter()
     seeds = _party_seeds(seed)
+    return _in_two_threads(
+        rescaling.prime,
+        Party(steps.server(rescaling, server_share, seed=seeds[0], kernel=kernel, chunk=chunk)),
+        Party(steps.client(rescaling, mask, seed=seeds[1], kernel=kernel, chunk=chunk)),
+        digest, timeout, started,
+    )  # fmt: skip
+
+
+def _in_two_threads(
+    prime: int, ours: Party, theirs: Party, digest: bool, timeout: float, started: float
+) -> Outcome:
     server_end, client_end = memory_pair(timeout)
-    ours = Party(steps.server(rescaling, server_share, seed=seeds[0], kernel=kernel, chunk=chunk))
-    theirs = Party(steps.client(rescaling, mask, seed=seeds[1], kernel=kernel, chunk=chunk))
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(run_party, theirs, client_end, digest=digest)
         try:
             own = run_party(ours, server_end, digest=digest)
         except ConnectionError:
-            other.result()
+            other.result()  # what the client died of says more than that it is gone
             raise
-        return _outcome(rescaling.prime, own, other.result(), started)
+        return _outcome(prime, own, other.result(), started)
 
 
 def run_over_loopback(

@@ -15,10 +15,8 @@ from circa_train import user_code
 
 Factory = Callable[..., nn.Module]
 
-
-
-#: Networks of the user's own by name.
-_REGISTERED: dict[str, Factory] = {}
+#: Those that are known by name.
+OWN = user_code.Registry("models", "a network")
 
 
 def register_model(name: str, factory: Factory) -> None:
@@ -33,32 +31,14 @@ def register_model(name: str, factory: Factory) -> None:
     Raises:
         ValueError: if the name is empty or holds a colon.
     """
-    if not name or ":" in name:
-        raise ValueError(f"a network cannot be called {name!r}: give it a name of its own, without a colon")
-    _REGISTERED[name] = factory
-
-
-def own_names() -> tuple[str, ...]:
-    """The names of registered and installed networks."""
-    return (*_REGISTERED, *user_code.plug_ins("models"))
+    OWN.register(name, factory)
 
 
 def check_name(name: str) -> bool:
     """Whether a name stands for a network of the user's own, which is looked up: ValueError if a reference
     leads nowhere.
     """
-    return find(name) is not None
-
-
-def find(name: str) -> Factory | None:
-    """The factory of a reference, a registered name or a plug-in; None if it is none of these."""
-    if user_code.is_reference(name):
-        found: Factory = user_code.load(name)
-        return found
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    plug_in = user_code.plug_ins("models").get(name)
-    return None if plug_in is None else plug_in.load()
+    return OWN.find(name) is not None
 
 
 def make_own(

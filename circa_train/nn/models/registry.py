@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from circa_train import user_code
-from circa_train.nn.models.own import find, make_own, own_names
+from circa_train.nn.models.own import OWN, make_own
 from circa_train.nn.models.reduction import Reduction, reduce_relus
 from circa_train.nn.models.resnet import CIFAR_DEPTHS, cifar_resnet, resnet18
 from circa_train.nn.models.vgg import VGG16
@@ -37,7 +37,7 @@ def model_names() -> tuple[str, ...]:
     """The names ``build_model`` knows, registered and installed ones too; the last stands for every
     classifier of torchvision. ``python:<module or file.py>:<name>`` names any other network.
     """
-    return (*_OURS, *own_names(), f"{TORCHVISION_PREFIX}<name>")
+    return (*_OURS, *OWN.names(), f"{TORCHVISION_PREFIX}<name>")
 
 
 def build_model(
@@ -83,7 +83,7 @@ def build_model(
             raise ValueError(f"{label} must be a positive integer, not {value!r}")
         if value > limit:
             raise ValueError(f"{label} = {value}: a network may have at most {limit}")
-    own = find(name)
+    own = OWN.find(name)
     if own is None and options:
         raise ValueError(f"model {name!r} has no options {dict(options)}; only a network of your own has")
         if value > limit:
