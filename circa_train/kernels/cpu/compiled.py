@@ -1,13 +1,9 @@
-"""The CPU kernel's machine code: the walk over a tensor, and the entry points.
+"""The entry points of the CPU kernel's machine code, and under which key the code is kept on the disk.
 
-Threads take chunks of the tensor until there are none left. A chunk is walked in *runs*, the 256 elements
-that share 64 Philox blocks (:mod:`circa_train.fault.masks`), a batch of them at a time: their masks first,
-then each from its activations to its results (:mod:`circa_train.kernels.cpu.gates`).
-
-numba keeps the compiled code on disk, in ``__pycache__`` beside this file or in the folder NUMBA_CACHE_DIR.
-It would compile again only when the date of this file changes, and not when one of :data:`SOURCES` does. So
-the entry points hold a digest of all those files in a closure, which is part of numba's key. This relies on
-how numba makes its key, and a test keeps the list complete.
+numba keeps the compiled code in ``__pycache__`` beside this file or in the folder NUMBA_CACHE_DIR. It would
+compile again only when the date of this file changes, and not when one of :data:`SOURCES` does. So the entry
+points hold a digest of all those files in a closure, which is part of numba's key. This relies on how numba
+makes its key, and a test keeps the list complete.
 """
 
 from __future__ import annotations
@@ -16,329 +12,20 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import carray, from_dtype, types
+from numba import from_dtype, types
 
 from circa_train import philox as generator
 from circa_train.fault import masks
-from circa_train.fault.masks import LANES, RUN
 from circa_train.kernels.code_cache import compiled
-from circa_train.kernels.cpu import gates, intrinsics, layouts, philox, tasks
-from circa_train.kernels.cpu.gates import (
-    Numbers,
-    count_faults,
-    flipped,
-    negpass,
-    poszero,
-    quantise,
-    repair,
-    truncated,
-    widen,
-    windowed,
-    write,
-)
-from circa_train.kernels.cpu.intrinsics import (
-    array_at,
-    atomic_add,
-    call_int,
-    inlined,
-    machine_code,
-    stack,
-)
-from circa_train.kernels.cpu.layouts import (
-    base_of,
-    copy_run,
-    copy_tile,
-    dropped_of,
-    dropped_of_tile,
-    steps_of,
-)
-from circa_train.kernels.cpu.philox import BATCH, BATCH_MASKS, draw_masks, draw_words
-from circa_train.kernels.cpu.tasks import (
-    ARRIVED,
-    COUNTED,
-    COUNTERS,
-    NEGPASS,
-    NOT_FINITE,
-    POSZERO,
-    RAISE,
-    ROWS,
-    TAKEN,
-    TILED,
-    UNIFORM,
-    WINDOW,
-)
+from circa_train.kernels.cpu import gates, intrinsics, layouts, philox, tasks, walk
 
-#: All modules that are compiled into the entry points, or that define what those compute, but for this one.
-SOURCES = (generator, masks, intrinsics, tasks, philox, gates, layouts)
+#: All modules that are compiled into the entry points, or that define what those compute.
+SOURCES = (generator, masks, intrinsics, tasks, philox, gates, layouts, walk)
 
 _TASK = from_dtype(tasks.TASK)
-
-
-@machine_code
-def _thread(task: Any) -> Any:
-    """Which of the task's threads this one is."""
-    return (
-        np.int64(call_int(task.thread_number)) if task.thread_number else atomic_add(task.here + ARRIVED, 1)
-    )
-
-
-@machine_code
-def _take(task: Any, thread: int) -> int:
-    """Take a chunk that no thread has taken: from this thread's own share first, then from the others'.
-    Returns its number, or -1 if none is left.
-
-    A thread's share is the part of the tensor that torch's own operators give to the same thread. So the
-    cache of its core may still hold it, and the next operator will look for it there. If a thread is late or
-    was never started, the others do its share.
-    """
-    for step in range(task.threads):
-        whose = (thread + step) % task.threads
-        first, last = whose * task.chunks // task.threads, (whose + 1) * task.chunks // task.threads
-        chunk = first + atomic_add(task.here + TAKEN + 8 * whose, 1)
-        if chunk < last:
-            return chunk
-    return -1
-
-
-class _Room(NamedTuple):
-    """The addresses of one thread's buffers on the stack. :func:`_forward` takes them all, because such
-    memory is there only until the function that took it returns.
-    """
-
-    starts: Any  # the first element of each run of a batch (int64)
-    bases: Any  # the first block of each run of a batch (uint64)
-    steps: Any  # for each lane, the number of its block less that of the first (uint64)
-    masks: Any  # the masks of a batch, in the order of elements (uint32)
-    z: Any  # a copy of a run of the input
-    y: Any  # a run of the output, before it is copied to its places
-    values: Any  # a run of the input as float32, if elements have 16 bits
-    x: Any  # the fixed-point values of a run (int32)
-    gate: Any  # the gates of a run (uint32)
-    dropped: Any  # 2^k - 1 for each element of a run (uint32)
-    words: Any  # the second random word of each element of a run (uint32)
-    counts: Any  # what this thread has counted so far (int64)
-
-
-@machine_code
-def _forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: Any) -> None:
-    """One thread's part of a forward: it takes chunks until none is left.
-
-    ``width`` is the bytes of an element, and ``unsigned`` the unsigned integer of that width. ``real`` is the
-    type of the arithmetic, and ``real_bits`` the unsigned integer of its width.
-    """
-    task = carray(task_pointer, 1)[0]
-    room = _Room(
-        starts=stack(np.int64, BATCH),
-        bases=stack(np.uint64, BATCH),
-        steps=stack(np.uint64, LANES),
-        masks=stack(np.uint32, BATCH_MASKS),
-        z=stack(np.uint64, RUN),  # whatever the width of an element, up to 8 bytes
-        y=stack(np.uint64, RUN),
-        values=stack(np.float32, RUN),
-        x=stack(np.int32, RUN),
-        gate=stack(np.uint32, RUN),
-        dropped=stack(np.uint32, RUN),
-        words=stack(np.uint32, RUN),
-        counts=stack(np.int64, COUNTERS),
-    )
-    numbers = Numbers(
-        scale=real(task.scale),
-        prime=np.uint32(task.prime),
-        sign=unsigned(1 << (8 * width - 1)),
-        magnitude=real_bits((1 << (8 * max(width, 4) - 1)) - 1),
-        reach=real_bits(task.reach),
-    )
-    counts = array_at(room.counts, COUNTERS, np.int64)
-    counts[:] = 0
-    steps_of(task, array_at(room.steps, LANES, np.uint64))
-    if task.k_count == 1:
-        dropped_of(task, 0, array_at(room.dropped, RUN, np.uint32))
-    thread = _thread(task)
-    while True:
-        chunk = _take(task, thread)
-        if chunk < 0:
-            break
-        at = max(chunk * task.chunk - task.shift, 0)
-        end = min((chunk + 1) * task.chunk - task.shift, task.elements)
-        while at < end:
-            first = at
-            at, runs = _batch(task, room, at, end)
-            if (task.test == POSZERO) | (task.test == NEGPASS):
-                _draw_batch(task, room, first, runs, width)
-            for run in range(runs):
-                _run(task, numbers, room, run, end, width, unsigned, real, real_bits)
-    for place in range(COUNTERS):
-        if counts[place]:
-            atomic_add(task.here + COUNTED + 8 * place, counts[place])
-
-
-@inlined
-def _batch(task: Any, room: Any, at: int, end: int) -> Any:
-    """Find the next runs of a chunk, up to BATCH, from element ``at`` on. Writes the first element and the
-    first block of each. Returns the element after the last of them, and how many there are.
-    """
-    starts, bases = array_at(room.starts, BATCH, np.int64), array_at(room.bases, BATCH, np.uint64)
-    runs = 0
-    while at < end and runs < BATCH:
-        starts[runs], bases[runs] = at, base_of(task, at)
-        at += RUN - (task.lead + at) % RUN
-        runs += 1
-    return at, runs
-
-
-@inlined
-def _draw_batch(task: Any, room: Any, first: int, runs: int, width: int) -> None:
-    """Draw the masks of a batch of runs that starts at element ``first``."""
-    run_bytes = width * RUN if task.layout == ROWS else 0
-    z, y = task.z + width * first, task.y + width * first
-    draw_masks(task, array_at(room.bases, BATCH, np.uint64), runs, room.steps, room.masks, z, y, run_bytes)
-
-
-@inlined
-def _run(
-    task: Any,
-    numbers: Any,
-    room: Any,
-    run: int,
-    end: int,
-    width: int,
-    unsigned: Any,
-    real: Any,
-    real_bits: Any,
-) -> None:
-    """One run of a batch, from its activations to its results.
-
-    If its elements lie one after the other in memory, it is read and written there. Else it is computed in
-    buffers. If y is written over z, a buffer keeps z as well.
-    """
-    start = array_at(room.starts, BATCH, np.int64)[run]
-    offset = (task.lead + start) % RUN
-    count = min(RUN - offset, end - start)
-    there = count == RUN and task.layout == ROWS
-    z_at = task.z + width * start if there and task.z != task.y else room.z
-    y_at = task.y + width * start if there else room.y
-    z, y = array_at(z_at, RUN, unsigned), array_at(y_at, RUN, unsigned)
-    if not there:
-        z_all = array_at(task.z, task.elements, unsigned)
-        _gather(task, start, offset, count, z_all, array_at(room.z, RUN, unsigned))
-    elif task.z == task.y:
-        _copy(array_at(task.z + width * start, RUN, unsigned), array_at(room.z, RUN, unsigned))
-    values_at = z_at if width > 2 else room.values
-    values, bits = array_at(values_at, RUN, real), array_at(values_at, RUN, real_bits)
-    if width == 2:
-        widen(z, task.brain_float != 0, bits, values)
-    if task.k_count > 1:
-        _find_dropped(task, start, offset, array_at(room.dropped, RUN, np.uint32))
-    if _signs(task, numbers, room, run, values, bits, z, y):
-        if not there:
-            _scatter(task, start, offset, count, array_at(task.y, task.elements, unsigned), y)
-    elif there and task.z == task.y:
-        _copy(z, y)
-
-
-@inlined
-def _copy(source: Any, target: Any) -> None:
-    """Copy a run. This is a loop of its own, because a loop that might overwrite what it reads next does not
-    become vector instructions.
-    """
-    for i in range(RUN):
-        target[i] = source[i]
-
-
-@inlined
-def _gather(task: Any, start: int, offset: int, count: int, tensor: Any, buffer: Any) -> None:
-    """Copy a run from the tensor to a buffer. Elements that the tensor does not have are 0 there."""
-    if task.layout == TILED:
-        copy_tile(task, start, tensor, buffer, True)
-    else:
-        buffer[:] = 0
-        copy_run(task, start, count, tensor, buffer, offset, True)
-
-
-@inlined
-def _scatter(task: Any, start: int, offset: int, count: int, tensor: Any, buffer: Any) -> None:
-    """Copy a run from a buffer to the tensor, as much of it as the tensor has."""
-    if task.layout == TILED:
-        copy_tile(task, start, tensor, buffer, False)
-    else:
-        copy_run(task, start, count, tensor, buffer, offset, False)
-
-
-@inlined
-def _find_dropped(task: Any, start: int, offset: int, dropped: Any) -> None:
-    """Write 2^k - 1 for a run's elements, if k differs from channel to channel."""
-    if task.layout == TILED:
-        dropped_of_tile(task, start, dropped)
-    else:
-        dropped_of(task, start - offset, dropped)
-
-
-@inlined
-def _signs(task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, y: Any) -> bool:
-    """Write y of a run: by a single loop if the sign test has one and all values fit, else step by step.
-
-    Returns False if the run has a value that the policy refuses. Then y is not usable. The host will raise,
-    and it needs z for the message.
-    """
-    t = array_at(room.masks + 4 * RUN * run, RUN, np.uint32)
-    dropped = array_at(room.dropped, RUN, np.uint32)
-    if not task.statistics:
-        if task.test == POSZERO and poszero(values, bits, z, t, dropped, numbers, y):
-            return True
-        if task.test == NEGPASS and negpass(values, bits, z, t, dropped, numbers, y):
-            return True
-    return _step_by_step(task, numbers, room, run, values, bits, z, t, dropped, y)
-
-
-@inlined
-def _step_by_step(
-    task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, t: Any, dropped: Any, y: Any
-) -> bool:
-    """What :func:`_signs` does, for every sign test: first arrays of x and of gates, then y. Also counts
-    overflows, and faults if they are asked for.
-    """
-    x, gate = array_at(room.x, RUN, np.int32), array_at(room.gate, RUN, np.uint32)
-    counts = array_at(room.counts, COUNTERS, np.int64)
-    if not quantise(values, bits, numbers, x):
-        repair(task, values, x, counts)
-        if task.policy == RAISE or counts[NOT_FINITE] > 0:
-            return False
-    base, steps = array_at(room.bases, BATCH, np.uint64)[run], array_at(room.steps, LANES, np.uint64)
-    if task.test == UNIFORM:
-        draw_words(task, base, steps, 0, t)
-        flipped(x, t, task.threshold, task.direction, gate)
-    elif task.test == WINDOW:
-        high = array_at(room.words, RUN, np.uint32)
-        draw_words(task, base, steps, 0, t)
-        draw_words(task, base, steps, 1, high)
-        windowed(x, t, high, task.low, task.high, gate)
-    else:
-        truncated(x, t, dropped, task.test == NEGPASS, numbers.prime, gate)
-    if task.statistics:
-        count_faults(task, x, t, gate, counts)
-    write(z, gate, numbers.sign, y)
-    return True
-
-
-@machine_code
-def _backward(task_pointer: Any, width: int, unsigned: Any) -> None:
-    """One thread's part of a backward: it takes chunks until none is left."""
-    task = carray(task_pointer, 1)[0]
-    thread = _thread(task)
-    while True:
-        chunk = _take(task, thread)
-        if chunk < 0:
-            break
-        start = chunk * task.chunk
-        count, offset = min(task.chunk, task.elements - start), width * start
-        grad, y = array_at(task.z + offset, count, unsigned), array_at(task.y + offset, count, unsigned)
-        out, zero = array_at(task.out + offset, count, unsigned), unsigned(0)
-        for i in range(count):
-            out[i] = grad[i] if y[i] != 0 else zero
-
 
 _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -358,7 +45,7 @@ def _forward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
 
     def forward(task: Any) -> None:
         sources  # noqa: B018 - numba's key has the values that a closure uses
-        _forward(task, itemsize, unsigned, real, real_bits)
+        walk.forward(task, itemsize, unsigned, real, real_bits)
 
     return forward
 
@@ -368,7 +55,7 @@ def _backward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
 
     def backward(task: Any) -> None:
         sources  # noqa: B018
-        _backward(task, itemsize, unsigned)
+        walk.backward(task, itemsize, unsigned)
 
     return backward
 

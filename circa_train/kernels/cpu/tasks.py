@@ -1,4 +1,4 @@
-"""The task of the compiled CPU kernel: one record of numbers and addresses, and what its codes mean."""
+"""The task of the compiled CPU kernel: one record of numbers and addresses, and how threads share it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import functools
 from typing import Any
 
 import numpy as np
+
+from circa_train.kernels.cpu.intrinsics import atomic_add, call_int, machine_code
 
 ROWS, STRIDED, TILED = range(3)
 POSZERO, NEGPASS, UNIFORM, WINDOW = range(4)
@@ -74,3 +76,29 @@ PLACE = {name: offset // 8 for name, (_, offset, *_) in _FIELDS.items()}
 def integers(threads: int) -> Any:
     """The ctypes array that holds a record and the counters of that many threads."""
     return ctypes.c_int64 * (TASK.itemsize // 8 + threads)
+
+
+@machine_code
+def thread_of(task: Any) -> Any:
+    """Which of the task's threads this one is."""
+    return (
+        np.int64(call_int(task.thread_number)) if task.thread_number else atomic_add(task.here + ARRIVED, 1)
+    )
+
+
+@machine_code
+def take(task: Any, thread: int) -> int:
+    """Take a chunk that no thread has taken: from this thread's own share first, then from the others'.
+    Returns its number, or -1 if none is left.
+
+    A thread's share is the part of the tensor that torch's own operators give to the same thread. So the
+    cache of its core may still hold it, and the next operator will look for it there. If a thread is late or
+    was never started, the others do its share.
+    """
+    for step in range(task.threads):
+        whose = (thread + step) % task.threads
+        first, last = whose * task.chunks // task.threads, (whose + 1) * task.chunks // task.threads
+        chunk = first + atomic_add(task.here + TAKEN + 8 * whose, 1)
+        if chunk < last:
+            return chunk
+    return -1
