@@ -203,14 +203,15 @@ def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[d
         }
         every, tallies = every_record(found.whole(), names, skipped, found.relus, **_place(job))
         tables.append(every_table(tallies.tallies))
+    mismatches = sum(sum(report.mismatches.values()) for report in [*reports, *rescaled])
+    mismatches += every["mismatches"] if every else 0
     record = {
         **found.head,
+        "verified": not mismatches and (every is None or _as_it_should_be(every)),
         "transport": config.verify.transport,
         "kernel": make_kernel(bytes(KEY_BYTES), "auto").name,
         "values": sum(report.values for report in reports),
-        "mismatches": sum(sum(report.mismatches.values()) for report in reports)
-        + sum(sum(report.mismatches.values()) for report in rescaled)
-        + (every["mismatches"] if every else 0),
+        "mismatches": mismatches,
         "sites": [_site_record(report, found.relus[report.site], four[report.site]) for report in reports],
         "rescalings": [asdict(report) for report in rescaled],
         "left_out": [{"site": name, "reason": reason} for name, reason in found.left_out.items()],
@@ -218,6 +219,13 @@ def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[d
         "every": every,
     }
     return record, tables
+
+
+def _as_it_should_be(every: Mapping[str, Any]) -> bool:
+    """Whether the circuits classified every image as the evaluation does, with faults as frequent as the
+    law says.
+    """
+    return not every["images_that_differ"] and not every["rates"]["doubted"]
 
 
 def _place(job: Job | None) -> dict[str, Any]:

@@ -26,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circa_train.fault import SignTest, uniform_masks
+from circa_train.fault import SignTest
 from circa_train.field import to_centred
 from circa_train.fixed_point import FixedPointOverflow
+from circa_train.kernels import uniform_masks
 from circa_train.nn import replay
 from circa_train.nn.activation import StochasticReLU
 from circa_train.rescaling import check_rescale_bits, offset_rescale, outside_domain
@@ -107,9 +108,10 @@ class RescaledReLU(StochasticReLU):
             self.overflows += outside.sum()
             if self.settings.overflow == "saturate":
                 x = x.clamp(-quarter, quarter)
+        draw, first_image = address.tolist()
         mask = uniform_masks(
-            x.shape, seed=self.seed, site=self.site, draw=address[0], prime=prime, device=x.device,
-            first_element=address[1] * math.prod(x.shape[1:]),
+            x.shape, seed=self.seed, site=self.site, draw=draw, prime=prime, device=x.device,
+            first_element=first_image * math.prod(x.shape[1:]),
         )  # fmt: skip
         rescaled = offset_rescale(x, mask, self.bits, prime).double() * 2.0 ** (self.bits - self.frac_bits)
         return rescaled.to(y.dtype) + (y - y.detach())

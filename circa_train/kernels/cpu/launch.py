@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
-from circa_train.fault.masks import MAX_ELEMENTS, RUN
+from circa_train.fault.masks import RUN, check_elements
 from circa_train.field import largest_centred
 from circa_train.kernels.cpu import compiled, layouts, memory, tasks, team
 from circa_train.kernels.cpu.tasks import PLACE
@@ -104,14 +104,13 @@ def run_forward(
     dense = z if template[_LAYOUT] != tasks.ROWS else z.contiguous()
     y = dense if in_place or dense is not z else memory.empty_like(dense)
     first = first_image * per_image
-    if first + z.numel() > MAX_ELEMENTS:
-        raise ValueError(f"elements {first} to {first + z.numel()} leave [0, 2^42), the range of addresses")
+    check_elements(first, z.numel())
     task = type(template).from_buffer_copy(template)
     task[_Z], task[_Y], task[_DRAW] = dense.data_ptr(), y.data_ptr(), draw
     if first:
         task[_FIRST_RUN], task[_LEAD] = divmod(first, RUN)
         task[_SHIFT] = task[_LEAD] if task[_LAYOUT] == tasks.ROWS else 0
-    _run(False, z.element_size(), task)
+    _run(_address(False, z.element_size()), task)
     if dense is not z and y.stride() != torch.empty_like(z).stride():
         y = torch.empty_like(z).copy_(y)
     return y, task
@@ -187,17 +186,42 @@ def backward(grad: Tensor, y: Tensor) -> Tensor:
     task[_Z], task[_Y], task[_OUT], task[_ELEMENTS] = grad.data_ptr(), y.data_ptr(), out.data_ptr(), y.numel()
     task[_CHUNK] = _chunk(y.numel(), y.element_size(), CHUNK, threads)
     task[_THREADS], task[_NUMBER] = threads, team.thread_number()
-    _run(True, y.element_size(), task)
+    _run(_address(True, y.element_size()), task)
     return out
 
 
-def _run(is_backward: bool, itemsize: int, task: Any) -> None:
-    """Have a task done. What it still lacks, its own address and the number of its chunks, is filled in."""
+def uniform_masks(
+    shape: Sequence[int], *, seed: int, site: int, draw: int, prime: int, first_element: int
+) -> Tensor:
+    """The masks of :func:`circa_train.fault.masks.uniform_masks`, on the CPU. The address is a valid one."""
+    out = memory.empty(tuple(shape), torch.int64)
+    threads = torch.get_num_threads()
+    record = np.zeros((), dtype=tasks.TASK)
+    record["seed"], record["site"], record["draw"], record["prime"] = seed, site, draw, prime
+    task = tasks.integers(threads).from_buffer_copy(record.tobytes() + bytes(8 * threads))
+    task[_Y], task[_ELEMENTS] = out.data_ptr(), out.numel()
+    task[_CHUNK] = _chunk(out.numel(), out.element_size(), CHUNK, threads)
+    task[_FIRST_RUN], task[_LEAD] = divmod(first_element, RUN)
+    task[_SHIFT] = task[_LEAD]
+    task[_THREADS], task[_NUMBER] = threads, team.thread_number()
+    _run(_masks_address(), task)
+    return out
+
+
+def _run(kernel: int, task: Any) -> None:
+    """Have a task done by the compiled function at address ``kernel``. What it still lacks, its own address
+    and the number of its chunks, is filled in.
+    """
     task[_HERE] = ctypes.addressof(task)
     task[_CHUNKS] = -(-(task[_ELEMENTS] + task[_SHIFT]) // task[_CHUNK])
-    team.run(_address(is_backward, itemsize), task[_HERE], min(task[_THREADS], task[_CHUNKS]))
+    team.run(kernel, task[_HERE], min(task[_THREADS], task[_CHUNKS]))
 
 
 @functools.cache
 def _address(is_backward: bool, itemsize: int) -> int:
     return int(compiled.entry(is_backward, itemsize).address)
+
+
+@functools.cache
+def _masks_address() -> int:
+    return int(compiled.masks_entry().address)

@@ -1,4 +1,4 @@
-"""The walk over a tensor in machine code: one thread's part of a forward or a backward.
+"""The walk over a tensor in machine code: one thread's part of a forward, a backward, or masks alone.
 
 Threads take chunks of the tensor until there are none left. A chunk is walked in *runs*, the 256 elements
 that share 64 Philox blocks (:mod:`circa_train.fault.masks`), a batch of them at a time: their masks first,
@@ -247,3 +247,32 @@ def backward(task_pointer: Any, width: int, unsigned: Any) -> None:
         out, zero = array_at(task.out + offset, count, unsigned), unsigned(0)
         for i in range(count):
             out[i] = grad[i] if y[i] != 0 else zero
+
+
+@machine_code
+def masks(task_pointer: Any) -> None:
+    """One thread's part of the masks of consecutive elements, written as int64 to ``task.y``."""
+    task = carray(task_pointer, 1)[0]
+    bases_at, steps = stack(np.uint64, BATCH), stack(np.uint64, LANES)
+    drawn_at = stack(np.uint32, BATCH_MASKS)
+    bases = array_at(bases_at, BATCH, np.uint64)
+    layouts.steps_of(task, array_at(steps, LANES, np.uint64))
+    thread = tasks.thread_of(task)
+    while True:
+        chunk = tasks.take(task, thread)
+        if chunk < 0:
+            break
+        at = max(chunk * task.chunk - task.shift, 0)
+        end = min((chunk + 1) * task.chunk - task.shift, task.elements)
+        while at < end:
+            runs, first, offset = 0, at, (task.lead + at) % RUN
+            while at < end and runs < BATCH:
+                bases[runs] = layouts.base_of(task, at)
+                at += RUN - (task.lead + at) % RUN
+                runs += 1
+            draw_masks(task, bases, runs, steps, drawn_at, 0, 0, 0)
+            count = min(at, end) - first
+            drawn = array_at(drawn_at + 4 * offset, count, np.uint32)
+            out = array_at(task.y + 8 * first, count, np.int64)
+            for i in range(count):
+                out[i] = np.int64(drawn[i])
