@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
+# tests run in one process per core, at most four; a file's tests stay together, because they share what is slow to make
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 # 1 is the full dose of results/reliability/README.md: about 20 minutes on two cores
 TORTURE_SCALE ?= 1
 TORTURE_OUT ?= results/reliability
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-slow torture check benchmark clean
+.PHONY: help install install-dev quickstart test test-slow torture check docs benchmark clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -50,7 +52,7 @@ quickstart: $(VENV)/.installed ## Train, truncate, fine-tune, plot and verify on
 	@echo "everything lies under $(QUICKSTART)/: the figure is plots/accuracy_vs_k.png, the table plots/results.csv"
 
 test: $(VENV)/.installed-dev ## Run the tests (minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PARALLEL)
 
 test-slow: $(VENV)/.installed-dev ## Run the slow tests, too
 	$(BIN)/python -m pytest -m "not gpu"
@@ -62,8 +64,11 @@ check: $(VENV)/.installed-dev ## Lint and check types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev ## Build the documentation site into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+
 benchmark: $(VENV)/.installed ## Print the speed and size table (under two minutes)
 	$(BIN)/python scripts/benchmark.py benchmark=quick
 
 clean: ## Remove the virtual environment and caches (runs/ and data/ stay)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
