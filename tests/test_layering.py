@@ -16,8 +16,8 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "lazy", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling", "fault",
-    "gc", "kernels",
+    "lazy", "bars", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling",
+    "fault", "gc", "kernels",
     "nn", "data", "checkpoint", "runs", "training", "evaluation", "diagnosis", "cost", "verify", "export",
     "search", "plots", "benchmark", "testing", "jobs", "config",
 )  # fmt: skip
@@ -30,7 +30,7 @@ ONLY: dict[str, set[str]] = {
     "gc": {"field", "lazy", "tricks"},
     "kernels": {"field", "files", "fixed_point", "fault", "lazy", "philox", "tricks"},
     "nn": {"field", "files", "fixed_point", "lazy", "rescaling", "fault", "kernels", "tricks", "user_code"},
-    "data": {"files", "lazy", "philox", "user_code"},
+    "data": {"bars", "files", "lazy", "philox", "user_code"},
     "cost": {"field", "fault", "gc", "text"},
 }
 

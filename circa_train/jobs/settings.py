@@ -130,8 +130,9 @@ class RunConfig:
     """How and where a job runs; nothing here changes its result, so nothing here enters its identity.
 
     ``name`` replaces the label in front of the folder's hash, ``sweep`` names the folder of a multirun,
-    ``again`` ignores a finished result. ``trust_code`` imports
-    code that a checkpoint names: a network, a data set or a fault model of somebody\'s own.
+    ``again`` ignores a finished result. ``progress`` shows bars on a terminal, and elsewhere a line every
+    half minute. ``trust_code`` imports code that a checkpoint names: a network, a data set or a fault model
+    of somebody's own.
     """
 
     root: str = "runs"
