@@ -131,13 +131,7 @@ def evaluate(
     batches, images = _batches(model, image_set, mean, std, batch_size)
     if images == 0:
         raise ValueError("the image set is empty; there is nothing to evaluate")
-    if draws < 1:
-        raise ValueError(f"draws = {draws}: at least one is needed")
-    if until_width is not None and (until_width <= 0 or max_draws < max(2, draws)):
-        raise ValueError(
-            f"until_width = {until_width} must be positive, and max_draws = {max_draws} at least "
-            f"{max(2, draws)}"
-        )
+    check_draws(draws, until_width, max_draws)
     exact = not has_faults(model)
     least = 1 if exact else draws if until_width is None else max(2, draws)
     most = least if exact or until_width is None else max_draws
@@ -153,6 +147,17 @@ def evaluate(
             right = one_draw(model, batches, first_draw + done, shown)
             measured = replace(measured, accuracies=(*measured.accuracies, float(right.double().mean())))
     return measured
+
+
+def check_draws(draws: int, until_width: float | None = None, max_draws: int = 50) -> None:
+    """ValueError for counts that :func:`evaluate` does not take."""
+    if draws < 1:
+        raise ValueError(f"draws = {draws}: at least one is needed")
+    if until_width is not None and (until_width <= 0 or max_draws < max(2, draws)):
+        raise ValueError(
+            f"until_width = {until_width} must be positive, and max_draws = {max_draws} at least "
+            f"{max(2, draws)}"
+        )
 
 
 class _Loaded:

@@ -66,8 +66,9 @@ def test_elsewhere_there_is_a_line_now_and_then(
 
 @pytest.mark.parametrize("progress", [None, True, False])
 def test_an_epoch_is_one_line_and_no_bar_is_drawn_where_there_is_no_terminal(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], progress: bool | None
-) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+    progress: bool | None,
+) -> None:  # fmt: skip
     splits = DataSplits("tiny", images(), images(6), images(4), ("a", "b"), (0.5,), (0.5,))
     settings = TrainingSettings(epochs=3, batch_size=8)
     with caplog.at_level(logging.INFO):

@@ -18,8 +18,8 @@ PACKAGE = ROOT / "circa_train"
 ORDER = (
     "lazy", "bars", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling",
     "fault", "gc", "kernels",
-    "nn", "data", "checkpoint", "runs", "training", "evaluation", "diagnosis", "cost", "verify", "export",
-    "search", "plots", "benchmark", "testing", "jobs", "config",
+    "nn", "data", "checkpoint", "runs", "tracking", "training", "evaluation", "diagnosis", "cost", "verify",
+    "export", "search", "plots", "benchmark", "testing", "jobs", "config",
 )  # fmt: skip
 
 #: Independence is what makes agreement evidence: these import less than their place allows.
@@ -34,8 +34,8 @@ ONLY: dict[str, set[str]] = {
     "cost": {"field", "fault", "gc", "text"},
 }
 
-#: What Hydra's room may look at: jobs and records, and the faces of what it makes schemas of.
-ONLY["config"] = {"fault", "jobs", "runs", "user_code", "hydra_plugins"}
+#: What Hydra's room may look at: jobs, records and folders, and the faces of what it makes schemas of.
+ONLY["config"] = {"fault", "files", "jobs", "runs", "user_code", "hydra_plugins"}
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

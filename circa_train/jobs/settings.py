@@ -219,6 +219,7 @@ class VerifyConfig:
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     verify: CheckConfig = field(default_factory=CheckConfig)
     split: str = "test"
 
@@ -241,6 +242,7 @@ class SearchConfig(_SearchFields):
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     draws: SearchDrawsConfig = field(default_factory=SearchDrawsConfig)
 
@@ -281,6 +283,7 @@ class ExportConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     draws: ExportDrawsConfig = field(default_factory=ExportDrawsConfig)
     split: str = "test"
@@ -297,6 +300,7 @@ class ExportConfig:
 @dataclass
 class BenchmarkConfig:
     benchmark: BenchmarkSizes = field(default_factory=BenchmarkSizes)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 

@@ -151,7 +151,7 @@ class _Run:
         device: torch.device,
         inputs: Mapping[str, str],
     ) -> None:
-        _check_fit(settings, splits, model, teacher, ranks)
+        check_fit(settings, splits, model, teacher, ranks)
         self.model, self.splits, self.settings = model, splits, settings
         self.tracker, self.metadata = tracker, metadata
         self.ranks, self.device = ranks, device
@@ -398,7 +398,7 @@ class _Run:
         )
 
 
-def _check_fit(
+def check_fit(
     settings: TrainingSettings, splits: DataSplits, model: nn.Module, teacher: nn.Module | None, ranks: Ranks
 ) -> None:
     """ValueError where settings, networks, data and processes do not go together."""
