@@ -25,7 +25,8 @@ from circa_train.jobs.build import build_device, check_model
 from circa_train.jobs.describe import describe_cost
 from circa_train.jobs.faults import build_fault, check_fault
 from circa_train.jobs.inputs import input_digests
-from circa_train.jobs.train import build_settings, build_wandb
+from circa_train.jobs.tracked import wandb_settings
+from circa_train.jobs.train import build_settings
 from circa_train.training import TrainingSettings
 
 CONFIGS = Path(config_folder())
@@ -187,7 +188,7 @@ def test_unknown_models_options_devices_and_trackers_are_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         build_device("nonsense")
     with pytest.raises(ValueError, match="tensorboard"):
-        build_wandb(composed("train", "tracker.name=tensorboard").tracker)
+        wandb_settings(composed("train", "tracker.name=tensorboard").tracker)
     with pytest.raises(ValueError, match="epochs = 0"):
         build_settings(composed("train", "epochs=0"))
 

@@ -16,10 +16,10 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "lazy", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling", "fault",
-    "gc", "kernels",
-    "nn", "data", "checkpoint", "runs", "training", "evaluation", "diagnosis", "cost", "verify", "export",
-    "search", "plots", "benchmark", "testing", "jobs", "config",
+    "lazy", "bars", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling",
+    "fault", "gc", "kernels",
+    "nn", "data", "checkpoint", "runs", "tracking", "training", "evaluation", "diagnosis", "cost", "verify",
+    "export", "search", "plots", "benchmark", "testing", "jobs", "config",
 )  # fmt: skip
 
 #: Independence is what makes agreement evidence: these import less than their place allows.
@@ -30,12 +30,12 @@ ONLY: dict[str, set[str]] = {
     "gc": {"field", "lazy", "tricks"},
     "kernels": {"field", "files", "fixed_point", "fault", "lazy", "philox", "tricks"},
     "nn": {"field", "files", "fixed_point", "lazy", "rescaling", "fault", "kernels", "tricks", "user_code"},
-    "data": {"files", "lazy", "philox", "user_code"},
+    "data": {"bars", "files", "lazy", "philox", "user_code"},
     "cost": {"field", "fault", "gc", "text"},
 }
 
-#: What Hydra's room may look at: jobs and records, and the faces of what it makes schemas of.
-ONLY["config"] = {"fault", "jobs", "runs", "user_code", "hydra_plugins"}
+#: What Hydra's room may look at: jobs, records and folders, and the faces of what it makes schemas of.
+ONLY["config"] = {"fault", "files", "jobs", "runs", "user_code", "hydra_plugins"}
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

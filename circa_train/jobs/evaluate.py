@@ -13,7 +13,7 @@ from circa_train.export import is_export
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
 from circa_train.jobs.export import export_evaluation
-from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
+from circa_train.jobs.faults import FaultPlan, build_fault, check_fault, refuse_counts
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import EvaluateConfig
 from circa_train.jobs.source import Source, open_source
@@ -34,6 +34,10 @@ def work(job: Job) -> dict[str, Any]:
     device = build_device(config.run.device)
     source = open_source(config.checkpoint, config.model, config.data, device, config.run.trust_code)
     plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
+    source.converted(config.fault, plan)
+    source.images(config.split)
+    refuse_counts(config.draws, config.batch_size)
+    job.begin()
     record = evaluation_record(source, plan, config)
     accuracy = record["accuracy"]
     job.log.info(
@@ -46,7 +50,7 @@ def work(job: Job) -> dict[str, Any]:
 
 def evaluate_export(job: Job) -> dict[str, Any]:
     """An export folder is evaluated as the integer network it is, beside its float simulator."""
-    record = export_evaluation(job.cfg)
+    record = export_evaluation(job.cfg, job.begin)
     if record["warning"]:
         job.log.warning("%s", record["warning"])
     accuracy, difference = record["accuracy"], record["difference"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,16 @@ from circa_train.export import (
 from circa_train.export.accuracies import paired_difference
 from circa_train.export.ranges import wraps_warning
 from circa_train.fault import expected_faults, observed_faults
-from circa_train.files import file_digest
+from circa_train.files import file_digest, shown_path
 from circa_train.jobs.build import build_device, build_splits
 from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
-from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, refuse_rescale_bits
+from circa_train.jobs.faults import (
+    FROM_CHECKPOINT,
+    build_fault,
+    check_fault,
+    refuse_counts,
+    refuse_rescale_bits,
+)
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
@@ -43,7 +50,7 @@ FOLDER = "export"  # inside the run's folder
 
 def work(job: Job) -> dict[str, Any]:
     """Check, load, fold, quantise, measure, and write the folder ``export`` inside the run's."""
-    record, conversion = export_record(job.cfg, job.folder)
+    record, conversion = export_record(job.cfg, job.folder, job.begin)
     accuracy, difference = record["accuracy"], record["accuracy"]["difference"]
     for fold in conversion.folds:
         job.log.debug("BatchNorm %s is now part of %s", fold.batch_norm, fold.into)
@@ -75,8 +82,12 @@ def work(job: Job) -> dict[str, Any]:
     return record
 
 
-def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any], Conversion]:
+def export_record(
+    config: ExportConfig, run_folder: Path, begin: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Any], Conversion]:
     """Convert, measure and write the export folder; returns what ``result.json`` holds for kind ``export``.
+
+    ``begin`` is called when everything is checked and loaded, as in :class:`~circa_train.jobs.job.Job`.
 
     Raises:
         ExportError, ConversionError: naming what cannot be exported; with the range report, if it does not
@@ -120,6 +131,8 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         overflow=config.fault.overflow,
     ).eval()
     images = _spread(_split(splits, config.split), config.images)
+    refuse_counts(config.draws, config.batch_size)
+    begin()
     network = conversion.network.to(device)
     compared = compare(
         network, simulator, images, splits, config.draws, config.batch_size, config.run.progress
@@ -140,7 +153,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         provenance=_provenance(source.checkpoint),
     )
     record = {
-        "folder": str(run_folder / FOLDER),
+        "folder": shown_path(run_folder / FOLDER),
         "digest": digest,
         "model": describe_model(metadata["model"]),
         "data": splits.name,
@@ -159,9 +172,11 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     return record, conversion
 
 
-def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+def export_evaluation(
+    config: EvaluateConfig, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Evaluate an export folder as ``config`` asks: the record of kind ``evaluate``, with the difference from
-    floating point.
+    floating point. ``begin`` is called when everything is checked and loaded.
 
     ``fault=checkpoint`` is the export's own sign tests; others of its field may be tried, as on a checkpoint.
 
@@ -197,6 +212,8 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     for model in (network.to(device), simulator):
         set_specs(model, plan.faults)
     images = _split(splits, config.split)
+    refuse_counts(config.draws, config.batch_size)
+    begin()
     found = compare(network, simulator, images, splits, config.draws, config.batch_size, config.run.progress)
     provenance = manifest["provenance"]
     trained = provenance.get("trained_fault")

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from circa_train import user_code
+from circa_train.evaluation import check_draws
 from circa_train.fault import SignTest, sign_test_from_dict
 from circa_train.jobs.mirror import MISSING
-from circa_train.jobs.settings import COMMON, FaultConfig
+from circa_train.jobs.settings import COMMON, DrawsConfig, FaultConfig
 
 #: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
 FROM_CHECKPOINT = "checkpoint"
@@ -63,6 +64,13 @@ def refuse_rescale_bits(section: FaultConfig, instead: str) -> None:
     """ValueError with the remedy, where a job does not simulate a rescaling."""
     if section.rescale_bits:
         raise ValueError(f"fault.rescale_bits = {section.rescale_bits} does nothing here; {instead}")
+
+
+def refuse_counts(draws: DrawsConfig, batch_size: int) -> None:
+    """ValueError for numbers of fault draws or images that no evaluation takes."""
+    check_draws(draws.count, draws.until_width, draws.most)
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}: at least one image at a time")
 
 
 def build_fault(

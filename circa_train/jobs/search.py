@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from circa_train.fault import TruncatedSign
+from circa_train.files import shown_path
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
 from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
@@ -38,27 +40,34 @@ def work(job: Job) -> dict[str, Any]:
         )
     identity = data_identity(source.splits.name, config.data.root)
     seen = {} if identity is None else {"data": identity}
+    network = source.converted(config.fault, plan)
     store = job.folder / MEASURED
+    job.begin()
     if not job.resume:
         store.unlink(missing_ok=True)
     result = search_truncation(
-        source.converted(config.fault, plan), source.splits, spec, settings, store_path=store,
+        network, source.splits, spec, settings, store_path=store,
         identity=fingerprint(job.config, {**job.inputs, **seen}), report=job.log.info,
         progress=config.run.progress,
     )  # fmt: skip
     answer = Answer.of(result, settings)
     path = job.folder / FAULT_FILE
-    text = summary(answer, path)
+    text = summary(answer, Path(shown_path(path)))
     command = shlex.join([
-        "scripts/evaluate.py", f"checkpoint={config.checkpoint}", "fault=file", f"fault.path={path}",
+        "scripts/evaluate.py", f"checkpoint={config.checkpoint}", "fault=file",
+        f"fault.path={shown_path(path)}",
         f"fault.seed={config.fault.seed}", f"fault.overflow={config.fault.overflow}",
         f"draws.count={len(result.chosen_test.evaluation.accuracies)}",
     ])  # fmt: skip
     write_fault_file(path, answer, [text, f"the same test accuracies: {command}"])
     job.log.info("%s", text)
-    return {**answer.record(), "fault_file": str(path),
-    "model": describe_model(source.checkpoint.metadata["model"]),
-            "data": source.splits.name, "checkpoint": config.checkpoint}  # fmt: skip
+    return {
+        **answer.record(),
+        "fault_file": shown_path(path),
+        "model": describe_model(source.checkpoint.metadata["model"]),
+        "data": source.splits.name,
+        "checkpoint": config.checkpoint,
+    }
 
 
 def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings, TruncatedSign]:

@@ -130,8 +130,9 @@ class RunConfig:
     """How and where a job runs; nothing here changes its result, so nothing here enters its identity.
 
     ``name`` replaces the label in front of the folder's hash, ``sweep`` names the folder of a multirun,
-    ``again`` ignores a finished result. ``trust_code`` imports
-    code that a checkpoint names: a network, a data set or a fault model of somebody\'s own.
+    ``again`` ignores a finished result. ``progress`` shows bars on a terminal, and elsewhere a line every
+    half minute. ``trust_code`` imports code that a checkpoint names: a network, a data set or a fault model
+    of somebody's own.
     """
 
     root: str = "runs"
@@ -218,6 +219,7 @@ class VerifyConfig:
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     verify: CheckConfig = field(default_factory=CheckConfig)
     split: str = "test"
 
@@ -240,6 +242,7 @@ class SearchConfig(_SearchFields):
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     draws: SearchDrawsConfig = field(default_factory=SearchDrawsConfig)
 
@@ -280,6 +283,7 @@ class ExportConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     draws: ExportDrawsConfig = field(default_factory=ExportDrawsConfig)
     split: str = "test"
@@ -296,6 +300,7 @@ class ExportConfig:
 @dataclass
 class BenchmarkConfig:
     benchmark: BenchmarkSizes = field(default_factory=BenchmarkSizes)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 

@@ -12,16 +12,16 @@ from torch import nn
 from circa_train import user_code
 from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
 from circa_train.data import DataSplits
-from circa_train.files import set_aside
+from circa_train.files import set_aside, shown_path
 from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
-from circa_train.jobs.settings import TrackerConfig, TrainConfig
+from circa_train.jobs.settings import TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn import build_model, with_stochastic_relus
-from circa_train.runs import WandbSettings, build_tracker, config_hash
+from circa_train.runs import config_hash
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
-from circa_train.training.loop import BEST, LAST
+from circa_train.training.loop import BEST, LAST, check_fit
 from circa_train.training.progress import OtherTraining
 
 log = logging.getLogger(__name__)
@@ -32,18 +32,18 @@ def work(job: Job) -> dict[str, Any]:
     config = job.cfg
     plan = build_fault(config.fault)
     settings = build_settings(config)
-    wandb = build_wandb(config.tracker)
     check_model(config.model)
     with join_ranks(config.run.device) as ranks:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
         prepared = prepare(config, plan, device)
-        tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
+        check_fit(settings, prepared.splits, prepared.network, prepared.teacher, ranks)
+        job.begin()
         if not job.resume and not config.run.again and ranks.is_main:
             set_states_aside(job, "they belong to another question, or to a result that is not whole")
 
         def go_on(resume: bool) -> TrainingResult:
             return train(
-                prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker,
+                prepared.network, prepared.splits, settings, folder=job.folder, tracker=job.tracker,
                 resume=resume,
                 teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
                 progress=config.run.progress,
@@ -51,15 +51,13 @@ def work(job: Job) -> dict[str, Any]:
             )  # fmt: skip
 
         try:
-            try:
-                result = go_on(job.resume)
-            except OtherTraining as error:  # raised before anything was taken from that state
-                if ranks.is_main:
-                    set_states_aside(job, str(error))
-                result = go_on(False)
-        finally:
-            tracker.finish()
-    job.log.info("best validation accuracy %.2f%%: %s", 100 * result.best_accuracy, result.best_checkpoint)
+            result = go_on(job.resume)
+        except OtherTraining as error:  # raised before anything was taken from that state
+            if ranks.is_main:
+                set_states_aside(job, str(error))
+            result = go_on(False)
+    best = shown_path(result.best_checkpoint)
+    job.log.info("best validation accuracy %.2f%%: %s", 100 * result.best_accuracy, best)
     return training_record(result, prepared, config)
 
 
@@ -103,17 +101,6 @@ def build_settings(config: TrainConfig) -> TrainingSettings:
         **augment,
     }
     return TrainingSettings(**{**values, "milestones": tuple(config.optim.milestones)})
-
-
-def build_wandb(section: TrackerConfig) -> WandbSettings | None:
-    """Settings of the wandb mirror, or None for JSON lines alone."""
-    if section.name not in ("jsonl", "wandb"):
-        raise ValueError(f"tracker.name = {section.name!r} is not one of jsonl, wandb")
-    if section.name == "jsonl":
-        return None
-    return WandbSettings(
-        section.mode, section.project, section.entity, section.group, None, tuple(section.tags)
-    )
 
 
 def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepared:
@@ -215,8 +202,8 @@ def training_record(result: TrainingResult, prepared: Prepared, config: TrainCon
     return {
         "best_accuracy": result.best_accuracy,
         "epochs": result.epochs,
-        "best_checkpoint": str(result.best_checkpoint),
-        "last_checkpoint": str(result.last_checkpoint),
+        "best_checkpoint": shown_path(result.best_checkpoint),
+        "last_checkpoint": shown_path(result.last_checkpoint),
         "training_seconds": result.seconds,
         "model": prepared.metadata["model"]["name"],
         "data": prepared.splits.name,

@@ -177,6 +177,8 @@ def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[d
     samples = SAMPLED if everything else config.verify.samples
     exported = is_export(config.checkpoint)
     found = (_from_export if exported else _from_checkpoint)(config, samples)
+    if job is not None:
+        job.begin()
     reports = [
         verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples
     ]

@@ -9,7 +9,9 @@ from circa_train.lazy import face
 if TYPE_CHECKING:
     from circa_train.runs.folder import (
         FAILURE,
+        LOG,
         RESULT,
+        STARTED,
         RunFolder,
         config_hash,
         describe_machine,
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DIGEST",
     "FAILURE",
+    "LOG",
     "RESULT",
+    "STARTED",
     "FolderInUse",
     "Row",
     "RunFolder",
@@ -60,7 +64,9 @@ __getattr__, __dir__ = face(
         "DIGEST": "records",
         "FAILURE": "folder",
         "FolderInUse": "lock",
+        "LOG": "folder",
         "RESULT": "folder",
+        "STARTED": "folder",
         "Row": "table",
         "RunFolder": "folder",
         "Tracker": "tracker",

@@ -96,7 +96,7 @@ def search_truncation(
             nothing.
         identity: names network and data; measurements under another identity are not used.
         report: called with a line of text after every decision.
-        progress: show bars on the terminal.
+        progress: show bars on a terminal, and elsewhere log a line now and then.
 
     Raises:
         ValueError: if the network has no stochastic site, the splits are empty, or not even k = 0 is within

@@ -84,7 +84,7 @@ class Judge:
         settings: budget and draws.
         store: measurements so far.
         report: told of every judgement.
-        progress: show bars on the terminal.
+        progress: show bars on a terminal, and elsewhere log a line now and then.
     """
 
     def __init__(

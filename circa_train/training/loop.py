@@ -13,6 +13,7 @@ written, so that the two never speak of different epochs.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -24,8 +25,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from circa_train.bars import bar
 from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_into, save_checkpoint
 from circa_train.data import Augmentation, Batches, DataSplits
 from circa_train.files import file_digest
@@ -39,6 +40,8 @@ from circa_train.training.progress import OtherTraining, Progress, check_identit
 from circa_train.training.settings import TrainingSettings
 from circa_train.training.step import Stepper
 from circa_train.training.validation import Validation, validate
+
+logger = logging.getLogger(__name__)
 
 LAST, BEST, NEXT_BEST = "last.pt", "best.pt", "best.next.pt"
 
@@ -94,7 +97,8 @@ def train(
             is used.
         metadata: for the checkpoints; ``model`` (the arguments of build_model) makes them loadable by
             load_network.
-        progress: bars on or off; None shows them if stderr is a terminal.
+        progress: bars on a terminal, and elsewhere a line now and then; False shows neither. A line for
+            every epoch is logged anyway.
         inputs: digests of what else determines the result, by name, such as the file that the first weights
             are from: a state of other inputs is not resumed.
 
@@ -127,7 +131,7 @@ def train(
         if state.get("metrics_and_seconds") is not None:
             run.tracker.restore(state["metrics_and_seconds"])
         with Interruption() as interruption:
-            run.fit(interruption, hide_bars=None if progress is None else not progress)
+            run.fit(interruption, progress)
         return run.result()
 
 
@@ -147,7 +151,7 @@ class _Run:
         device: torch.device,
         inputs: Mapping[str, str],
     ) -> None:
-        _check_fit(settings, splits, model, teacher, ranks)
+        check_fit(settings, splits, model, teacher, ranks)
         self.model, self.splits, self.settings = model, splits, settings
         self.tracker, self.metadata = tracker, metadata
         self.ranks, self.device = ranks, device
@@ -176,14 +180,14 @@ class _Run:
             drop_last=True,
         )
 
-    def fit(self, interruption: Interruption, hide_bars: bool | None) -> None:
+    def fit(self, interruption: Interruption, bars: bool | None) -> None:
         """All epochs that are left."""
 
         def stop() -> bool:
             return self.ranks.any(interruption.requested, self.device)
 
         while self.progress.epoch < self.settings.epochs:
-            validation = self._validate(stop) if self._train_epoch(stop, hide_bars) else None
+            validation = self._validate(stop) if self._train_epoch(stop, bars) else None
             if validation is not None:
                 self._end_epoch(validation)
             else:
@@ -204,17 +208,15 @@ class _Run:
             for path in (self.best, self.last):
                 self.tracker.checkpoint(path)
 
-    def _train_epoch(self, stop: Callable[[], bool], hide_bars: bool | None) -> bool:
+    def _train_epoch(self, stop: Callable[[], bool], bars: bool | None) -> bool:
         """The rest of the epoch at hand; False if it was stopped after a batch."""
         progress = self.progress
         training_mode(self.model, self.settings)
         batches = self._batches(progress.epoch)
         started = time.perf_counter()
-        with tqdm(
-            total=len(batches), initial=progress.batch, leave=False, unit="batch",
-            desc=f"epoch {progress.epoch + 1}/{self.settings.epochs}",
-            disable=hide_bars if self.ranks.is_main else True,
-        ) as bar:
+        epoch = f"epoch {progress.epoch + 1}/{self.settings.epochs}"
+        shown = bars if self.ranks.is_main else False
+        with bar(len(batches), epoch, "batches", shown=shown, initial=progress.batch) as seen:
             try:
                 for images, labels, place in islice(batches, progress.batch, None):
                     first = place - progress.batch * self.settings.batch_size
@@ -223,8 +225,8 @@ class _Run:
                     progress.step += 1
                     if self.device.type == "cpu" or progress.batch % _STEPS_BETWEEN_READINGS == 0:
                         self._check_finite()
-                        bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
-                    bar.update()
+                        seen.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+                    seen.update()
                     if stop():
                         return False
                 self._check_finite()
@@ -279,6 +281,13 @@ class _Run:
         self.stepper.put_sums(progress)
         if self.ranks.is_main:
             self.tracker.log(metrics | timing | rates, step=progress.step)
+            logger.info(
+                "epoch %d/%d: training loss %.4f, accuracy %.2f%%; validation accuracy %.2f%%%s; %.1f s, "
+                "%.0f images/s",
+                metrics["epoch"], self.settings.epochs, metrics["train_loss"],
+                100 * metrics["train_accuracy"], 100 * validation.accuracy, " (best)" if improved else "",
+                timing["seconds"], timing["images_per_second"],
+            )  # fmt: skip
             if improved:
                 save_checkpoint(self.next_best, self.stepper.evaluated, self._described(metrics))
                 self.best_digest = file_digest(self.next_best)
@@ -389,7 +398,7 @@ class _Run:
         )
 
 
-def _check_fit(
+def check_fit(
     settings: TrainingSettings, splits: DataSplits, model: nn.Module, teacher: nn.Module | None, ranks: Ranks
 ) -> None:
     """ValueError where settings, networks, data and processes do not go together."""
