@@ -1,0 +1,1 @@
+"""Two parties, one network: private inference end to end."""
