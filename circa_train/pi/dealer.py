@@ -156,13 +156,3 @@ def serve_dealer(
         except (ConnectionError, TimeoutError):
             continue
         threading.Thread(target=answer, args=(transport,), daemon=True).start()
-
-
-def own_dealer(network: Network, host: str = "127.0.0.1") -> tuple[int, threading.Thread]:
-    """(port, thread) of a dealer inside this process, for tests and experiments: this party then knows all
-    that the dealer knows.
-    """
-    listener = Listener(host, 0, timeout=3600)
-    thread = threading.Thread(target=serve_dealer, args=(network, listener), daemon=True)
-    thread.start()
-    return listener.address[1], thread
