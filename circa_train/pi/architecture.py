@@ -207,9 +207,7 @@ def _checked(value: dict[str, Any]) -> Architecture:
         raise ArchitectureError(f"there is no output layer {value['output']!r}")
     output = next(layer for layer in layers if layer.name == value["output"])
     first = layers[0].shape
-    mean, std = (
-        [float(v) for v in value["preprocessing"][key]] for key in ("mean", "std")
-    )
+    mean, std = ([float(v) for v in value["preprocessing"][key]] for key in ("mean", "std"))
     if not (len(mean) == len(std) == first[0] and all(map(math.isfinite, mean + std)) and min(std) > 0):
         raise ArchitectureError("preprocessing needs one finite mean and positive std per channel")
     frac_bits = _whole(value["preprocessing"]["frac_bits"], "frac_bits")
@@ -275,8 +273,8 @@ def _check_layers(
     for layer in layers:
         if isinstance(layer, MaxPool):
             raise wrong(
-                layer, "max pooling needs comparisons of its own, which this protocol has not; use average "
-                "pooling"
+                layer,
+                "max pooling needs comparisons of its own, which this protocol has not; use average pooling",
             )
         if isinstance(layer, Input) and layer is not layers[0]:
             raise wrong(layer, "a second input")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from circa_train.pi.server import elements, words_layout
 from circa_train.pi.stores import Stores, Writer
 from circa_train.pi.walk import Trip, Walk
 
+if TYPE_CHECKING:
+    from circa_train.pi.encrypted import EncryptedClient
+
 
 class Client:
     """One connection to a server.
@@ -32,6 +35,7 @@ class Client:
         stores: where preparations wait.
         offline: how linear layers are prepared; as the server does.
         architecture: the one to insist on; None takes the server's.
+        digest: that of the architecture to insist on, if only that is known.
         parameters: digest of the parameters to insist on; None takes any.
         dealer: address of the dealer; None is the server's own, at ``host``.
         host: where the server is.
@@ -48,6 +52,7 @@ class Client:
         *,
         offline: Offline = "dealer",
         architecture: Architecture | None = None,
+        digest: bytes | None = None,
         parameters: bytes | None = None,
         dealer: tuple[str, int] | None = None,
         host: str = "127.0.0.1",
@@ -55,9 +60,8 @@ class Client:
     ) -> None:
         self.line, self._stores, self._timeout = Line(transport), stores, timeout
         try:
-            ours = Greeting(
-                offline, ANY if architecture is None else architecture.digest, parameters or ANY
-            )
+            wanted = digest or (ANY if architecture is None else architecture.digest)
+            ours = Greeting(offline, wanted, parameters or ANY)
             ours.send(self.line)
             self.greeting = Greeting.receive(self.line)
             handshake.check(ours, self.greeting)
@@ -72,6 +76,7 @@ class Client:
         self._dealer = dealer
         self.walk = Walk(architecture)
         self._garbling: ClientGarbling | None = None
+        self._encrypted: EncryptedClient | None = None
         self._prepared = 0
         #: Masks of the last preparation, by layer, if :meth:`prepare` was asked to keep them.
         self.masks: dict[str, Values] = {}
@@ -83,18 +88,22 @@ class Client:
             keep_masks: leaves all masks in :attr:`masks`, for a comparison with the definition.
         """
         line, nonce = self.line, os.urandom(16)
-        line.phase = "setup"
+        line.enter("setup")
         handshake.ask(line, handshake.PREPARE, nonce, images)
         if self._garbling is None:
             self._garbling = ClientGarbling(line, self.architecture.prime)
+            if self.offline == "homomorphic":
+                from circa_train.pi.encrypted import EncryptedClient
+
+                self._encrypted = EncryptedClient(line, self.architecture)
         number = self._garbling.number(nonce)
-        line.phase = "offline"
+        line.enter("offline")
 
         def fill(store: Writer) -> None:
             self._fill(store, number, images, keep_masks)
 
         self._stores.make(number, self.about(images), fill)
-        line.phase = "setup"
+        line.enter("setup")
         line.receive(MessageKind.REQUEST, 1)
         return number
 
@@ -107,22 +116,22 @@ class Client:
         line, images, prime = self.line, len(x), self.architecture.prime
         if x.shape[1:] != self.architecture.input_shape:
             raise ValueError(f"images have the shape {x.shape[1:]}, not {self.architecture.input_shape}")
-        line.phase = "setup"
+        line.enter("setup")
         with self._stores.use(number, self.about(images)) as store:
             secret = store.take_value()
             if handshake.ask(line, handshake.INFER, number, images) != handshake.READY:
                 raise handshake.Refused(
                     f"the server has no unused preparation {number.hex()}: prepare this inference anew"
                 )
-            line.phase = "online"
+            line.enter("online")
             kernel, first = make_kernel(bytes.fromhex(secret["key"])), secret["first"]
             layer = self.architecture.layers[0]
-            line.place = layer.name
+            line.enter("online", layer.name)
             mask = store.take(words_layout("share", elements(layer, images)))["share"].astype(np.int64)
             line.send_elements((x - mask) % prime)
             pieces = pieces_of(self.walk, images)
             for trip in self.walk.trips:
-                line.place = f"trip {trip.number}"
+                line.enter("online", f"trip {trip.number}")
                 answers = []
                 for piece in pieces[trip.number]:
                     kept = store.take(client_layout(piece))
@@ -135,10 +144,10 @@ class Client:
                 first_piece = pieces[trip.number][0].first if answers else 0
                 line.send(MessageKind.ANSWER, whole, first=first_piece)
             output = self.architecture.layer(self.architecture.output)
-            line.place = output.name
+            line.enter("online", output.name)
             own = store.take(words_layout("share", elements(output, images)))["share"].astype(np.int64)
             logits = line.receive_elements(elements(output, images), prime) + own
-            line.place, line.phase = "", "setup"
+            line.enter("setup")
             centred: Values = to_centred(logits, prime)
             return centred
 
@@ -157,7 +166,7 @@ class Client:
     def end(self) -> None:
         """Say goodbye, and close the connection."""
         try:
-            self.line.phase = "setup"
+            self.line.enter("setup")
             handshake.ask(self.line, handshake.END)
         finally:
             self.line.close()
@@ -176,15 +185,18 @@ class Client:
     def _fill(self, store: Writer, number: bytes, images: int, keep_masks: bool) -> None:
         assert self._garbling is not None
         store.put_value({"key": self._garbling.public_key.hex(), "first": self._prepared})
-        if self._dealer is None:
-            raise ValueError("the server has no dealer of its own: say where it is, pi.dealer=host:port")
-        with asking_for_client(
-            self._dealer, number, self.architecture.digest, images, self.architecture.prime, self._timeout
-        ) as (seed, prepare, dealer_line):
-            masks = ClientMasks(self.walk, images, Randomness(seed, "masks"), prepare)
+        if self._encrypted is not None:
+            masks = ClientMasks(self.walk, images, Randomness(None, "masks"), self._encrypted.prepare)
             self._walk(store, masks, images)
-            for key, count in dealer_line.traffic.received.items():
-                self.line.traffic.received[key] += count
+        elif self._dealer is None:
+            raise ValueError("the server has no dealer of its own: say where it is, pi.dealer=host:port")
+        else:
+            with asking_for_client(
+                self._dealer, number, self.architecture.digest, images, self.architecture.prime, self._timeout
+            ) as (seed, prepare, dealer_line):
+                masks = ClientMasks(self.walk, images, Randomness(seed, "masks"), prepare)
+                self._walk(store, masks, images)
+                self.line.traffic.add(dealer_line.traffic)
         if keep_masks:
             self.masks = masks.masks
 
@@ -200,12 +212,11 @@ class Client:
             put(store, masks.input_share)
         put(store, masks.output_share)
         self._prepared += sum(piece.count for trip in pieces.values() for piece in trip)
-        self.line.place = ""
 
     def _trip(self, store: Writer, trip: Trip, groups: list[GroupMasks], pieces: list[Any]) -> None:
         assert self._garbling is not None
         line = self.line
-        line.place = f"trip {trip.number}"
+        line.enter("offline", f"trip {trip.number}")
         of = {id(masks.group): masks for masks in groups}
         asked = []
         for piece in pieces:

@@ -29,6 +29,8 @@ SEED_BYTES = 32
 _REQUEST = struct.Struct("<B3xI16s32s")
 _SERVER, _CLIENT = 1, 2
 
+DEALER_REQUEST_BYTES = _REQUEST.size
+
 #: Images in one preparation; more takes memory that nobody needs at once.
 MAX_IMAGES = 4096
 
@@ -124,7 +126,7 @@ def _request(
     address: tuple[str, int], role: int, number: bytes, digest: bytes, images: int, timeout: float
 ) -> Iterator[tuple[Line, bytes]]:
     line = Line(connect(address, timeout))
-    line.phase = "dealer"
+    line.enter("dealer")
     try:
         line.send(MessageKind.REQUEST, _REQUEST.pack(role, images, number, digest))
         seed = line.receive(MessageKind.SHARES, SEED_BYTES).payload.tobytes()

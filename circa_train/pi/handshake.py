@@ -30,6 +30,8 @@ _GREETING = struct.Struct("<4sIBxHI32s32s16x")
 _REQUEST = struct.Struct("<BxxxI16s8x")
 _MAGIC = b"CTPI"
 
+GREETING_BYTES, REQUEST_BYTES = _GREETING.size, _REQUEST.size
+
 #: What a client may ask for.
 PREPARE, INFER, END, DESCRIBE = 1, 2, 3, 4
 

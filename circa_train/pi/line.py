@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -22,6 +23,11 @@ class Traffic:
     sent: Counter[tuple[str, str]] = field(default_factory=Counter)
     received: Counter[tuple[str, str]] = field(default_factory=Counter)
 
+    def add(self, other: Traffic) -> None:
+        """Add what another one counted."""
+        self.sent.update(other.sent)
+        self.received.update(other.received)
+
     def of(self, phase: str) -> tuple[int, int]:
         """(sent, received) in a phase."""
         return (
@@ -31,7 +37,8 @@ class Traffic:
 
 
 class Line:
-    """One party's end. What it sends and receives counts for the ``phase`` and ``place`` set last.
+    """One party's end. What it sends and receives, and the time that passes, counts for the phase and the
+    place that it entered last.
 
     Raises (all methods):
         ConnectionError, TimeoutError: if the other party goes away, stays silent or announces too much.
@@ -41,7 +48,15 @@ class Line:
     def __init__(self, transport: Transport) -> None:
         self._transport, self._channel = transport, Channel(transport)
         self.traffic = Traffic()
-        self.phase, self.place = "setup", ""
+        #: Seconds by (phase, place).
+        self.seconds: Counter[tuple[str, str]] = Counter()
+        self.phase, self.place, self._since = "setup", "", time.perf_counter()
+
+    def enter(self, phase: str, place: str = "") -> None:
+        """Count for another phase and place from now on."""
+        now = time.perf_counter()
+        self.seconds[self.phase, self.place] += now - self._since
+        self.phase, self.place, self._since = phase, place, now
 
     def send(
         self, kind: MessageKind, payload: Payload | bytes, *, circuit: bytes = bytes(8), first: int = 0,

@@ -13,8 +13,20 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.export.layers import Add, Concat, Conv2d, Gather, Layer, Linear, Pad, Reshape, Scatter
-from circa_train.export.layers import Shift, Slice, SumPool
+from circa_train.export.layers import (
+    Add,
+    Concat,
+    Conv2d,
+    Gather,
+    Layer,
+    Linear,
+    Pad,
+    Reshape,
+    Scatter,
+    Shift,
+    Slice,
+    SumPool,
+)
 from circa_train.field import to_centred
 
 Values = NDArray[np.int64]

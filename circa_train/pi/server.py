@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from circa_train.pi.network import Network
 from circa_train.pi.pieces import CHUNK, ELEMENT_BYTES, pieces_of
 from circa_train.pi.stores import Layout, Stores, Writer
 from circa_train.pi.walk import Shares, Trip, Walk
+
+if TYPE_CHECKING:
+    from circa_train.pi.encrypted import EncryptedServer
 
 
 class Server:
@@ -81,9 +84,10 @@ class Server:
         ours.send(line)
         handshake.check(ours, theirs)
         garbling: ServerGarbling | None = None
+        encrypted: EncryptedServer | None = None
         prepared = 0
         while True:
-            line.phase = "setup"
+            line.enter("setup")
             what, number, images = handshake.asked(line)
             if what == handshake.END:
                 handshake.reply(line, handshake.READY)
@@ -95,11 +99,14 @@ class Server:
                 handshake.reply(line, handshake.READY)
                 if garbling is None:
                     garbling = ServerGarbling(line, self.network.architecture.prime)
-                line.phase = "offline"
-                preparation = _Preparation(self, line, garbling, garbling.number(number), images, prepared)
+                    encrypted = self._encrypted(line)
+                line.enter("offline")
+                preparation = _Preparation(
+                    self, line, garbling, encrypted, garbling.number(number), images, prepared
+                )
                 self.stores.make(preparation.number, self.about(images), preparation.fill)
                 prepared += preparation.instances
-                line.phase = "setup"
+                line.enter("setup")
                 handshake.reply(line, handshake.READY)
                 report(f"prepared {images} images as {preparation.number.hex()}")
             elif what == handshake.INFER and 0 < images <= MAX_IMAGES:
@@ -107,6 +114,13 @@ class Server:
                 report(f"inferred {images} images of {number.hex()}")
             else:
                 raise ValueError(f"the client asked for {what} with {images} images, which is nothing")
+
+    def _encrypted(self, line: Line) -> EncryptedServer | None:
+        if self.offline != "homomorphic":
+            return None
+        from circa_train.pi.encrypted import EncryptedServer
+
+        return EncryptedServer(line, self.network)
 
     def about(self, images: int) -> dict[str, Any]:
         """What a store belongs to."""
@@ -124,7 +138,7 @@ class Server:
             with self.stores.use(number, self.about(images)) as store:
                 secret = store.take_value()
                 handshake.reply(line, handshake.READY)
-                line.phase = "online"
+                line.enter("online")
                 _Inference(self, line, store, secret, images).run()
         except ValueError:
             if line.phase == "setup":
@@ -149,6 +163,7 @@ class _Preparation:
     server: Server
     line: Line
     garbling: ServerGarbling
+    encrypted: EncryptedServer | None
     number: bytes
     images: int
     first: int
@@ -163,11 +178,11 @@ class _Preparation:
         pieces = pieces_of(server.walk, self.images)
         for step in server.walk.steps:
             if isinstance(step, (Conv2d, Linear)):
-                line.place = step.name
+                line.enter("offline", step.name)
                 value = part(step)
                 store.put(words_layout("part", value.shape), {"part": value})
             elif isinstance(step, Trip):
-                line.place = f"trip {step.number}"
+                line.enter("offline", f"trip {step.number}")
                 asked = []
                 for piece in pieces[step.number]:
                     matrix = line.receive(
@@ -186,10 +201,11 @@ class _Preparation:
                         line.send(MessageKind.OT_EXTENSION, reverse.payload, **about)  # type: ignore[arg-type]
                     store.put(server_layout(piece), kept)
                     self.instances += piece.count
-        line.place = ""
 
     def _linear(self) -> Callable[[Layer], Values]:
-        server = self.server
+        server, encrypted = self.server, self.encrypted
+        if encrypted is not None:
+            return lambda layer: encrypted.part(layer, self.images)
         assert server.dealer is not None
         digest, prime = server.network.architecture.digest, server.network.architecture.prime
         seed = ask_for_server(server.dealer, self.number, digest, self.images, server.timeout)
@@ -212,18 +228,18 @@ class _Inference:
         shares = Shares(self._server.walk, self._images)
         for step in self._server.walk.steps:
             if isinstance(step, Trip):
-                line.place = f"trip {step.number}"
+                line.enter("online", f"trip {step.number}")
                 shares.finish(step, self._trip(step, shares))
             elif isinstance(step, Input):
-                line.place = step.name
+                line.enter("online", step.name)
                 shares.values[step.name] = line.receive_elements(elements(step, self._images), self._prime)
             elif isinstance(step, (Conv2d, Linear)):
                 shares.values[step.name] = self._linear(step, shares.source(step))
             else:
                 shares.step(step)
-        line.place = architecture.output
+        line.enter("online", architecture.output)
         line.send_elements(shares.values[architecture.output])
-        line.place = ""
+        line.enter("setup")
 
     def _linear(self, layer: Layer, share: Values) -> Values:
         server, shape = self._server, elements(layer, self._images)

@@ -117,9 +117,7 @@ class Reader:
         if not 0 <= length <= largest + 4096:
             raise StoreError(f"record {self._records} of a store is cut off or damaged")
         try:
-            message = Message.from_bytes(
-                self._file.read(length), session=self._number, number=self._records
-            )
+            message = Message.from_bytes(self._file.read(length), session=self._number, number=self._records)
         except ValueError as error:
             raise StoreError(f"record {self._records} of a store is damaged: {error}") from error
         self._records += 1

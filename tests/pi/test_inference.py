@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from circa_train.pi.accounting import connection_bytes, offline_bytes, online_bytes
 from circa_train.pi.clear import logits_under
 from circa_train.pi.session import infer_in_memory, together
+from circa_train.pi.walk import Walk
 
 NAMES = ("projection", "padded", "mixed", "reduced", "chain", "exact")
 
@@ -19,7 +21,8 @@ NAMES = ("projection", "padded", "mixed", "reduced", "chain", "exact")
 def test_the_logits_are_those_of_the_definition(name, networks, inputs):
     outcome = infer_in_memory(networks(name), inputs(name))
     assert np.array_equal(outcome.logits, outcome.expected)
-    assert outcome.client.sent and sum(outcome.client.sent.values()) == sum(outcome.server.received.values())
+    assert outcome.client.sent
+    assert sum(outcome.client.sent.values()) == sum(outcome.server.received.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,3 +88,24 @@ def test_nothing_of_it_imports_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_traffic_is_the_accounting_to_the_byte(name, networks, inputs):
+    network, x = networks(name), inputs(name)
+    walk = Walk(network.architecture)
+
+    def converse(client):
+        for images in (2, 1):
+            client.infer(client.prepare(images), x[:images])
+        return client.line.traffic
+
+    found, server = together(network, converse)
+    expected = connection_bytes(walk, described=True, preparations=2, inferences=2)
+    for images in (2, 1):
+        for part in (offline_bytes(walk, images), online_bytes(walk, images)):
+            expected.add(part)
+    assert dict(found.sent) == dict(expected.sent)
+    assert dict(found.received) == dict(expected.received)
+    for phase in ("setup", "offline", "online"):
+        assert server.of(phase) == found.of(phase)[::-1]

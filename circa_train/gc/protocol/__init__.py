@@ -27,18 +27,26 @@ if TYPE_CHECKING:
         take_product,
     )
     from circa_train.gc.protocol.local import run_locally
-    from circa_train.gc.protocol.messages import Due, Message, MessageKind
+    from circa_train.gc.protocol.messages import Due, Message, MessageKind, overhead
     from circa_train.gc.protocol.ot import COLUMNS, TRANSFER_BYTES, EvaluatorTransfer, GarblerTransfer
     from circa_train.gc.protocol.parties import DEFAULT_CHUNK, Party, client, run_party, server
     from circa_train.gc.protocol.rescaling import Rescaling
     from circa_train.gc.protocol.session import Outcome, rescale_in_memory, run_in_memory, run_over_loopback
-    from circa_train.gc.protocol.transport import DEFAULT_TIMEOUT, Listener, Transport, connect, memory_pair
+    from circa_train.gc.protocol.transport import (
+        DEFAULT_TIMEOUT,
+        FRAME_BYTES,
+        Listener,
+        Transport,
+        connect,
+        memory_pair,
+    )
 
 __all__ = [
     "AND_BYTES",
     "COLUMNS",
     "DEFAULT_CHUNK",
     "DEFAULT_TIMEOUT",
+    "FRAME_BYTES",
     "OPENING_BYTES",
     "OUTPUT_BYTES",
     "POINT_BYTES",
@@ -68,6 +76,7 @@ __all__ = [
     "client",
     "connect",
     "memory_pair",
+    "overhead",
     "own_part",
     "pads",
     "rescale_in_memory",
@@ -85,6 +94,7 @@ _HOMES = {
     "COLUMNS": "ot",
     "DEFAULT_CHUNK": "parties",
     "DEFAULT_TIMEOUT": "transport",
+    "FRAME_BYTES": "transport",
     "OPENING_BYTES": "beaver",
     "OUTPUT_BYTES": "garbling",
     "POINT_BYTES": "base_ot",
@@ -114,6 +124,7 @@ _HOMES = {
     "client": "parties",
     "connect": "transport",
     "memory_pair": "transport",
+    "overhead": "messages",
     "own_part": "gating",
     "pads": "gating",
     "rescale_in_memory": "session",
