@@ -19,7 +19,7 @@ ORDER = (
     "lazy", "bars", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling",
     "fault", "gc", "kernels",
     "nn", "data", "checkpoint", "runs", "tracking", "training", "evaluation", "diagnosis", "cost", "verify",
-    "export", "search", "plots", "benchmark", "testing", "jobs", "config",
+    "export", "search", "plots", "pi", "benchmark", "testing", "jobs", "config",
 )  # fmt: skip
 
 #: Independence is what makes agreement evidence: these import less than their place allows.
@@ -32,6 +32,7 @@ ONLY: dict[str, set[str]] = {
     "nn": {"field", "files", "fixed_point", "lazy", "rescaling", "fault", "kernels", "tricks", "user_code"},
     "data": {"bars", "files", "lazy", "philox", "user_code"},
     "cost": {"field", "fault", "gc", "text"},
+    "pi": {"export", "field", "files", "gc", "lazy", "rescaling"},
 }
 
 #: What Hydra's room may look at: jobs, records and folders, and the faces of what it makes schemas of.

@@ -16,11 +16,12 @@ from circa_train.config.registration import register
 
 #: Overrides whose values are paths.
 PATH_KEYS = (
-    "checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root", "model.name", "data.name"
+    "checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root", "model.name", "data.name",
+    "export", "images", "compare", "pi.stores", "tls.certificate", "tls.key", "tls.authority",
 )  # fmt: skip
 
 #: Of these, those of which a pattern may name several: a sweep over checkpoints, a table of several folders.
-_PATTERN_KEYS = ("checkpoint", "runs")
+_PATTERN_KEYS = ("checkpoint", "runs", "export", "compare")
 
 #: What Hydra's grammar takes without quotes, beside an interpolation.
 _PLAIN = re.compile(r"[\w./%@+-]+", re.ASCII)

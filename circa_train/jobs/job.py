@@ -31,7 +31,7 @@ from circa_train.jobs.tracked import of_job, tell, wandb_settings
 from circa_train.runs import RunFolder, Tracker, WandbSettings, build_tracker, flatten, owned
 
 #: Jobs that own a folder; each is a module here.
-KINDS = ("train", "evaluate", "verify", "search", "export", "benchmark")
+KINDS = ("train", "evaluate", "verify", "search", "export", "benchmark", "infer")
 
 #: What a kind of job makes beside its result, by path in its folder: a result whose files are gone or changed
 #: does not count.
@@ -199,7 +199,12 @@ def refuse_missing(config: Any) -> None:
     """ValueError naming what has to be given and was not."""
     missing = [key for key, value in flatten(config).items() if value == MISSING]
     if missing:
-        hints = {"checkpoint": "checkpoint=runs/train/<run>/best.pt", "runs": "runs=runs/sweeps/truncation"}
+        hints = {
+            "checkpoint": "checkpoint=runs/train/<run>/best.pt",
+            "runs": "runs=runs/sweeps/truncation",
+            "export": "export=runs/export/<run>/export",
+            "images": "images=pictures/cat.png",
+        }
         asked = "; ".join(f"{key} is missing, give e.g. {hints.get(key, f'{key}=...')}" for key in missing)
         raise ValueError(asked)
 
@@ -212,11 +217,11 @@ def check_seeds(config: Any) -> None:
 
 
 def _prepare_process(threads: int | None, keep_memory: bool) -> None:
-    import torch
-
-    from circa_train import kernels
-
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
     if keep_memory:
+        from circa_train import kernels
+
         kernels.keep_memory()

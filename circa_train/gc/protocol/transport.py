@@ -23,6 +23,9 @@ from typing import Protocol
 
 _FRAME = struct.Struct("<Q")
 
+#: Bytes in front of a message on the line.
+FRAME_BYTES = _FRAME.size
+
 #: No chunk of a layer comes near this; a longer frame is noise or another protocol.
 MAX_MESSAGE_BYTES = 1 << 31
 
