@@ -31,7 +31,13 @@ from circa_train.fault import expected_faults, observed_faults
 from circa_train.files import file_digest
 from circa_train.jobs.build import build_device, build_splits
 from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
-from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, refuse_rescale_bits
+from circa_train.jobs.faults import (
+    FROM_CHECKPOINT,
+    build_fault,
+    check_fault,
+    refuse_rescale_bits,
+    single_frac_bits,
+)
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
@@ -95,14 +101,14 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     )
     splits, metadata = source.splits, source.checkpoint.metadata
     plan = build_fault(config.fault, metadata, config.run.trust_code)
-    recorded = metadata.get("frac_bits")
+    frac_bits = single_frac_bits(metadata.get("frac_bits") if plan.frac_bits is None else plan.frac_bits)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
         conversion = to_integers(
             source.network,
             plan.faults,
             _batches(_spread(splits.train, config.calibration_images), splits, config.batch_size),
-            frac_bits=plan.frac_bits if plan.frac_bits is not None or recorded is None else int(recorded),
+            frac_bits=frac_bits,
             weight_frac_bits=config.weight_frac_bits,
             value_bits=config.value_bits,
             headroom_bits=config.fault.headroom_bits,
@@ -186,7 +192,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     own = {"sites": {name: spec.to_dict() for name, spec in network.specs.items()}}
     plan = build_fault(config.fault, {"fault": own})
     frac_bits = network.plan.format.accumulator_frac_bits
-    if plan.frac_bits not in (None, frac_bits):
+    if single_frac_bits(plan.frac_bits) not in (None, frac_bits):
         raise ValueError(
             f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it "
             "anew"

@@ -13,11 +13,17 @@ import yaml
 
 from circa_train import user_code
 from circa_train.fault import SignTest, sign_test_from_dict
+from circa_train.field import as_int
+from circa_train.fixed_point import FracBits, frac_bits_text
 from circa_train.jobs.mirror import MISSING
 from circa_train.jobs.settings import COMMON, FaultConfig
+from circa_train.nn import frac_bits_by_site
 
 #: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
 FROM_CHECKPOINT = "checkpoint"
+
+#: ``fault.frac_bits`` that are found by calibration: one number for all.
+AUTO = "auto"
 
 Faults = SignTest | dict[str, SignTest]
 
@@ -28,12 +34,12 @@ class FaultPlan:
 
     Attributes:
         faults: one spec for all sites, or one per site.
-        frac_bits: fraction bits, or None for "auto".
+        frac_bits: fraction bits: of all sites, or by site a number or one per channel; None for "auto".
         description: what results record: the spec's dict, or ``{"sites": {name: dict}}``.
     """
 
     faults: Faults
-    frac_bits: int | None
+    frac_bits: int | dict[str, FracBits] | None
     description: dict[str, Any]
 
     @property
@@ -74,7 +80,7 @@ def build_fault(
     Raises:
         ValueError: a value outside its range (k for the prime, rate, bit window, frac_bits), or a fault file
             that is not one.
-        FileNotFoundError: if ``fault.path`` does not exist.
+        FileNotFoundError: if ``fault.path``, or a file of fraction bits, does not exist.
     """
     if section.overflow not in ("raise", "wrap", "saturate"):
         raise ValueError(f"fault.overflow = {section.overflow!r} is not one of raise, wrap, saturate")
@@ -82,12 +88,7 @@ def build_fault(
         raise ValueError(
             f"fault.rescale_bits = {section.rescale_bits} is outside [0, 28]; 0 rescales nothing"
         )
-    frac_bits = section.frac_bits
-    if isinstance(frac_bits, str) and frac_bits != "auto":
-        raise ValueError(f"fault.frac_bits = {frac_bits!r} is neither a number of bits nor auto")
-    chosen = None if isinstance(frac_bits, str) else frac_bits
-    if chosen is not None and not 0 <= chosen <= 30:
-        raise ValueError(f"fault.frac_bits = {chosen} is outside [0, 30]")
+    chosen = _frac_bits(section.frac_bits)
     fields = {key: value for key, value in asdict(section).items() if key not in COMMON}
     if section.kind == FROM_CHECKPOINT:
         trained = (metadata or {}).get("fault")
@@ -108,6 +109,39 @@ def build_fault(
     sites, stored_bits = read_fault_file(fields["path"])
     description = {"sites": {name: spec.to_dict() for name, spec in sites.items()}}
     return FaultPlan(sites, stored_bits if chosen is None else chosen, description)
+
+
+def _frac_bits(given: int | str) -> int | dict[str, FracBits] | None:
+    """``fault.frac_bits``: a number, those of a file, or None for ``auto``."""
+    if given == AUTO:
+        return None
+    if isinstance(given, int):
+        if not 0 <= given <= 30:
+            raise ValueError(f"fault.frac_bits = {given} is outside [0, 30]")
+        return given
+    if not Path(given).is_file():
+        raise FileNotFoundError(
+            f"fault.frac_bits = {given!r} is neither a number of bits, nor {AUTO}, nor a file that exists (YAML "
+            "or JSON with 'frac_bits': a number, or {site: a number, or a list of one per channel})"
+        )
+    content = _read_file(Path(given), "fault.frac_bits")
+    found = _stored_frac_bits(content, given)
+    if found is None:
+        raise ValueError(f"{given} (fault.frac_bits) has no 'frac_bits'")
+    return found
+
+
+def single_frac_bits(frac_bits: int | Mapping[str, Any] | None) -> int | None:
+    """The one number of fraction bits that an integer network has. ValueError where channels or sites have
+    their own.
+    """
+    if frac_bits is None or isinstance(frac_bits, int):
+        return frac_bits
+    raise ValueError(
+        f"fraction bits that differ by site or channel ({frac_bits_text(frac_bits)}) cannot be exported: an "
+        "integer network has one scale for all of a layer's values. Absorb them into the weights first "
+        "(equalize), or export at one number, for example fault.frac_bits=20"
+    )
 
 
 def _know(metadata: Mapping[str, Any], trust_code: bool) -> None:
@@ -146,9 +180,9 @@ def _own_fields(fields: dict[str, Any]) -> dict[str, Any]:
     return {"kind": test.kind, **{key: value for key, value in fields.items() if value != MISSING}}
 
 
-def read_fault_file(path: str | Path) -> tuple[dict[str, SignTest], int | None]:
+def read_fault_file(path: str | Path) -> tuple[dict[str, SignTest], int | dict[str, FracBits] | None]:
     """Specs by site, and the fraction bits they were chosen for, from YAML or JSON ``{"sites": {name: spec},
-    "frac_bits": n}``.
+    "frac_bits": n}``; n may be ``{name: a number, or a list of one per channel}``.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -157,15 +191,8 @@ def read_fault_file(path: str | Path) -> tuple[dict[str, SignTest], int | None]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no fault file {path} (fault.path); scripts/search.py writes one")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"fault file {path} is neither YAML nor JSON: {error}") from error
-    if (
-        not isinstance(content, Mapping)
-        or not isinstance(content.get("sites"), Mapping)
-        or not content["sites"]
-    ):
+    content = _read_file(path, "fault.path")
+    if not isinstance(content.get("sites"), Mapping) or not content["sites"]:
         raise ValueError(
             f"fault file {path} has no 'sites', which map site names to specs: "
             f"{{kind: truncated_sign, k: 12}}"
@@ -176,4 +203,24 @@ def read_fault_file(path: str | Path) -> tuple[dict[str, SignTest], int | None]:
             sites[str(name)] = sign_test_from_dict(description)
         except (ValueError, TypeError) as error:
             raise type(error)(f"fault file {path}, site {name}: {error}") from error
-    return sites, content.get("frac_bits")
+    return sites, _stored_frac_bits(content, str(path))
+
+
+def _read_file(path: Path, key: str) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"fault file {path} ({key}) is neither YAML nor JSON: {error}") from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def _stored_frac_bits(content: Mapping[str, Any], path: str) -> int | dict[str, FracBits] | None:
+    stored = content.get("frac_bits")
+    if stored is None:
+        return None
+    try:
+        if isinstance(stored, Mapping):
+            return frac_bits_by_site({str(name): bits for name, bits in stored.items()}, map(str, stored))
+        return as_int("frac_bits", stored)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"fault file {path}: {error}") from error

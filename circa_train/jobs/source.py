@@ -66,7 +66,7 @@ class Source:
         images: ImageSet = getattr(self.splits, split)
         return images
 
-    def frac_bits(self, section: FaultConfig, plan: FaultPlan) -> int:
+    def frac_bits(self, section: FaultConfig, plan: FaultPlan) -> int | dict[str, Any]:
         """Fraction bits by the rule of ``FaultConfig``: as given, else the checkpoint's, else fitted on
         training images.
         """
@@ -74,7 +74,7 @@ class Source:
             return plan.frac_bits
         recorded = self.checkpoint.metadata.get("frac_bits")
         if recorded is not None:
-            return int(recorded)
+            return dict(recorded) if isinstance(recorded, Mapping) else int(recorded)
         key = (plan.prime, section.headroom_bits)
         if key not in self._fitted:
             self._fitted[key] = calibrated_frac_bits(self.network, self.splits, *key)

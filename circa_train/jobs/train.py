@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -200,14 +201,14 @@ def _described(config: TrainConfig) -> dict[str, Any]:
     return metadata
 
 
-def _start_from(path: str, network: nn.Module) -> int | None:
+def _start_from(path: str, network: nn.Module) -> int | dict[str, Any] | None:
     """Load the weights of our own or a foreign file; the fraction bits it was trained with, if it says so."""
     load_state_into(network, load_foreign_state(path), source=path)
     try:
         recorded = load_checkpoint(path).metadata.get("frac_bits")
     except ValueError:  # a foreign file says nothing of fraction bits
         return None
-    return None if recorded is None else int(recorded)
+    return dict(recorded) if isinstance(recorded, Mapping) else recorded
 
 
 def training_record(result: TrainingResult, prepared: Prepared, config: TrainConfig) -> dict[str, Any]:
