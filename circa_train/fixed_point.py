@@ -2,8 +2,8 @@
 
 The scale is a power of two and the arithmetic is float64, so the only rounding is the stated one, for every
 float16, bfloat16, float32 and float64 input. Channels (entries of dimension 1) may differ in their fraction
-bits: relu(c z) = c relu(z), so each may use the field as its own values need it. A value beyond (p-1)/2 has no centred
-representative: that is an *overflow*, and what becomes of it is the caller's explicit policy:
+bits: relu(c z) = c relu(z), so each may use the field as its own values need it. A value beyond (p-1)/2 has
+no centred representative: that is an *overflow*, and what becomes of it is the caller's explicit policy:
 
 - ``raise``: :class:`FixedPointOverflow`, naming the range and the largest frac_bits that would have fitted;
 - ``wrap``: reduce modulo p, which is what the protocol would compute;
@@ -34,19 +34,20 @@ class FixedPointOverflow(ValueError):
     """A value does not fit into the field at the chosen number of fraction bits."""
 
 
-def check_frac_bits(frac_bits: int | Sequence[int]) -> FracBits:
-    """Return ``frac_bits`` if it is an integer in [0, 62], or a list of them (one per channel) as a tuple;
-    TypeError or ValueError otherwise.
+def check_site_frac_bits(frac_bits: int | Sequence[int]) -> FracBits:
+    """Return ``frac_bits`` of a site if it is an integer in [0, 62], or a list of them (one per channel) as a
+    tuple; TypeError or ValueError otherwise.
     """
     if not isinstance(frac_bits, (list, tuple)):
-        return _check_one(frac_bits)
+        return check_frac_bits(frac_bits, "an int (or a list of ints, one per channel)")  # type: ignore[arg-type]
     if not frac_bits:
         raise ValueError("frac_bits = () names no channel; give one number per channel, or one int for all")
-    return tuple(map(_check_one, frac_bits))
+    return tuple(map(check_frac_bits, frac_bits))
 
 
-def _check_one(frac_bits: object) -> int:
-    number = as_int("frac_bits", frac_bits, "an int (or a list of ints, one per channel)")
+def check_frac_bits(frac_bits: int, article: str = "an int") -> int:
+    """Return ``frac_bits`` if it is an integer in [0, 62]; TypeError or ValueError otherwise."""
+    number = as_int("frac_bits", frac_bits, article)
     if not 0 <= number <= MAX_FRAC_BITS:
         raise ValueError(
             f"frac_bits = {number} is outside [0, {MAX_FRAC_BITS}]; 12 to 20 is usual for a 31-bit prime"

@@ -35,6 +35,7 @@ from circa_train.jobs.faults import (
     FROM_CHECKPOINT,
     build_fault,
     check_fault,
+    headroom_bits,
     refuse_rescale_bits,
     single_frac_bits,
 )
@@ -101,7 +102,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     )
     splits, metadata = source.splits, source.checkpoint.metadata
     plan = build_fault(config.fault, metadata, config.run.trust_code)
-    frac_bits = single_frac_bits(metadata.get("frac_bits") if plan.frac_bits is None else plan.frac_bits)
+    frac_bits = single_frac_bits(plan, metadata.get("frac_bits"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
         conversion = to_integers(
@@ -111,7 +112,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
             frac_bits=frac_bits,
             weight_frac_bits=config.weight_frac_bits,
             value_bits=config.value_bits,
-            headroom_bits=config.fault.headroom_bits,
+            headroom_bits=headroom_bits(config.fault),
             seed=config.fault.seed,
             rescaling=config.rescaling,
             overflow=config.fault.overflow,
@@ -192,7 +193,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     own = {"sites": {name: spec.to_dict() for name, spec in network.specs.items()}}
     plan = build_fault(config.fault, {"fault": own})
     frac_bits = network.plan.format.accumulator_frac_bits
-    if single_frac_bits(plan.frac_bits) not in (None, frac_bits):
+    if single_frac_bits(plan) not in (None, frac_bits):
         raise ValueError(
             f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it "
             "anew"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from circa_train.nn.module_tree import module_at, put_module
     from circa_train.nn.observation import expect, observe
     from circa_train.nn.rescaled import RescaledReLU
+    from circa_train.nn.scales import fit_scales
     from circa_train.nn.sites import relu_sites
     from circa_train.nn.tracing.in_place import redirect_in_place
     from circa_train.nn.tracing.relu_calls import relu_calls
@@ -49,6 +50,7 @@ __all__ = [
     "fault_buffer_names",
     "faulty_relus",
     "fit_frac_bits",
+    "fit_scales",
     "frac_bits_by_site",
     "load_draw_state",
     "module_at",
@@ -86,6 +88,7 @@ __getattr__, __dir__ = face(
         "fault_buffer_names": "control",
         "faulty_relus": "control",
         "fit_frac_bits": "calibration",
+        "fit_scales": "scales",
         "frac_bits_by_site": "control",
         "load_draw_state": "control",
         "module_at": "module_tree",

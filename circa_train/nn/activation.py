@@ -21,7 +21,7 @@ from circa_train.fault.masks import MAX_DRAWS
 from circa_train.fixed_point import (
     FixedPointOverflow,
     FracBits,
-    check_frac_bits,
+    check_site_frac_bits,
     frac_bits_text,
     range_text,
 )
@@ -50,7 +50,7 @@ class StochasticReLU(nn.Module):
     Args:
         spec: the sign test. ``NoFault()`` is bitwise ``nn.ReLU``, forward and backward.
         frac_bits: fraction bits at which the sign test sees the activation: of all channels, or one number
-            per channel (dimension 1 of the activation). Only the gate depends on them: what is passed on is z.
+            per channel (dimension 1 of the activation). Only the gate depends on them, y is z itself or 0.
         seed: seed of the masks, in [0, 2^64).
         site: index of this site in its network, in [0, 2^16): sites with the same seed draw different masks.
         overflow: ``raise``, ``wrap`` or ``saturate``, see :mod:`circa_train.fixed_point`.
@@ -93,7 +93,7 @@ class StochasticReLU(nn.Module):
     ) -> None:
         super().__init__()
         self.backend = check_backend(backend)
-        self.settings = SiteSettings(spec, check_frac_bits(frac_bits), seed, site, overflow)
+        self.settings = SiteSettings(spec, check_site_frac_bits(frac_bits), seed, site, overflow)
         self.name = name
         self.faults_enabled = True
         self.observer: Any = None
@@ -134,7 +134,7 @@ class StochasticReLU(nn.Module):
 
     def set_frac_bits(self, frac_bits: int | Sequence[int]) -> None:
         """Let the sign test see the activation at other fraction bits; spec and masks' address stay."""
-        self.settings = replace(self.settings, frac_bits=check_frac_bits(frac_bits))
+        self.settings = replace(self.settings, frac_bits=check_site_frac_bits(frac_bits))
 
     def set_draw(self, draw: int, first_image: int = 0) -> None:
         """Choose the next draw, and which image of the whole batch comes first in the next input."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from circa_train.fault import NoFault, SignTest
-from circa_train.fixed_point import FracBits, check_frac_bits
+from circa_train.fixed_point import FracBits, check_site_frac_bits
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.module_tree import kept_modes
 
@@ -72,7 +72,7 @@ def frac_bits_by_site(
     """
     sites = list(sites)
     if not isinstance(frac_bits, Mapping):
-        return dict.fromkeys(sites, check_frac_bits(frac_bits))
+        return dict.fromkeys(sites, check_site_frac_bits(frac_bits))
     unknown, missing = sorted(set(frac_bits) - set(sites)), [name for name in sites if name not in frac_bits]
     if unknown or missing:
         wrong = f"no ReLU site is called {', '.join(unknown)}" if unknown else f"{', '.join(missing)} missing"
@@ -80,7 +80,7 @@ def frac_bits_by_site(
     found = {}
     for name in sites:
         try:
-            found[name] = check_frac_bits(frac_bits[name])
+            found[name] = check_site_frac_bits(frac_bits[name])
         except (ValueError, TypeError) as error:
             raise type(error)(f"site {name}: {error}") from error
     return found
