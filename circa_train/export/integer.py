@@ -46,7 +46,7 @@ from circa_train.export.rearrange import rearrange
 from circa_train.export.shares import MOVES, masked_layers
 from circa_train.fault import SignTest, TruncatedSign, draw_sign
 from circa_train.field import largest_centred, to_centred
-from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
+from circa_train.fixed_point import FixedPointOverflow, from_fixed, scale_like, to_fixed
 from circa_train.kernels import uniform_masks
 from circa_train.nn import StochasticReLU, module_at, put_module, specs_by_site
 from circa_train.rescaling import (
@@ -116,7 +116,7 @@ class IntegerReLU(StochasticReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         real = from_fixed(x, self.frac_bits, torch.float64)
-        return (super().forward(real) * 2.0**self.frac_bits).long()
+        return (super().forward(real) * scale_like(self.frac_bits, x)).long()
 
 
 class IntegerNetwork(nn.Module):

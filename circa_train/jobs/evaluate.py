@@ -10,6 +10,7 @@ from torch import nn
 from circa_train.data import Batches
 from circa_train.evaluation import FIRST_DRAW, evaluate
 from circa_train.export import is_export
+from circa_train.fixed_point import frac_bits_text
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
 from circa_train.jobs.export import export_evaluation
@@ -41,9 +42,10 @@ def work(job: Job) -> dict[str, Any]:
     record = evaluation_record(source, plan, config)
     accuracy = record["accuracy"]
     job.log.info(
-        "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %d fraction bits",
+        "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %s fraction bits",
         job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
-        len(accuracy["draws"]), 100 * record["baseline_accuracy"], record["frac_bits"],
+        len(accuracy["draws"]), 100 * record["baseline_accuracy"],
+        frac_bits_text(record["frac_bits"]),
     )  # fmt: skip
     return record
 

@@ -36,8 +36,10 @@ from circa_train.jobs.faults import (
     FROM_CHECKPOINT,
     build_fault,
     check_fault,
+    headroom_bits,
     refuse_counts,
     refuse_rescale_bits,
+    single_frac_bits,
 )
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
@@ -106,17 +108,17 @@ def export_record(
     )
     splits, metadata = source.splits, source.checkpoint.metadata
     plan = build_fault(config.fault, metadata, config.run.trust_code)
-    recorded = metadata.get("frac_bits")
+    frac_bits = single_frac_bits(plan, metadata.get("frac_bits"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
         conversion = to_integers(
             source.network,
             plan.faults,
             _batches(_spread(splits.train, config.calibration_images), splits, config.batch_size),
-            frac_bits=plan.frac_bits if plan.frac_bits is not None or recorded is None else int(recorded),
+            frac_bits=frac_bits,
             weight_frac_bits=config.weight_frac_bits,
             value_bits=config.value_bits,
-            headroom_bits=config.fault.headroom_bits,
+            headroom_bits=headroom_bits(config.fault),
             seed=config.fault.seed,
             rescaling=config.rescaling,
             overflow=config.fault.overflow,
@@ -201,7 +203,7 @@ def export_evaluation(
     own = {"sites": {name: spec.to_dict() for name, spec in network.specs.items()}}
     plan = build_fault(config.fault, {"fault": own})
     frac_bits = network.plan.format.accumulator_frac_bits
-    if plan.frac_bits not in (None, frac_bits):
+    if single_frac_bits(plan) not in (None, frac_bits):
         raise ValueError(
             f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it "
             "anew"

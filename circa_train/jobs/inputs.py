@@ -17,7 +17,7 @@ from circa_train.files import file_digest, read_json
 from circa_train.runs import flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
-INPUT_KEYS = ("checkpoint", "teacher", "fault.path")
+INPUT_KEYS = ("checkpoint", "teacher", "fault.path", "fault.frac_bits")
 
 #: Keys that may name code of the user's own, whose source file enters the result.
 CODE_KEYS = ("model.name", "data.name")
@@ -33,7 +33,8 @@ def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
         code["fault.path"] = values.get("fault.path")
     if values.get("run.trust_code"):
         code |= _named_by(str(values.get("checkpoint")))
-    paths = {key: Path(str(values[key])) for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
+    named = {key: values[key] for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
+    paths = {key: Path(value) for key, value in named.items() if isinstance(value, str)}
     digests = {key: _digest(str(path), *_stamp(path)) for key, path in paths.items() if path.exists()}
     sources = {
         key: user_code.source_digest(str(name)) for key, name in code.items() if name not in (None, "???")

@@ -59,13 +59,15 @@ class FaultConfig:
     """What every sign test needs beside its own parameters.
 
     ``frac_bits: auto`` takes the checkpoint's own value if it was trained with faults, and otherwise fits one
-    on training images, ``headroom_bits`` below the largest that does not overflow. ``rescale_bits`` of them
+    on training images, ``headroom_bits`` below the largest that does not overflow. ``per_channel`` chooses
+    those of every channel by the exact law. Else a number, or a file that says them by site. ``headroom_bits:
+    null`` is 5 for one number for all, and 2 per channel. ``rescale_bits`` of them
     are dropped behind every ReLU, rounded as two parties do it: 0 for none.
     """
 
     kind: str = MISSING
     frac_bits: int | str = "auto"
-    headroom_bits: int = 5
+    headroom_bits: int | None = None
     rescale_bits: int = 0
     seed: int = 0
     overflow: str = "raise"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -14,7 +15,13 @@ from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_net
 from circa_train.data import DataSplits
 from circa_train.files import set_aside, shown_path
 from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
-from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault, refuse_rescale_bits
+from circa_train.jobs.faults import (
+    FROM_CHECKPOINT,
+    FaultPlan,
+    build_fault,
+    headroom_bits,
+    refuse_rescale_bits,
+)
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
@@ -127,9 +134,9 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     if plan.exact:
         refuse_rescale_bits(config.fault, "without sign tests the plain network is trained: leave it out")
     else:
-        frac_bits = plan.frac_bits if plan.frac_bits is not None else recorded
+        frac_bits = plan.frac_bits if plan.frac_bits is not None or plan.per_channel else recorded
         if frac_bits is None:
-            frac_bits = calibrated_frac_bits(network, splits, plan.prime, config.fault.headroom_bits)
+            frac_bits = calibrated_frac_bits(network, splits, plan, headroom_bits(config.fault))
         network = with_stochastic_relus(
             network,
             plan.faults,
@@ -187,14 +194,14 @@ def _described(config: TrainConfig) -> dict[str, Any]:
     return metadata
 
 
-def _start_from(path: str, network: nn.Module) -> int | None:
+def _start_from(path: str, network: nn.Module) -> int | dict[str, Any] | None:
     """Load the weights of our own or a foreign file; the fraction bits it was trained with, if it says so."""
     load_state_into(network, load_foreign_state(path), source=path)
     try:
         recorded = load_checkpoint(path).metadata.get("frac_bits")
     except ValueError:  # a foreign file says nothing of fraction bits
         return None
-    return None if recorded is None else int(recorded)
+    return dict(recorded) if isinstance(recorded, Mapping) else recorded
 
 
 def training_record(result: TrainingResult, prepared: Prepared, config: TrainConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from circa_train.export import check_export, is_export, open_export
 from circa_train.export.rescale_samples import rescale_samples
 from circa_train.export.vectors import DRAW, SEED
 from circa_train.fault import SignTest
+from circa_train.fixed_point import frac_bits_text
 from circa_train.gc.aes import KEY_BYTES, make_kernel
 from circa_train.gc.circuits import SignCircuit
 from circa_train.jobs.build import build_device
@@ -107,8 +108,8 @@ def work(job: Job) -> dict[str, Any]:
         )
     if record["network"]:
         job.log.info(
-            "the whole network, per image, %d fraction bits\n%s",
-            record["frac_bits"],
+            "the whole network, per image, %s fraction bits\n%s",
+            frac_bits_text(record["frac_bits"]),
             cost_table(record["network"]),
         )
     every = record["every"]
@@ -205,7 +206,8 @@ def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[d
         }
         every, tallies = every_record(found.whole(), names, skipped, found.relus, **_place(job))
         tables.append(every_table(tallies.tallies))
-    mismatches = sum(sum(report.mismatches.values()) for report in [*reports, *rescaled])
+    mismatches = sum(sum(report.mismatches.values()) for report in reports)
+    mismatches += sum(sum(report.mismatches.values()) for report in rescaled)
     mismatches += every["mismatches"] if every else 0
     record = {
         **found.head,

@@ -268,6 +268,7 @@ def _evaluation_columns(result: Mapping[str, Any]) -> Row:
     k, known = fault.get("k"), sign_test_kinds().get(str(fault.get("kind")))
     severity = result.get("severity") or (known.severity if known is not None else None)
     level = fault.get(severity) if severity is not None else None
+    frac_bits = result.get("frac_bits")
     row: Row = {
         **{key: result.get(key) for key in ("model", "data", "split", "checkpoint", "finetuned")},
         "trained_k": trained.get("k"),
@@ -276,7 +277,7 @@ def _evaluation_columns(result: Mapping[str, Any]) -> Row:
         "k": k if not isinstance(k, list) else None,
         "severity": severity,
         "level": level if not isinstance(level, list) else None,
-        "frac_bits": result.get("frac_bits"),
+        "frac_bits": "per-channel" if isinstance(frac_bits, Mapping) else frac_bits,
         "accuracy": accuracy["mean"],
         "accuracy_low": accuracy["low"],
         "accuracy_high": accuracy["high"],

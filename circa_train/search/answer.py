@@ -20,6 +20,7 @@ from circa_train.cost import circuits_of, measure_seconds, network_cost
 from circa_train.fault import SignTest, TruncatedSign
 from circa_train.field import bit_length
 from circa_train.files import write_text
+from circa_train.fixed_point import FracBits
 from circa_train.search.engine import SearchResult
 from circa_train.search.judging import Allocation, Judgement, name_of, specs_of
 from circa_train.search.settings import SearchSettings
@@ -163,8 +164,14 @@ def summary(answer: Answer, path: Path) -> str:
     return "\n".join(lines)
 
 
-def fault_file(sites: Mapping[str, SignTest], frac_bits: int, remarks: Sequence[str] = ()) -> str:
-    """The text of a fault file: remarks as comments, ``frac_bits``, and one sign test per site. YAML."""
+def fault_file(
+    sites: Mapping[str, SignTest], frac_bits: int | Mapping[str, FracBits], remarks: Sequence[str] = ()
+) -> str:
+    """The text of a fault file: remarks as comments, ``frac_bits`` (one number, or by site), and one sign
+    test per site. YAML.
+    """
+    if isinstance(frac_bits, Mapping):
+        frac_bits = {name: bits if isinstance(bits, int) else list(bits) for name, bits in frac_bits.items()}
     content = {"frac_bits": frac_bits, "sites": {name: spec.to_dict() for name, spec in sites.items()}}
     comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
     return "\n".join(

@@ -33,7 +33,8 @@ from circa_train.cost import network_cost
 from circa_train.data import DataSplits, ImageSet
 from circa_train.fault import TruncatedSign
 from circa_train.field import bit_length
-from circa_train.nn import relu_sites, set_specs, stochastic_relus
+from circa_train.fixed_point import FracBits
+from circa_train.nn import described_frac_bits, relu_sites, set_specs, stochastic_relus
 from circa_train.search.allocation import Allocation, Tables, greedy_path, last_accepted
 from circa_train.search.harm import SiteLaw, site_gains, site_laws
 from circa_train.search.judging import Judge, Judgement
@@ -48,7 +49,7 @@ class SearchResult:
     Attributes:
         sites: (name, ReLUs per image) in the order of execution.
         spec: mode and prime of the sign tests.
-        frac_bits: fraction bits of the network.
+        frac_bits: fraction bits of the network: one number, or by site.
         uniform: the largest uniform k within the budget, on validation images.
         chosen: the answer: the allocation within the budget with the fewest AND gates.
         uniform_test, chosen_test: the same two on test images.
@@ -59,7 +60,7 @@ class SearchResult:
 
     sites: tuple[tuple[str, int], ...]
     spec: TruncatedSign
-    frac_bits: int
+    frac_bits: int | dict[str, FracBits]
     uniform: Judgement
     chosen: Judgement
     uniform_test: Judgement
@@ -134,7 +135,6 @@ def _search(
     report: Callable[[str], None],
     progress: bool,
 ) -> SearchResult:
-    relus = stochastic_relus(network)
     sites = tuple(relu_sites(network, (splits.channels, splits.image_size, splits.image_size)))
     judge = make_judge(splits.validation, "validation")
     bits = bit_length(spec.prime)
@@ -170,7 +170,7 @@ def _search(
     runs = len(judge.judged)
     confirm = make_judge(splits.test, "test")
     return SearchResult(
-        sites, spec, next(iter(relus.values())).frac_bits,
+        sites, spec, described_frac_bits(network),
         uniform, best, confirm(uniform.ks), confirm(best.ks), tuple(laws), candidates, runs,
     )  # fmt: skip
 

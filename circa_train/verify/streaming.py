@@ -214,13 +214,21 @@ def _compare(
     bench.work.start()
     applied = let_through(z, y).numpy()
     real = z.is_floating_point()
-    x = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.settings.overflow)[0] if real else z
+    x = _fixed(site, relu, z, first) if real else z
     bench.work.lap("simulator")
     gates, tally = compare_piece(site, x.numpy(), applied, first, draw, bench, told=real)
     bench.work.start()
     y.copy_(torch.where(torch.from_numpy(gates), z, 0))
     bench.work.lap("output")
     return tally
+
+
+def _fixed(site: Site, relu: StochasticReLU, z: Tensor, first: int) -> Tensor:
+    """x of the elements from number ``first`` of the draw on."""
+    channels = None
+    if isinstance(relu.frac_bits, tuple):
+        channels = torch.from_numpy(site.channels_of(first, len(z)))
+    return to_fixed(z, relu.frac_bits, relu.spec.prime, relu.settings.overflow, channels)[0]
 
 
 @contextmanager
