@@ -13,6 +13,7 @@ from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import SearchConfig
 from circa_train.jobs.source import open_source
+from circa_train.nn.scales import HEADROOM_BITS
 from circa_train.runs import fingerprint
 from circa_train.search import Answer, SearchSettings, search_truncation, summary, write_fault_file
 
@@ -56,6 +57,8 @@ def work(job: Job) -> dict[str, Any]:
     ])  # fmt: skip
     write_fault_file(path, answer, [text, f"the same test accuracies: {command}"])
     job.log.info("%s", text)
+    for warning in result.warnings:
+        job.log.warning("%s", warning)
     return {**answer.record(), "fault_file": str(path),
     "model": describe_model(source.checkpoint.metadata["model"]),
             "data": source.splits.name, "checkpoint": config.checkpoint}  # fmt: skip
@@ -74,6 +77,9 @@ def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings,
         )
     settings = SearchSettings(
         budget=config.budget,
+        margin=config.margin,
+        joint=config.joint,
+        headroom_bits=HEADROOM_BITS if config.fault.headroom_bits is None else config.fault.headroom_bits,
         first_k=spec.k,
         draws=config.draws.count,
         max_draws=config.draws.most,

@@ -230,13 +230,18 @@ SearchDrawsConfig: Any = mirrored(
 )
 
 _SearchFields: Any = mirrored(
-    "_SearchFields", SearchSettings, ("budget", "per_site", "trials", "images", "batch_size")
+    "_SearchFields",
+    SearchSettings,
+    ("budget", "margin", "joint", "per_site", "trials", "images", "batch_size"),
 )
 
 
 @dataclass
 class SearchConfig(_SearchFields):
-    """The search for k. What is not in a section is ``SearchSettings`` under the same names."""
+    """The search for k, modes and scales. What is not in a section is ``SearchSettings`` under its name.
+
+    ``fault`` is the network as it is, which the answer is compared with.
+    """
 
     checkpoint: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
