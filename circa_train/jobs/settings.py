@@ -240,9 +240,11 @@ _SearchFields: Any = mirrored(
 class SearchConfig(_SearchFields):
     """The search for k, modes and scales. What is not in a section is ``SearchSettings`` under its name.
 
-    ``fault`` is the network as it is, which the answer is compared with.
+    ``fault`` is the network as it is, which the answer is compared with. ``decide_on: test`` is for weights
+    that have seen the validation images: every other test image decides, and the rest confirm.
     """
 
+    decide_on: str = "validation"
     checkpoint: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -33,6 +33,6 @@ def seen_before(store: Store) -> tuple[str, ...]:
     return (
         f"the exact network classifies {100 * here:.1f}% of the validation images right and "
         f"{100 * there:.1f}% of the test images: its weights have probably seen the validation images. It "
-        "bears faults better there than elsewhere, so the answer may not hold; keep images out of training "
-        "(data.validation_fraction, data.seed), or ask for a smaller budget",
+        "bears faults better there than elsewhere, so the answer may not hold; let half of the test images "
+        "decide and the others confirm (decide_on=test), or keep images out of training",
     )
