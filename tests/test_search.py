@@ -286,19 +286,19 @@ def test_negpass_is_searched_too() -> None:
 
 
 class Faint(Levels):
-    """Of the classes, each is a channel with a scale of its own: what was 0.8 at 16 fraction bits is 0.8,
-    0.2, 0.05 and 0.0125, and is multiplied back behind the ReLU.
+    """Of the classes, each is a channel with a scale of its own: 0.5 for the right one, -0.2 for others, times
+    1, 2^-2, 2^-4 and 2^-6, which is multiplied back behind the ReLU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1) * self.scale
+        x = x.flatten(1) * self.scale - 0.3
         scales = torch.tensor([1.0, 0.25, 2.0**-4, 2.0**-6])
         return self.main(x[:, :4] * scales) / scales + 0.01 * self.faint(x[:, 4:]).repeat(1, 8)[:, :4]
 
 
 def test_the_law_finds_the_scales_that_one_number_cannot_have() -> None:
     """As it is, the faintest class decides about k. With a scale for each, none does."""
-    splits = make_splits()
+    splits = replace(make_splits(), train=level_images(60, 0))
     result = search_truncation(converted(Faint()), splits, POSZERO, SETTINGS)
     assert result.scaled is not None
     assert result.uniform.ks[0] <= 10 < 20 <= result.scaled.ks[0]
@@ -310,7 +310,7 @@ def test_the_law_finds_the_scales_that_one_number_cannot_have() -> None:
     record = json.loads(json.dumps(answer.record(), allow_nan=False))
     assert record["scaled"]["validation"]["ks"] == f"k = {result.scaled.ks[0]}"
     bits = record["allocation"][0]["frac_bits"]
-    assert [b - bits[0] for b in bits] == [0, 2, 4, 6]
+    assert all(abs(b - bits[0] - 2 * place) <= 1 for place, b in enumerate(bits))
     specs, frac_bits = result.chosen.specs, result.chosen.choices.frac_bits_of(result.chosen.ks)
     fresh = with_stochastic_relus(Faint(), specs, frac_bits=frac_bits, seed=3)
     draws = len(result.chosen_test.evaluation.accuracies)
