@@ -28,7 +28,7 @@ from circa_train.data import DataSplits, ImageSet
 from circa_train.evaluation import Evaluation, evaluate, one_draw
 from circa_train.fixed_point import to_fixed
 from circa_train.jobs.faults import read_fault_file
-from circa_train.nn.control import draw_state, set_draw, site_inputs, stochastic_relus
+from circa_train.nn.control import draw_state, set_draw, stochastic_relus
 from circa_train.nn.scales import SiteValues, site_values
 from circa_train.search import (
     Answer,
@@ -179,20 +179,17 @@ def test_settings() -> None:
 
 def test_the_law_foretells_faults_and_their_size() -> None:
     network, splits = converted(), make_splits()
-    images = splits.validation.images.float() / 255
-    recorded = site_values(network, [images])
+    recorded = site_values(network, [splits.validation.images.float() / 255])
     choices = as_it_is(network, recorded, POSZERO)
-    seen: dict[str, Tensor] = {}
-    with site_inputs(network, seen.__setitem__):
-        network(images)
     for place, site in enumerate(choices.sites):
-        x, _ = to_fixed(seen[site], 16, POSZERO.prime)
+        z = recorded[site].values
+        x, _ = to_fixed(z, 16, POSZERO.prime)
         for k in (0, 15, 17):
             faults = expected_faults(x, TruncatedSign(k)).faults / x.numel()
             assert choices.faults_of((k,) * 3, recorded)[place] == pytest.approx(faults, rel=1e-12)
         chance = fault_probability(x, TruncatedSign(17))
-        error = float((chance * seen[site].double() ** 2)[x != 0].sum() / x.numel())
-        lost = float((seen[site].double() ** 2 * ((x == 0) & (seen[site] > 0))).mean())
+        error = float((chance * z**2)[x != 0].sum() / x.numel())
+        lost = float((z**2 * ((x == 0) & (z > 0))).mean())
         assert choices.errors[place][17] == pytest.approx(error + lost, rel=1e-12)
     gains = site_gains(
         network,
@@ -286,8 +283,8 @@ def test_negpass_is_searched_too() -> None:
 
 
 class Faint(Levels):
-    """Of the classes, each is a channel with a scale of its own: 0.5 for the right one, -0.2 for others, times
-    1, 2^-2, 2^-4 and 2^-6, which is multiplied back behind the ReLU.
+    """Of the classes, each is a channel with a scale of its own: 0.5 for the right one, -0.2 for others,
+    times 1, 2^-2, 2^-4 and 2^-6, which is multiplied back behind the ReLU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
