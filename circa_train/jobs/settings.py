@@ -232,14 +232,21 @@ SearchDrawsConfig: Any = mirrored(
 )
 
 _SearchFields: Any = mirrored(
-    "_SearchFields", SearchSettings, ("budget", "per_site", "trials", "images", "batch_size")
+    "_SearchFields",
+    SearchSettings,
+    ("budget", "margin", "joint", "per_site", "trials", "images", "batch_size"),
 )
 
 
 @dataclass
 class SearchConfig(_SearchFields):
-    """The search for k. What is not in a section is ``SearchSettings`` under the same names."""
+    """The search for k, modes and scales. What is not in a section is ``SearchSettings`` under its name.
 
+    ``fault`` is the network as it is, which the answer is compared with. ``decide_on: test`` is for weights
+    that have seen the validation images: every other test image decides, and the rest confirm.
+    """
+
+    decide_on: str = "validation"
     checkpoint: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -36,7 +36,7 @@ from circa_train.nn.tracing.preserving import unchanged
 _KEPT = 256
 
 #: Fraction bits below the largest allowed that are computed one by one: the best lies a few bits below it.
-#: Below them nearly every value ties, and D no longer changes.
+#: Below them nearly every value ties, D hardly changes, and nothing is chosen.
 _WINDOW = 18
 
 #: A channel counts as if it reached this share of its site at least.
@@ -51,7 +51,9 @@ class SiteValues:
     """Pre-activations of a site on calibration images.
 
     Attributes:
-        values: float64 (channels, values): a sample of each channel's.
+        values: float64 (channels, values): a sample of each channel's, and the two extremes of everything
+            that was seen. A rare large value counts: without it the law would close a channel that is nearly
+            always negative for good.
         reach: float64 (channels,): the largest |z| of each, over everything that was seen.
     """
 
@@ -82,7 +84,7 @@ def site_values(
     network = as_stochastic(model)
     refuse_unfinished(network)
     kept: dict[str, list[Tensor]] = {name: [] for name in stochastic_relus(network)}
-    reach: dict[str, Tensor] = {}
+    ends: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(name: str, z: Tensor) -> None:
         if z.dim() < 2:
@@ -94,15 +96,21 @@ def site_values(
         rows = z.transpose(0, 1).flatten(1)
         # an odd stride meets every place of an image in turn
         kept[name].append(rows[:, :: rows.shape[1] // _KEPT | 1].double())
-        largest = rows.abs().amax(1).double()
-        reach[name] = torch.maximum(reach[name], largest) if name in reach else largest
+        low, high = (extreme.double() for extreme in torch.aminmax(rows, dim=1))
+        seen = ends.get(name, (low, high))
+        ends[name] = torch.minimum(seen[0], low), torch.maximum(seen[1], high)
 
     with unchanged(model), site_inputs(network, record), evaluating(network), without_faults(network):
         for batch in batches:
             network(batch[0] if isinstance(batch, (tuple, list)) else batch)
-    if not reach:
+    if not ends:
         raise ValueError("batches is empty; calibration needs at least one batch of inputs")
-    return {name: SiteValues(torch.cat(parts, 1), reach[name]) for name, parts in kept.items()}
+    return {
+        name: SiteValues(
+            torch.cat([*parts, torch.stack(ends[name], 1)], 1), torch.stack(ends[name]).abs().amax(0)
+        )
+        for name, parts in kept.items()
+    }
 
 
 def scale_errors(
@@ -119,7 +127,8 @@ def scale_errors(
         errors[rows, bits] = squared_errors(seen, tuple(bits.tolist()), spec).cpu()
     lowest = (largest - _WINDOW).clamp(min=0)
     below_all = torch.arange(MAX_FRAC_BITS + 1) < lowest[:, None]
-    return torch.where(below_all, errors[rows, lowest][:, None], errors)
+    more = torch.nextafter(errors[rows, lowest], torch.tensor(torch.inf, dtype=torch.float64))
+    return torch.where(below_all, more[:, None], errors)
 
 
 def squared_errors(

@@ -118,6 +118,8 @@ def test_the_modules_ways_agree() -> None:
     assert torch.equal(site("cpu")(z), expected)
     assert torch.equal(site("auto")(z), expected)
     assert torch.equal(torch.func.vmap(site("auto"), randomness="different")(z), expected)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(site("auto"), backend="eager", fullgraph=True)(z), expected)
     leaf = z.clone().requires_grad_()
     site("auto")(leaf).sum().backward()
     assert torch.equal(leaf.grad, ((expected != 0) | torch.signbit(expected)).float())
