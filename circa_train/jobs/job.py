@@ -29,13 +29,14 @@ from circa_train.jobs.mirror import MISSING
 from circa_train.runs import RunFolder, flatten, owned
 
 #: Jobs that own a folder; each is a module here.
-KINDS = ("train", "evaluate", "verify", "search", "export", "benchmark")
+KINDS = ("train", "evaluate", "verify", "search", "equalize", "export", "benchmark")
 
 #: What a kind of job makes beside its result, by path in its folder: a result whose files are gone or changed
 #: does not count.
 FILES = {
     "train": ("best.pt", "last.pt", "metrics.jsonl"),
     "search": ("fault.yaml", "measured.json"),
+    "equalize": ("equalized.pt",),
     "export": ("export",),
 }
 

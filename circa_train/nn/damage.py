@@ -6,9 +6,10 @@ fixed-point value of z,
     damage(z) = z^2 P(s != [z > 0]),    x = round_half_even(z 2^frac_bits).
 
 This is z^2 times the fault law at every x but 0: there no gate is a fault, and yet z, small but not zero, is
-lost or passed. Fewer fraction bits make ties (and zeros) more frequent, more of them wraps. Beyond the field
-there is no law, and the damage is infinite. Squares of small errors of different elements add up, as they err
-independently.
+lost (PosZero: a tie) or passed (NegPass). For a test whose answer to 0 depends on the mask, the law of the
+nearest value of z's sign is taken. Fewer fraction bits make ties (and zeros) more frequent, more of them
+wraps. Beyond the field there is no law, and the damage is infinite. Squares of small errors of different
+elements add up, as they err independently.
 """
 
 from __future__ import annotations
@@ -34,19 +35,23 @@ def squared_damage(z: Tensor, spec: SignTest, frac_bits: FracBits, exponent: int
     scaled = torch.round(exact * scale_like(frac_bits, exact) * 2.0**exponent)
     fits = scaled.abs() <= largest_centred(spec.prime)
     x = torch.where(fits, scaled, 0.0).long()
-    wrong = torch.where(x == 0, _wrong_at_zero(exact, spec), fault_probability(x, spec))
+    answer = _answer_to_zero(spec, z.device)
+    if answer is None:
+        x = torch.where(x == 0, exact.sign().long(), x)
+    wrong = fault_probability(x, spec)
+    if answer is not None:
+        wrong = torch.where(x == 0, (exact > 0) != answer, wrong)
     return torch.where(fits, exact * exact * wrong, torch.inf)
 
 
-def _wrong_at_zero(z: Tensor, spec: SignTest) -> Tensor:
-    """P(s != [z > 0]) where x = 0: of all masks, the share that lets a zero pass, or holds it back."""
+def _answer_to_zero(spec: SignTest, device: torch.device) -> bool | None:
+    """What the test answers to x = 0, whatever the mask; None if that depends on the mask."""
     if spec.is_exact:
-        return torch.zeros_like(z)
-    zeros = torch.zeros(_MASKS, dtype=torch.int64, device=z.device)
-    masks = spec.masks_at(torch.arange(_MASKS, device=z.device), seed=0, site=0, draw=0)
-    passes = float(spec.channels()[0].gate(zeros, masks).double().mean())
-    return torch.where(z > 0, 1 - passes, passes)
+        return None
+    masks = spec.masks_at(torch.arange(_MASKS, device=device), seed=0, site=0, draw=0)
+    answers = spec.channels()[0].gate(torch.zeros(_MASKS, dtype=torch.int64, device=device), masks)
+    return bool(answers[0]) if bool((answers == answers[0]).all()) else None
 
 
-#: Masks that the gate of a zero is tried with. Of Circa's sign test all give the same answer.
+#: Masks that a zero is tried with. Of Circa's sign test all give the same answer.
 _MASKS = 1024

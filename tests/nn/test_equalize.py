@@ -130,6 +130,7 @@ def test_the_same_bits_and_back(name: str) -> None:
     assert (not kept) == all_free, kept
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 @pytest.mark.parametrize("name", ZOO)
 def test_networks_of_strangers(name: str) -> None:
     if name == "root gate":
@@ -147,8 +148,8 @@ def test_networks_of_strangers(name: str) -> None:
 def test_every_way_of_calling_a_relu() -> None:
     torch.manual_seed(0)
     groups = check_rewriting(prepared(Everything()), IMAGES)
-    assert "add at the network (node sub) joins it with the constant" not in str(groups.kept)
-    assert all(groups.reasons(site) for site in groups.sites), "a constant is subtracted behind every ReLU"
+    free = [site for site in groups.sites if not groups.reasons(site)]
+    assert free == ["block.body.1"], "a constant is subtracted behind every other"
 
 
 def test_what_is_tied_and_what_is_not() -> None:
@@ -214,13 +215,13 @@ class Kept(nn.Module):
         (nn.GroupNorm(1, 3), "GroupNorm at step normalises it"),
         (nn.AlphaDropout(), "AlphaDropout at step"),
         (lambda x: x + 1, "joins it with the constant 1"),
-        (lambda x: 1 - x, "reads it"),
+        (lambda x: 1 - x, "joins it with the constant 1"),
         (lambda x: 1 / (1 + x), "joins it with the constant 1"),
         (lambda x: x * x, "reads it"),
         (lambda x: x.clamp(max=1), "clamp"),
         (lambda x: x.half().float(), "reads it"),
         (lambda x: F.pad(x, (1, 1), value=1.0), "pad"),
-        (lambda x: x - x.new_ones(3, 1, 1), "new_ones makes"),
+        (lambda x: x - x.new_ones(3, 1, 1), "it meets what new_ones"),
         (torch.exp, "exp"),
     ],
 )
@@ -265,7 +266,7 @@ class ZerosChanged(nn.Module):
         last = padded[:, 3:]
         last += F.relu(self.b(x))[:, 3:]
         filled = torch.zeros_like(padded)
-        filled[:, 1:2] = F.relu(self.b(x))[:, 1:2]
+        filled[:, 1:2].copy_(F.relu(self.b(x))[:, 1:2])
         return self.c(F.relu(padded + self.b(x)) + filled)
 
 
@@ -275,7 +276,7 @@ def test_zeros_that_are_filled_later_are_no_zeros() -> None:
 
 
 def test_mobile_networks_are_kept_by_name() -> None:
-    """ReLU6 and hard swish do not go with a scale; the narrow layers between them, without either, are free."""
+    """ReLU6 and hard swish do not go with a scale; the narrow layers without either are free."""
     model = prepared(theirs.mobilenet_v2(num_classes=5, width_mult=0.25))
     groups = check_rewriting(model, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     group = int(groups.makers["features.1.conv.0.1"][0])
@@ -334,7 +335,7 @@ def test_the_least_harmful_scale_of_all_is_taken() -> None:
         model.a.weight *= torch.tensor([1.0, 0.05, 8.0, 0.3]).reshape(-1, 1, 1, 1)
     spec, bits = TruncatedSign(14), 14
     network, report = equalize(model, [IMAGES[:2], IMAGES[2:]], spec, frac_bits=bits)
-    z = torch.cat([model.a(IMAGES), model.b(IMAGES)], 1)
+    z = torch.cat([model.a(IMAGES), model.b(IMAGES)], 1).detach()
     for channel, group in enumerate(report.groups.sites["relu"][:, 0, 0].tolist()):
         totals = {e: float(squared_damage(z[:, channel, None], spec, bits, e).sum()) for e in range(-8, 9)}
         assert totals[int(torch.tensor(report.scales[group]).log2())] == min(totals.values())
@@ -345,7 +346,7 @@ def test_the_least_harmful_scale_of_all_is_taken() -> None:
     for net in (model, network):
         faulty = with_stochastic_relus(net, spec, frac_bits=bits, seed=3)
         runs = [(set_draw(faulty, d), faulty(IMAGES))[1] for d in range(20)]
-        errors.append(float(sum(((y - model(IMAGES)) ** 2).mean() for y in runs)))
+        errors.append(sum(((y - model(IMAGES)) ** 2).mean().item() for y in runs))
     assert errors[1] < 0.5 * errors[0], "and the outputs suffer less"
 
 
@@ -400,7 +401,7 @@ def test_what_leaves_the_field_is_refused() -> None:
         equalize(model, [], TruncatedSign(12), frac_bits=12)
     broken = IMAGES.clone()
     broken[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="site relu: 1 of"):
+    with pytest.raises(ValueError, match="site relu: 24 of"):
         equalize(Concatenated(), [IMAGES, broken], TruncatedSign(12), frac_bits=12)
 
 

@@ -162,12 +162,13 @@ _SAME = (
     "alias", "requires_grad",
 )  # fmt: skip
 _MOVED = (
-    "Flatten", "Unflatten", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "flatten", "unflatten",
-    "view", "reshape", "reshape_as", "view_as", "transpose", "permute", "t", "swapaxes", "swapdims",
-    "movedim", "moveaxis", "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "tile",
-    "narrow", "select", "index_select", "index_copy", "chunk", "split", "tensor_split", "unbind", "getitem",
-    "cat", "concat", "concatenate", "stack", "flip", "roll", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "take_along_dim", "gather", "broadcast_to", "ravel", "diagonal", "hstack", "vstack",
+    "Flatten", "Unflatten", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "flatten",
+    "unflatten", "view", "reshape", "reshape_as", "view_as", "transpose", "permute", "t",
+    "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "expand", "expand_as",
+    "repeat", "tile", "repeat_interleave", "narrow", "select", "index_select", "index_copy",
+    "chunk", "split", "tensor_split", "unbind", "getitem", "cat", "concat", "concatenate", "stack",
+    "flip", "roll", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "take_along_dim",
+    "gather", "broadcast_to", "ravel", "diagonal", "hstack", "vstack",
 )  # fmt: skip
 _BY_CHANNEL = tuple(
     f"{kind}Pool{n}d" for n in (1, 2, 3) for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg")

@@ -24,6 +24,12 @@ from circa_train.nn.tracing.recognition import place_of, short_name
 #: Functions that make tensors of zeros, which agree with any scale.
 MAKES_ZEROS = ("zeros", "zeros_like", "new_zeros")
 
+#: Functions that make other tensors in the shape, or of the type, of one whose values they do not read.
+_MAKES = {
+    *MAKES_ZEROS, "ones_like", "new_ones", "full_like", "new_full", "rand_like", "randn_like", "empty_like",
+    "new_empty", "new_tensor",
+}  # fmt: skip
+
 #: What is asked of a tensor without looking at its values.
 _ABOUT = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point", "len", "get_device",
@@ -225,8 +231,11 @@ class Walk(fx.Interpreter):
         if step.what in _ABOUT or (step.node.target is getattr and step.args[1] in _ATTRIBUTES):
             return step.result
         rule = self.rules.get(step.what) or self.rules.get(step.what.rstrip("_"))
-        if not step.values and step.what not in MAKES_ZEROS:
-            return self._fixed(step.result, f"it meets what {step.where} makes, which is not rescaled")
+        if not step.values or step.what in _MAKES:
+            numbers = rule(self, step) if rule is not None and step.what in MAKES_ZEROS else None
+            if numbers is None:
+                return self._fixed(step.result, f"it meets what {step.where} makes, which is not rescaled")
+            return _paired(step.result, numbers)
         self._absorbed.clear()
         numbers = None if rule is None else rule(self, step)
         made = None if numbers is None else _paired(step.result, numbers)
