@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from circa_train.nn.activation import StochasticReLU
     from circa_train.nn.calibration import fit_frac_bits
     from circa_train.nn.convert import with_exact_relus, with_stochastic_relus
+    from circa_train.nn.equalize import equalize
     from circa_train.nn.models.own import register_model
     from circa_train.nn.models.registry import build_model
     from circa_train.nn.scales import fit_scales
@@ -55,6 +56,7 @@ _HOMES = {
     "relu_sites": "nn.sites",
     "fit_frac_bits": "nn.calibration",
     "fit_scales": "nn.scales",
+    "equalize": "nn.equalize",
     "build_model": "nn.models.registry",
     "register_model": "nn.models.own",
     "register_dataset": "data",
@@ -73,6 +75,7 @@ __all__ = [
     "TruncatedSign",
     "UniformFault",
     "build_model",
+    "equalize",
     "evaluate",
     "expected_faults",
     "export_network",

@@ -25,6 +25,7 @@ SCHEMAS: dict[str, type] = {
     "hydra/schema/verify": settings.VerifyConfig,
     "hydra/schema/cost": settings.CostConfig,
     "hydra/schema/search": settings.SearchConfig,
+    "hydra/schema/equalize": settings.EqualizeConfig,
     "hydra/schema/export": settings.ExportConfig,
     "hydra/schema/plot": settings.PlotConfig,
     "hydra/schema/serve": settings.ServeConfig,

@@ -31,13 +31,14 @@ from circa_train.jobs.tracked import of_job, tell, wandb_settings
 from circa_train.runs import RunFolder, Tracker, WandbSettings, build_tracker, flatten, owned
 
 #: Jobs that own a folder; each is a module here.
-KINDS = ("train", "evaluate", "verify", "search", "export", "benchmark", "infer")
+KINDS = ("train", "evaluate", "verify", "search", "equalize", "export", "benchmark", "infer")
 
 #: What a kind of job makes beside its result, by path in its folder: a result whose files are gone or changed
 #: does not count.
 FILES = {
     "train": ("best.pt", "last.pt", "metrics.jsonl"),
     "search": ("fault.yaml", "measured.json"),
+    "equalize": ("equalized.pt",),
     "export": ("export",),
 }
 

@@ -389,6 +389,24 @@ class InferConfig:
 
 
 @dataclass
+class EqualizeConfig:
+    """A rewriting: scales chosen on ``calibration_images`` training images, powers of two from 2^``lowest``
+    to 2^``highest``; the largest value of a channel, times 2^``headroom_bits``, must fit into the field.
+    """
+
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    calibration_images: int = 256
+    batch_size: int = 64
+    lowest: int = -8
+    highest: int = 8
+    headroom_bits: int = 2
+
+
+@dataclass
 class BenchmarkConfig:
     benchmark: BenchmarkSizes = field(default_factory=BenchmarkSizes)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)

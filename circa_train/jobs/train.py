@@ -176,6 +176,12 @@ def _described(config: TrainConfig) -> dict[str, Any]:
         metadata = load_checkpoint(config.checkpoint).metadata if config.checkpoint is not None else {}
     except ValueError:  # a foreign file says nothing of itself
         metadata = {}
+    if metadata.get("equalized"):
+        log.warning(
+            "%s was rewritten by equalize, and trains badly: a rescaled weight is another step size and "
+            "another decay. Fine-tune %s, which it was made from, and equalize the result",
+            config.checkpoint, metadata["equalized"]["checkpoint"],
+        )  # fmt: skip
     for group in wanted:
         if group not in metadata:
             why = (
