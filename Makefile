@@ -10,7 +10,7 @@ TORTURE_SCALE ?= 1
 TORTURE_OUT ?= results/reliability
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-slow torture check docs benchmark clean
+.PHONY: help install install-dev quickstart test test-slow lowest torture check docs benchmark clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -57,6 +57,11 @@ test: $(VENV)/.installed-dev ## Run the tests (minutes on two cores)
 test-slow: $(VENV)/.installed-dev ## Run the slow tests, too
 	$(BIN)/python -m pytest -m "not gpu"
 
+lowest: $(VENV)/.installed-dev ## The README's day with the oldest packages that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct .
+	CIRCA_TRAIN_PYTHON=$(CURDIR)/$(VENV)-lowest/bin/python $(BIN)/python -m pytest -m slow tests/test_readme.py
+
 torture: $(VENV)/.installed-dev ## Kill jobs, attack files and messages, and print a table (TORTURE_SCALE=0.1: a look)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --scale $(TORTURE_SCALE) --out $(TORTURE_OUT)
 
@@ -71,4 +76,4 @@ benchmark: $(VENV)/.installed ## Print the speed and size table (under two minut
 	$(BIN)/python scripts/benchmark.py benchmark=quick
 
 clean: ## Remove the virtual environment and caches (runs/ and data/ stay)
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,3 +308,32 @@ def test_templates_compose_what_hydra_composes() -> None:
         "a template must not remember the job before"
     )
     assert quick.load_sweep_config(master, []).fault.k == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "called"),
+    [(["fault=poszero"], "truncated_sign"), (["fault=python", "fault.path=mine.py:Own"], "mine.py:Own")],
+)
+def test_a_mistyped_field_of_a_sign_test_is_told_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], called: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom circa_train import TruncatedSign\n"
+        "@dataclass(frozen=True)\nclass Own(TruncatedSign):\n    kind = 'mistyped_own'\n    k: int = 3\n"
+    )
+    register(arguments)
+    with pytest.raises(ConfigCompositionException) as caught:
+        compose("train", [*arguments, "fault.kk=3"])
+    told = f"{caught.value} {caught.value.__cause__}"
+    assert called in told
+    assert "_OWN_" not in told
+    assert "_KIND_" not in told
+    section = composed("train", *arguments).fault
+    assert pickle.loads(pickle.dumps(section)) == section
+
+
+def test_a_data_set_with_options_is_no_sweep() -> None:
+    (argument,) = quote_paths(["data.name=synthetic:classes=4,size=16"])
+    assert compose("train", [argument]).data.name == "synthetic:classes=4,size=16"
+    assert quote_paths(["data.name=digits,fashion_mnist"]) == ["data.name=digits,fashion_mnist"]

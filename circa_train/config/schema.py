@@ -102,5 +102,7 @@ def _schema(name: str, test: type[SignTest], **fixed: str) -> type:
         globals()[name] = mirrored(
             name, test, base=settings.FaultConfig, extra=fixed, values=_DEFAULTS.get(test.kind)
         )
+        # what a message about a mistyped key calls it; its qualified name is what pickle goes by
+        globals()[name].__name__ = f"the fault model {fixed.get('path', test.kind)}"
     made: type = globals()[name]
     return made

@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 _PATIENCE = 0.5
 
 
+#: How long Ray waits for its own processes. Its default of 10 s is too short for a machine at work.
+RAY_PATIENCE, RAY_SECONDS = "RAY_raylet_start_wait_time_s", "120"
+
+
 @dataclass(frozen=True)
 class _Job:
     """A point of a sweep: what Hydra is told, its number, and its folder."""
@@ -91,16 +95,15 @@ class FinishedJobsSweeper(BasicSweeper):
         except Exception as error:  # a launcher that broke must not hide which jobs are done
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            log.error(
-                "the launcher stopped: %s: %s (HYDRA_FULL_ERROR=1 shows the traceback)",
-                type(error).__name__, error,
-            )  # fmt: skip
+            log.error("%s", launcher_stopped(error))
         if not _summary(folder, [job.folder for job in jobs]):
             sys.exit(1)
 
     def _launch(self, jobs: Sequence[_Job]) -> None:
         """Hand jobs to the launcher; where their numbers name their folders, as runs of consecutive ones."""
         assert self.launcher is not None
+        if "ray" in type(self.launcher).__module__:
+            os.environ.setdefault(RAY_PATIENCE, RAY_SECONDS)
         size = self.max_batch_size or max(len(jobs), 1)
         parts: list[list[_Job]] = []
         for job in jobs:
@@ -164,6 +167,18 @@ class FinishedJobsSweeper(BasicSweeper):
             log.warning(
                 "changed since the earlier result of the same command: %s (%d jobs run anew)", change, count
             )
+
+
+def launcher_stopped(error: Exception) -> str:
+    """The line about a launcher that broke: with the remedy where there is one that its message lacks."""
+    told = f"the launcher stopped: {type(error).__name__}: {error}"
+    if "timed out during startup" in str(error):
+        told += (
+            f" Ray had not started after {os.environ.get(RAY_PATIENCE, RAY_SECONDS)} s: set {RAY_PATIENCE} "
+            "in the environment to more, or start it beforehand (ray start --head) and give "
+            "hydra.launcher.ray.init.address=auto"
+        )
+    return f"{told} (HYDRA_FULL_ERROR=1 shows the traceback)"
 
 
 def _check_places(jobs: Sequence[_Job]) -> None:

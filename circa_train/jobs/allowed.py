@@ -39,10 +39,10 @@ FORMS: dict[str, str] = {
 #: Options of groups that a script has and yet refuses, by script.
 REFUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {"fault": ("checkpoint",)},
-    "cost": {"fault": ("checkpoint", "uniform")},
-    "verify": {"fault": ("none", "uniform")},
+    "cost": {"fault": ("checkpoint", "uniform", "bit_window")},
+    "verify": {"fault": ("none", "uniform", "bit_window")},
     "search": {"fault": ("none", "uniform", "bit_window", "file", "python")},
-    "export": {"fault": ("uniform",)},
+    "export": {"fault": ("uniform", "bit_window", "python")},
 }
 
 #: Values beside these words that one script takes.

@@ -29,6 +29,7 @@ from circa_train.jobs.inputs import data_identity, input_digests
 from circa_train.jobs.mirror import MISSING
 from circa_train.jobs.tracked import of_job, tell, wandb_settings
 from circa_train.runs import RunFolder, Tracker, WandbSettings, build_tracker, flatten, owned
+from circa_train.user_code import was_named
 
 #: Jobs that own a folder; each is a module here.
 KINDS = ("train", "evaluate", "verify", "search", "equalize", "export", "benchmark", "infer")
@@ -175,8 +176,13 @@ def run_folder_of(
     path: Path, kind: str, config: Mapping[str, Any], overrides: tuple[str, ...] = ()
 ) -> RunFolder:
     """The folder of a job with this configuration, which knows the files that the job reads."""
-    root = flatten(config).get("data.root") or "data"
-    data_now = functools.partial(data_identity, root=str(root))
+    values = flatten(config)
+    root = values.get("data.root") or "data"
+
+    def named(name: str) -> bool:
+        return name == values.get("data.name") or bool(values.get("run.trust_code")) or was_named(name)
+
+    data_now = functools.partial(data_identity, root=str(root), named=named)
     return RunFolder(path, kind, config, overrides, input_digests(config), data_now)
 
 

@@ -155,8 +155,7 @@ class RunFolder:
         config: the resolved configuration, as plain data.
         overrides: what the command line (or the sweep) said, e.g. ``["fault.k=12"]``.
         inputs: digests of the files the job reads, by key.
-        data_now: the identity of a data set, by its name, as it is now; None for one whose files are not
-            looked at.
+        data_now: the identity of a data set, by its name, as it is now; None for one that its name settles.
         begun: has this process taken possession of it?
     """
 
@@ -193,7 +192,7 @@ class RunFolder:
         wrong = changed_files(self.path, stored.get("files") or {})
         data = stored.get("data")
         if data is not None and self.data_now(str(data["name"])) != data["identity"]:
-            wrong.append(f"the files of data {data['name']}")
+            wrong.append(f"the contents of data {data['name']}")
         return stored, wrong
 
     def stale(self, neighbours: Iterable[Mapping[str, Any]] = ()) -> list[str]:
