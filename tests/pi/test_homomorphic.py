@@ -20,7 +20,7 @@ from circa_train.pi.linear_shape import LinearShape
 pytest.importorskip("seal", reason="needs the extra `homomorphic`")
 
 PRIME = DEFAULT_PRIME
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 SHAPES = {
     "3x3": LinearShape(3, 8, 8, 5, (3, 3), padding=(1, 1)),
