@@ -14,7 +14,10 @@ from circa_train.export.layers import Conv2d, Linear
 from circa_train.gc.aes import KEY_BYTES
 from circa_train.gc.protocol import COLUMNS, FRAME_BYTES, POINT_BYTES, overhead
 from circa_train.pi.dealer import DEALER_REQUEST_BYTES, SEED_BYTES
+from circa_train.pi.encrypted import shape_of
 from circa_train.pi.handshake import GREETING_BYTES, REQUEST_BYTES, Offline
+from circa_train.pi.he_messages import KEY_BYTES as HE_KEY_BYTES
+from circa_train.pi.he_messages import traffic
 from circa_train.pi.line import Traffic
 from circa_train.pi.pieces import CHUNK, ELEMENT_BYTES, Piece, pieces_of
 from circa_train.pi.walk import Walk
@@ -34,10 +37,7 @@ def offline_bytes(walk: Walk, images: int, offline: Offline = "dealer", chunk: i
         if offline == "dealer":
             found.received["dealer", ""] += AROUND + ELEMENT_BYTES * images * math.prod(layer.shape)
         else:
-            from circa_train.pi.encrypted import shape_of
-            from circa_train.pi.homomorphic import packing_of, traffic
-
-            of_layer = traffic(packing_of(shape_of(layer, walk.architecture)))
+            of_layer = traffic(shape_of(layer, walk.architecture))
             found.sent["offline", layer.name] += images * (AROUND + of_layer.bytes_up)
             found.received["offline", layer.name] += images * (AROUND + of_layer.bytes_down)
     if offline == "dealer":
@@ -86,9 +86,7 @@ def connection_bytes(
         found.sent[place] += 2 * AROUND + POINT_BYTES + points
         found.received[place] += 3 * AROUND + KEY_BYTES + points + POINT_BYTES
         if offline == "homomorphic":
-            from circa_train.pi import homomorphic
-
-            found.sent[place] += AROUND + homomorphic.KEY_BYTES
+            found.sent[place] += AROUND + HE_KEY_BYTES
     return found
 
 

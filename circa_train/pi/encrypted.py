@@ -14,6 +14,7 @@ from circa_train.gc.aes import Randomness, to_field
 from circa_train.gc.protocol import MessageKind
 from circa_train.pi import homomorphic
 from circa_train.pi.architecture import Architecture
+from circa_train.pi.he_messages import KEY_BYTES, traffic
 from circa_train.pi.line import Line
 from circa_train.pi.linear import Values
 from circa_train.pi.linear_shape import LinearShape
@@ -26,20 +27,20 @@ class EncryptedServer:
     def __init__(self, line: Line, network: Network) -> None:
         self._line, self._network = line, network
         self._prime = network.architecture.prime
-        key = line.receive(MessageKind.CIPHERTEXTS, homomorphic.KEY_BYTES).payload.tobytes()
+        key = line.receive(MessageKind.CIPHERTEXTS, KEY_BYTES).payload.tobytes()
         self._server = homomorphic.Server(key, self._prime)
         self._random = Randomness(None, "parts of linear layers")
 
     def part(self, layer: Layer, images: int) -> Values:
         """Serve one linear layer of a batch; returns the server's part t, (images, *layer.shape)."""
-        packing = homomorphic.packing_of(shape_of(layer, self._network.architecture))
-        up = homomorphic.traffic(packing).bytes_up
+        shape = shape_of(layer, self._network.architecture)
+        up = traffic(shape).bytes_up
         weight = self._network.tensors[f"{layer.name}.weight"]
         drawn = to_field(self._random.blocks(images * int(np.prod(layer.shape))), self._prime)
         part: Values = drawn.reshape(images, *layer.shape)
         for each in part:
             request = self._line.receive(MessageKind.CIPHERTEXTS, up).payload.tobytes()
-            self._line.send(MessageKind.CIPHERTEXTS, self._server.answer(packing, weight, each, request))
+            self._line.send(MessageKind.CIPHERTEXTS, self._server.answer(shape, weight, each, request))
         return part
 
 
@@ -53,14 +54,14 @@ class EncryptedClient:
 
     def prepare(self, layer: Layer, share: Values) -> Values:
         """W c - t for the client's share c of the layer's input, (n, *input shape)."""
-        packing = homomorphic.packing_of(shape_of(layer, self._architecture))
-        down = homomorphic.traffic(packing).bytes_down
+        shape = shape_of(layer, self._architecture)
+        down = traffic(shape).bytes_down
         self._line.enter("offline", layer.name)
         results = []
         for each in share:
-            self._line.send(MessageKind.CIPHERTEXTS, self._client.request(packing, each))
+            self._line.send(MessageKind.CIPHERTEXTS, self._client.request(shape, each))
             answer = self._line.receive(MessageKind.CIPHERTEXTS, down).payload.tobytes()
-            results.append(self._client.result(packing, answer))
+            results.append(self._client.result(shape, answer))
         return np.stack(results)
 
 
