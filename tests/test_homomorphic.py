@@ -16,7 +16,6 @@ from circa_train.pi.bfv import DEGREE, HomomorphicError, Scheme, pack_words, str
 from circa_train.pi.he_messages import KEY_BYTES, packing_of, traffic
 from circa_train.pi.homomorphic import Client, Server
 from circa_train.pi.linear_shape import LinearShape
-from circa_train.pi.packing import Packing
 
 pytest.importorskip("seal", reason="needs the extra `homomorphic`")
 
@@ -102,13 +101,12 @@ def test_the_vectorised_reference_is_the_plain_one() -> None:
 def test_every_layer_is_exact_and_every_byte_foretold(name: str, client: Client, server: Server) -> None:
     shape = SHAPES[name]
     weights, share, mask = numbers(shape)
-    packing = packing_of(shape)
-    request = client.request(packing, share)
-    answer = server.answer(packing, weights, mask, request)
-    result = client.result(packing, answer)
+    request = client.request(shape, share)
+    answer = server.answer(shape, weights, mask, request)
+    result = client.result(shape, answer)
     assert result.dtype == np.int64
     np.testing.assert_array_equal(result, (direct(shape, weights, share, PRIME) - mask) % PRIME)
-    told = traffic(packing)
+    told = traffic(shape)
     assert (len(request), len(answer), len(client.public_key)) == (told.bytes_up, told.bytes_down, KEY_BYTES)
 
 
@@ -116,17 +114,17 @@ def test_every_layer_is_exact_and_every_byte_foretold(name: str, client: Client,
 def test_other_primes(prime: int) -> None:
     shape = SHAPES["3x3"]
     weights, share, mask = numbers(shape, prime)
-    client, packing = Client(prime), packing_of(shape)
-    answer = Server(client.public_key, prime).answer(packing, weights, mask, client.request(packing, share))
+    client = Client(prime)
+    answer = Server(client.public_key, prime).answer(shape, weights, mask, client.request(shape, share))
     expected = (direct(shape, weights, share, prime) - mask) % prime
-    np.testing.assert_array_equal(client.result(packing, answer), expected)
+    np.testing.assert_array_equal(client.result(shape, answer), expected)
 
 
 def test_weights_of_any_size_are_taken_modulo_p(client: Client, server: Server) -> None:
     shape = SHAPES["groups"]
     weights, share, mask = numbers(shape)
     weights[:8] = 0  # no product is left for the first group
-    packing, request = packing_of(shape), client.request(packing_of(shape), share)
+    request = client.request(shape, share)
     expected = (direct(shape, weights, share, PRIME) - mask) % PRIME
     for same in (
         weights,
@@ -135,19 +133,18 @@ def test_weights_of_any_size_are_taken_modulo_p(client: Client, server: Server) 
         weights - 2**31 * PRIME,
         np.zeros_like(weights),
     ):
-        answer = server.answer(packing, same, mask, request)
+        answer = server.answer(shape, same, mask, request)
         wanted = expected if same.any() else (-mask) % PRIME
-        np.testing.assert_array_equal(client.result(packing, answer), wanted)
+        np.testing.assert_array_equal(client.result(shape, answer), wanted)
 
 
 def test_the_extreme_of_every_number(client: Client, server: Server) -> None:
     shape = SHAPES["several tiles of both"]
     weights = np.full(shape.weight_shape, PRIME // 2)
     share, mask = np.full(shape.input_shape, PRIME - 1), np.full(shape.output_shape, PRIME - 1)
-    packing = packing_of(shape)
-    answer = server.answer(packing, weights, mask, client.request(packing, share))
+    answer = server.answer(shape, weights, mask, client.request(shape, share))
     expected = (direct(shape, weights, share, PRIME) - mask) % PRIME
-    np.testing.assert_array_equal(client.result(packing, answer), expected)
+    np.testing.assert_array_equal(client.result(shape, answer), expected)
 
 
 # What the client must not learn
@@ -157,9 +154,8 @@ def test_nothing_returns_twice(client: Client, server: Server) -> None:
     """The same share, weights and mask: all numbers of both messages differ."""
     shape = SHAPES["3x3"]
     weights, share, mask = numbers(shape)
-    packing = packing_of(shape)
-    first, second = (client.request(packing, share) for _ in range(2))
-    answers = [server.answer(packing, weights, mask, request) for request in (first, first, second)]
+    first, second = (client.request(shape, share) for _ in range(2))
+    answers = [server.answer(shape, weights, mask, request) for request in (first, first, second)]
     for a, b in ((first, second), (answers[0], answers[1]), (answers[0], answers[2])):
         # of 56 or 48 uniform bits, two numbers are equal with probability 2^-48
         width = 7 if a in answers else 6
@@ -171,7 +167,7 @@ def test_the_second_polynomial_is_not_the_requests_times_the_weights(client: Cli
     """With the identity for weights it would be the request's own, and would tell that."""
     shape = LinearShape.matrix(1, 1)
     packing = packing_of(shape)
-    request = client.request(packing, np.array([5]))
+    request = client.request(shape, np.array([5]))
     (_, _, words), *_ = server._ciphertexts(packing, np.array([[1]]), np.array([0]), request)
     scheme = client._scheme
     own = scheme.evaluator.transform_from_ntt(server._inputs(packing, request)[0, 0])
@@ -187,7 +183,7 @@ def test_coefficients_without_results_are_masked(client: Client, server: Server)
     shape = SHAPES["3x3"]
     weights, share, mask = numbers(shape)
     packing = packing_of(shape)
-    request = client.request(packing, share)
+    request = client.request(shape, share)
     opened = []
     for _ in range(2):
         ((_, _, words),) = server._ciphertexts(packing, weights, mask, request)
@@ -217,7 +213,7 @@ def test_coefficients_without_results_are_left_out(client: Client, server: Serve
 
     server._ciphertexts = recorded  # type: ignore[method-assign, assignment]
     try:
-        answer = server.answer(packing, weights, mask, client.request(packing, share))
+        answer = server.answer(shape, weights, mask, client.request(shape, share))
     finally:
         del server._ciphertexts
     ((words,),) = (sent,)
@@ -256,10 +252,10 @@ def test_the_statistical_parameter() -> None:
 
 def test_a_request_has_only_small_noise(client: Client) -> None:
     """Of SEAL's own: 152 - 1 - 31 bits of modulus, less the 4.4 bits of 21 + 1/2."""
-    packing = packing_of(SHAPES["3x3"])
-    share = numbers(packing.shape)[1]
+    shape = SHAPES["3x3"]
+    share = numbers(shape)[1]
     server = Server(client.public_key)
-    for ciphertext in server._inputs(packing, client.request(packing, share)).values():
+    for ciphertext in server._inputs(packing_of(shape), client.request(shape, share)).values():
         ciphertext = client._scheme.evaluator.transform_from_ntt(ciphertext)
         assert client._decryptor.invariant_noise_budget(ciphertext) >= 152 - 1 - 31 - 5
 
@@ -271,7 +267,7 @@ def test_the_budget_after_flooding(name: str, client: Client, server: Server) ->
     _, share, mask = numbers(shape)
     weights = np.where(np.random.default_rng(1).integers(0, 2, shape.weight_shape), PRIME // 2, -(PRIME // 2))
     packing = packing_of(shape)
-    for _, _, words in server._ciphertexts(packing, weights, mask, client.request(packing, share)):
+    for _, _, words in server._ciphertexts(packing, weights, mask, client.request(shape, share)):
         ciphertext = client._scheme.ciphertext(words, ntt=False)
         assert client._decryptor.invariant_noise_budget(ciphertext) >= bfv.SMALLEST_BUDGET
 
@@ -294,15 +290,13 @@ def resealed(message: bytes, position: int, byte: int) -> bytes:
 
 
 def test_damaged_and_foreign_messages_are_refused(client: Client, server: Server) -> None:
-    shape, other = SHAPES["3x3"], LinearShape(3, 8, 8, 5, (3, 3), padding=(1, 1), dilation=(1, 1), groups=1)
-    assert shape == other
-    packing = packing_of(shape)
+    shape = SHAPES["3x3"]
     weights, share, mask = numbers(shape)
-    request = client.request(packing, share)
-    answer = server.answer(packing, weights, mask, request)
+    request = client.request(shape, share)
+    answer = server.answer(shape, weights, mask, request)
     readers = {
-        "request": (request, lambda m: server.answer(packing, weights, mask, m)),
-        "answer": (answer, lambda m: client.result(packing, m)),
+        "request": (request, lambda m: server.answer(shape, weights, mask, m)),
+        "answer": (answer, lambda m: client.result(shape, m)),
         "public key": (client.public_key, Server),
     }
     for kind, (message, read) in readers.items():
@@ -333,17 +327,17 @@ def test_damaged_and_foreign_messages_are_refused(client: Client, server: Server
 def test_a_message_of_another_layer_kind_or_prime_is_refused(client: Client, server: Server) -> None:
     shape = LinearShape.matrix(8, 8)
     other = LinearShape(8, 1, 1, 8, (1, 1))
-    packing, (weights, share, mask) = packing_of(shape), numbers(shape)
-    request = client.request(packing_of(other), share.reshape(8, 1, 1))
-    assert len(request) == traffic(packing).bytes_up
+    weights, share, mask = numbers(shape)
+    request = client.request(other, share.reshape(8, 1, 1))
+    assert len(request) == traffic(shape).bytes_up
     with pytest.raises(
         HomomorphicError, match="request: the message is of another kind, or for another prime"
     ):
-        server.answer(packing, weights, mask, request)
+        server.answer(shape, weights, mask, request)
     with pytest.raises(
         HomomorphicError, match="request: the message is of another kind, or for another prime"
     ):
-        server.answer(packing, weights, mask, Client(2**31 - 1).request(packing, share))
+        server.answer(shape, weights, mask, Client(2**31 - 1).request(shape, share))
     with pytest.raises(
         HomomorphicError, match="public key: the message is of another kind, or for another prime"
     ):
@@ -353,26 +347,26 @@ def test_a_message_of_another_layer_kind_or_prime_is_refused(client: Client, ser
 def test_a_stranger_decrypts_nothing(client: Client, server: Server) -> None:
     """With another key the same answer gives uniform numbers."""
     shape = SHAPES["several tiles of both"]
-    packing, (weights, share, mask) = packing_of(shape), numbers(shape)
-    answer = server.answer(packing, weights, mask, client.request(packing, share))
-    assert chi_square(Client().result(packing, answer).ravel(), PRIME) < 90
+    weights, share, mask = numbers(shape)
+    answer = server.answer(shape, weights, mask, client.request(shape, share))
+    assert chi_square(Client().result(shape, answer).ravel(), PRIME) < 90
 
 
 def test_wrong_numbers_are_refused(client: Client, server: Server) -> None:
     shape = LinearShape.matrix(3, 4)
-    packing, (weights, share, mask) = packing_of(shape), numbers(shape)
-    request = client.request(packing, share)
+    weights, share, mask = numbers(shape)
+    request = client.request(shape, share)
     with pytest.raises(ValueError, match=r"share must be integers of shape \(4,\), got int64 of \(3,\)"):
-        client.request(packing, share[:3])
+        client.request(shape, share[:3])
     with pytest.raises(ValueError, match="share must be integers .* got float64"):
-        client.request(packing, share.astype(float))
+        client.request(shape, share.astype(float))
     for wrong in -1, PRIME:
         with pytest.raises(ValueError, match=rf"share must lie in \[0, {PRIME}\)"):
-            client.request(packing, np.full(4, wrong))
+            client.request(shape, np.full(4, wrong))
         with pytest.raises(ValueError, match=rf"mask must lie in \[0, {PRIME}\)"):
-            server.answer(packing, weights, np.full(3, wrong), request)
+            server.answer(shape, weights, np.full(3, wrong), request)
     with pytest.raises(ValueError, match=r"weights must be integers of shape \(3, 4\)"):
-        server.answer(packing, weights.T, mask, request)
+        server.answer(shape, weights.T, mask, request)
 
 
 def test_primes_that_seal_cannot_take_are_refused_by_name() -> None:
@@ -395,10 +389,10 @@ def test_costs_need_no_seal_and_its_absence_is_named() -> None:
     code = """
 import sys
 sys.modules["seal"] = None
-from circa_train.pi.he_messages import packing_of, traffic
+from circa_train.pi.he_messages import traffic
 from circa_train.pi.homomorphic import Client
 from circa_train.pi.linear_shape import LinearShape
-assert traffic(packing_of(LinearShape.matrix(10, 64))).requests == 1
+assert traffic(LinearShape.matrix(10, 64)).requests == 1
 assert "torch" not in sys.modules
 try:
     Client()
@@ -434,14 +428,3 @@ def test_words_there_and_back(width: int) -> None:
     data = pack_words(words, width)
     assert data == b"".join(int(word).to_bytes(width, "little") for word in words)
     np.testing.assert_array_equal(unpack_words(data, width), words)
-
-
-def test_packing_is_public(client: Client) -> None:
-    """Any packing that fits is as exact as the one with the fewest bytes."""
-    shape = LinearShape(4, 6, 6, 4, (3, 3), padding=(1, 1))
-    weights, share, mask = numbers(shape)
-    server = Server(client.public_key)
-    for packing in Packing(shape, DEGREE, 6, 1, 3), Packing(shape, DEGREE, 2, 3, 1):
-        answer = server.answer(packing, weights, mask, client.request(packing, share))
-        expected = (direct(shape, weights, share, PRIME) - mask) % PRIME
-        np.testing.assert_array_equal(client.result(packing, answer), expected)

@@ -47,18 +47,19 @@ class Traffic:
     bytes_down: int
 
 
-def traffic(packing: Packing) -> Traffic:
-    """Exactly what one request and its answer are long. Needs no SEAL."""
+def traffic(shape: LinearShape) -> Traffic:
+    """Exactly how long one request and its answer are. Needs no SEAL."""
+    packing = packing_of(shape)
     requests = packing.row_tiles * packing.input_tiles
     answers = packing.row_tiles * packing.output_tiles
-    results = int(np.prod(packing.shape.output_shape))
+    results = int(np.prod(shape.output_shape))
     up = HEAD_BYTES + bfv.SEED_BYTES + requests * UP_BYTES
     down = HEAD_BYTES + answers * DOWN_BYTES + results * bfv.WIDTHS[0]
     return Traffic(requests, answers, up, down)
 
 
 class Messages:
-    """Bodies between head and end, for one scheme."""
+    """Heads before bodies, for one scheme."""
 
     def __init__(self, scheme: Scheme) -> None:
         self._parameters = f"{scheme.prime} {DEGREE} {scheme.moduli} {scheme.own_modulus}"
@@ -69,7 +70,7 @@ class Messages:
 
     def write(self, kind: str, packing: Packing | None, body: bytes) -> bytes:
         head = _FORMAT + self._about(kind, packing)
-        return head + hashlib.blake2b(head + body, digest_size=16).digest() + body
+        return head + _checksum(head, body) + body
 
     def read(self, kind: str, packing: Packing | None, message: bytes, length: int) -> memoryview:
         """The body of a message that must have this length.
@@ -89,9 +90,15 @@ class Messages:
                 f"{kind}: the message is of another kind, or for another prime, layer or version of SEAL"
             )
         body = memoryview(message)[HEAD_BYTES:]
-        if checksum != hashlib.blake2b(message[:24] + body, digest_size=16).digest():
+        if checksum != _checksum(message[:24], body):
             raise HomomorphicError(f"{kind}: the checksum is wrong, so the message was damaged on its way")
         return body
+
+
+def _checksum(head: bytes, body: bytes | memoryview) -> bytes:
+    checksum = hashlib.blake2b(head, digest_size=16)
+    checksum.update(body)
+    return checksum.digest()
 
 
 def check_words(kind: str, words: Words, modulus: int) -> Words:

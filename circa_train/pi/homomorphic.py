@@ -1,9 +1,9 @@
 """Shares of a linear layer by additively homomorphic encryption: the client gets W r - t, and nothing else.
 
     client, once    key = Client().public_key                     to the server
-    client          request = client.request(packing, r)          r, encrypted
-    server          answer = server.answer(packing, W, t, request)
-    client          client.result(packing, answer)                (W r - t) mod p
+    client          request = client.request(shape, r)            r, encrypted
+    server          answer = server.answer(shape, W, t, request)
+    client          client.result(shape, answer)                  (W r - t) mod p
 
 r is the client's share of the layer's input, W the server's integer weights, t the server's mask of the
 output, all modulo p. Neither party learns the other's numbers; both are assumed honest but curious. The
@@ -22,7 +22,7 @@ given W r - t. The server does five things, in this order:
 5. *Leaves out* the coefficients of the first polynomial that hold no results. The client can then not decrypt
    them. It also makes the message smaller by nearly a half.
 
-**Messages** have a fixed length for a packing, known to both before (:mod:`circa_train.pi.he_messages`). A
+**Messages** have a fixed length for a layer, known to both before (:mod:`circa_train.pi.he_messages`). A
 request names its second polynomials by the seed that they are drawn from.
 
 Products with a tile of weights that is all zero are left out, so the time tells how many those are. SEAL's
@@ -45,9 +45,11 @@ from circa_train.pi.he_messages import (
     Messages,
     check_words,
     pack_polynomial,
+    packing_of,
     traffic,
     unpack_polynomial,
 )
+from circa_train.pi.linear_shape import LinearShape
 from circa_train.pi.packing import Integers, Packing
 
 
@@ -73,13 +75,15 @@ class Client:
         #: What the server needs.
         self.public_key = self._messages.write("public key", None, body)
 
-    def request(self, packing: Packing, share: Integers) -> bytes:
+    def request(self, shape: LinearShape, share: Integers) -> bytes:
         """The client's share of the layer's input, encrypted. Two requests for one share are independent.
 
         Raises:
-            ValueError: if ``share`` has another shape than the layer's input, or numbers outside [0, p).
+            ValueError: if ``share`` has another shape than the layer's input, or numbers outside [0, p); or
+                naming a layer that does not fit.
         """
-        _check_numbers("share", share, packing.shape.input_shape, 0, self._scheme.prime)
+        packing = packing_of(shape)
+        _check_numbers("share", share, shape.input_shape, 0, self._scheme.prime)
         seed = os.urandom(bfv.SEED_BYTES)
         parts = [seed]
         for number, polynomial in enumerate(packing.input_polynomials(share).reshape(-1, DEGREE)):
@@ -100,25 +104,24 @@ class Client:
         product = scheme.words(scheme.evaluator.multiply_plain(pair, self._secret))
         return (words[0] + product[0]) % moduli
 
-    def result(self, packing: Packing, answer: bytes) -> Integers:
+    def result(self, shape: LinearShape, answer: bytes) -> Integers:
         """(W r - t) mod p in [0, p), of the layer's output shape.
 
         Raises:
             HomomorphicError: if ``answer`` is not the server's answer for this layer, whole and undamaged.
         """
-        body = self._messages.read("answer", packing, answer, traffic(packing).bytes_down)
+        packing = packing_of(shape)
+        body = self._messages.read("answer", packing, answer, traffic(shape).bytes_down)
         modulus, width = self._scheme.moduli[0], bfv.WIDTHS[0]
         words = check_words("answer", unpack_words(body, width), modulus)
-        output = np.empty(
-            (packing.shape.outputs, packing.shape.output_rows, packing.shape.output_columns), np.int64
-        )
-        for output_tile, row_tile in _tiles(packing):
+        output = np.empty((shape.outputs, shape.output_rows, shape.output_columns), np.int64)
+        for output_tile, row_tile in np.ndindex(packing.output_tiles, packing.row_tiles):
             index, place = packing.results(output_tile, row_tile)
             pair = np.zeros((2, 1, DEGREE), np.uint64)
             pair[0, 0, index.ravel()], pair[1, 0], words = np.split(words, [index.size, index.size + DEGREE])
             plain = self._decryptor.decrypt(self._scheme.ciphertext(pair, ntt=False))
             output[place] = self._scheme.coefficients(plain)[index]
-        return output.reshape(packing.shape.output_shape)
+        return output.reshape(shape.output_shape)
 
 
 class Server:
@@ -139,11 +142,11 @@ class Server:
         ]
         self._encryptor = scheme.seal.Encryptor(scheme.context, scheme.public_key(np.stack(halves)))
 
-    def answer(self, packing: Packing, weights: Integers, mask: Integers, request: bytes) -> bytes:
+    def answer(self, shape: LinearShape, weights: Integers, mask: Integers, request: bytes) -> bytes:
         """The encryption of (W r - t) mod p.
 
         Args:
-            packing: of the layer.
+            shape: of the layer.
             weights: W, of the layer's weight shape: integers of any size, taken modulo p.
             mask: t, of the layer's output shape, uniform on [0, p). One t masks one answer only.
             request: the client's message.
@@ -152,9 +155,9 @@ class Server:
             ValueError: if ``weights`` or ``mask`` has another shape, or ``mask`` numbers outside [0, p).
             HomomorphicError: if ``request`` is not a client's request for this layer, whole and undamaged.
         """
-        _check_numbers("mask", mask, packing.shape.output_shape, 0, self._scheme.prime)
-        _check_numbers("weights", weights, packing.shape.weight_shape, -(2**63), 2**63)
-        parts = []
+        _check_numbers("mask", mask, shape.output_shape, 0, self._scheme.prime)
+        _check_numbers("weights", weights, shape.weight_shape, -(2**63), 2**63)
+        packing, parts = packing_of(shape), []
         for output_tile, row_tile, words in self._ciphertexts(packing, weights, mask, request):
             index, _ = packing.results(output_tile, row_tile)
             shown = np.concatenate([words[0, 0, index.ravel()], words[1, 0]])
@@ -196,7 +199,7 @@ class Server:
 
     def _inputs(self, packing: Packing, request: bytes) -> dict[tuple[int, int], object]:
         """The request's ciphertexts in NTT form, by (row tile, input tile)."""
-        body = self._messages.read("request", packing, request, traffic(packing).bytes_up)
+        body = self._messages.read("request", packing, request, traffic(packing.shape).bytes_up)
         seed, body = bytes(body[: bfv.SEED_BYTES]), body[bfv.SEED_BYTES :]
         inputs = {}
         for number in range(packing.row_tiles * packing.input_tiles):
@@ -205,12 +208,6 @@ class Server:
             pair = np.stack([first, _seeded(self._scheme, seed, number)])
             inputs[divmod(number, packing.input_tiles)] = self._scheme.ciphertext(pair, ntt=True)
         return inputs
-
-
-def _tiles(packing: Packing) -> Iterator[tuple[int, int]]:
-    for output_tile in range(packing.output_tiles):
-        for row_tile in range(packing.row_tiles):
-            yield output_tile, row_tile
 
 
 def _check_numbers(name: str, numbers: Integers, shape: tuple[int, ...], low: int, high: int) -> None:
