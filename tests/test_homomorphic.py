@@ -155,6 +155,7 @@ def test_nothing_returns_twice(client: Client, server: Server) -> None:
     shape = SHAPES["3x3"]
     weights, share, mask = numbers(shape)
     first, second = (client.request(shape, share) for _ in range(2))
+    assert first[40:72] != second[40:72]  # the seeds: one for two shares would tell their difference
     answers = [server.answer(shape, weights, mask, request) for request in (first, first, second)]
     for a, b in ((first, second), (answers[0], answers[1]), (answers[0], answers[2])):
         # of 56 or 48 uniform bits, two numbers are equal with probability 2^-48
@@ -220,6 +221,29 @@ def test_coefficients_without_results_are_left_out(client: Client, server: Serve
     expected = pack_words(np.concatenate([words[0, 0, index.ravel()], words[1, 0]]), 7)
     assert answer[40:] == expected
     assert len(expected) == 7 * (index.size + DEGREE)
+
+
+def test_what_is_sent_was_flooded_at_every_result(
+    client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = SHAPES["several tiles of both"]
+    weights, share, mask = numbers(shape)
+    scheme, packing, flooded = server._scheme, packing_of(shape), []
+    flood = scheme.flood
+
+    def recorded(words: np.ndarray, index: np.ndarray) -> np.ndarray:
+        flooded.append((flood(words, index), index))
+        return flooded[-1][0]
+
+    monkeypatch.setattr(scheme, "flood", recorded)
+    for output_tile, row_tile, sent in server._ciphertexts(
+        packing, weights, mask, client.request(shape, share)
+    ):
+        words, index = flooded.pop()
+        np.testing.assert_array_equal(index, packing.results(output_tile, row_tile)[0].ravel())
+        last = scheme.evaluator.mod_switch_to(scheme.ciphertext(words, False), scheme.context.last_parms_id())
+        np.testing.assert_array_equal(sent, scheme.words(last))
+    assert not flooded
 
 
 def test_noise_is_flooded_by_uniform_numbers(client: Client) -> None:
