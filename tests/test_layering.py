@@ -133,6 +133,7 @@ def test_hydra_stays_at_the_top() -> None:
 
 def test_the_garbled_circuits_and_the_kernels_face_need_no_torch() -> None:
     modules = "gc gc.accounting gc.protocol.local gc.protocol.session gc.aes.engines field kernels"
+    modules += " pi.homomorphic"
     code = "".join(f"import circa_train.{name}\n" for name in modules.split())
     code += "import sys; sys.exit(bool({'torch', 'numba', 'triton'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
