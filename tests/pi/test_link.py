@@ -35,15 +35,17 @@ def test_bytes_pass_in_both_directions_and_so_does_the_end():
         thread = threading.Thread(target=echo)
         thread.start()
         sent = bytes(range(256)) * 2000
-        with emulated(listening.getsockname(), LineSpeed(1e9, 0.001)) as address:
-            with socket.create_connection(address) as connection:
-                threading.Thread(target=connection.sendall, args=(sent,)).start()
-                received = bytearray()
-                while len(received) < len(sent):
-                    received += connection.recv(1 << 16)
-                assert bytes(received) == sent
-                connection.shutdown(socket.SHUT_WR)
-                assert connection.recv(1) == b""
+        with (
+            emulated(listening.getsockname(), LineSpeed(1e9, 0.001)) as address,
+            socket.create_connection(address) as connection,
+        ):
+            threading.Thread(target=connection.sendall, args=(sent,)).start()
+            received = bytearray()
+            while len(received) < len(sent):
+                received += connection.recv(1 << 16)
+            assert bytes(received) == sent
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
         thread.join(timeout=5)
         assert not thread.is_alive()
 
