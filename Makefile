@@ -10,7 +10,7 @@ TORTURE_SCALE ?= 1
 TORTURE_OUT ?= results/reliability
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-slow lowest torture check docs benchmark clean
+.PHONY: help install install-dev quickstart private-inference test test-slow lowest torture check docs benchmark clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -50,6 +50,18 @@ quickstart: $(VENV)/.installed ## Train, truncate, fine-tune, plot and verify on
 	@echo "[6/6] the same sign tests in a garbled circuit, at every site"
 	@$(BIN)/python scripts/verify.py 'checkpoint=$(QUICKSTART)/train/*/best.pt' +experiment=quickstart_verify
 	@echo "everything lies under $(QUICKSTART)/: the figure is plots/accuracy_vs_k.png, the table plots/results.csv"
+
+private-inference: $(VENV)/.installed ## Two parties classify ten images with the quickstart's network (under a minute)
+	@ls $(QUICKSTART)/train/*/best.pt >/dev/null 2>&1 || { echo "[0/2] training the quickstart's resnet8"; \
+		$(BIN)/python scripts/train.py +experiment=quickstart_train; }
+	@echo "[1/2] its integer network"
+	@$(BIN)/python scripts/export.py 'checkpoint=$(QUICKSTART)/train/*/best.pt' fault=poszero fault.k=12 images=100 \
+		draws.count=1 run.root=$(QUICKSTART) run.name=private
+	@echo "[2/2] a server, a dealer and a client, in a process each; logits compared with the definition's"
+	@folder=$$(ls -td $(QUICKSTART)/export/private-*/export | head -1); \
+		$(BIN)/python scripts/serve.py export=$$folder connections=1 run.root=$(QUICKSTART) & \
+		$(BIN)/python scripts/infer.py images=$$folder compare=$$folder limit=10 wait=30 run.root=$(QUICKSTART); \
+		code=$$?; [ $$code = 0 ] || kill $$!; wait $$!; exit $$code
 
 test: $(VENV)/.installed-dev ## Run the tests (minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PARALLEL)

@@ -6,13 +6,14 @@ import resource
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.protocol import connect
+from circa_train.gc.protocol import Transport, connect
 from circa_train.jobs.job import Job
 from circa_train.jobs.serve import address_of, check_offline, stores_of
 from circa_train.jobs.settings import InferConfig, TlsConfig
@@ -30,6 +31,7 @@ from circa_train.pi import (
     logits_under,
     offline_bytes,
     online_bytes,
+    warm_up,
 )
 from circa_train.text import aligned
 
@@ -44,12 +46,10 @@ def work(job: Job) -> dict[str, Any]:
     if config.batch_size < 1:
         raise ValueError(f"batch_size = {config.batch_size}: must be at least 1")
     network = None if config.compare is None else load_network(config.compare)
-    speed = LineSpeed(config.emulate.bandwidth, config.emulate.latency)
     stores = Stores(stores_of(config.pi, config.run.root), "client")
-    tls = _tls(config.tls)
-    with emulated((config.host, config.port), speed) as address:
+    with ExitStack() as stack:
         client = Client(
-            connect(address, config.pi.timeout, tls=tls, server_name=config.host),
+            _connected(config, stack),
             stores,
             offline=config.pi.offline,  # type: ignore[arg-type]
             architecture=None if network is None else network.architecture,
@@ -59,11 +59,27 @@ def work(job: Job) -> dict[str, Any]:
             timeout=config.pi.timeout,
         )
         try:
+            warm_up(client.architecture.prime)
             record = _infer_all(job, client, network)
             client.end()
         finally:
             client.line.close()
     return record
+
+
+def _connected(config: InferConfig, stack: ExitStack) -> Transport:
+    """The connection, tried again for ``wait`` seconds while nobody listens."""
+    speed = LineSpeed(config.emulate.bandwidth, config.emulate.latency)
+    tls, deadline = _tls(config.tls), time.monotonic() + config.wait
+    while True:
+        try:
+            address = stack.enter_context(emulated((config.host, config.port), speed))
+            return connect(address, config.pi.timeout, tls=tls, server_name=config.host)
+        except ConnectionError:
+            stack.close()
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _infer_all(job: Job, client: Client, network: Network | None) -> dict[str, Any]:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from circa_train.gc.protocol import Listener
 from circa_train.jobs.settings import ServeConfig, TlsConfig, TwoPartyConfig
-from circa_train.pi import OFFLINES, Server, Stores, dealer_process, load_network, serve_clients, server_tls
+from circa_train.pi import (
+    OFFLINES,
+    Server,
+    Stores,
+    dealer_process,
+    load_network,
+    serve_clients,
+    server_tls,
+    warm_up,
+)
 
 log = logging.getLogger("circa_train.console")
 
@@ -19,6 +28,7 @@ def work(config: ServeConfig) -> None:
     check_offline(config.pi)
     tls = _tls(config.tls)
     network = load_network(config.export)
+    warm_up(network.architecture.prime)
     stores = Stores(stores_of(config.pi, config.run.root), "server")
     given = None if config.pi.dealer is None else address_of(config.pi.dealer)
     own = config.pi.offline == "dealer" and given is None

@@ -372,7 +372,8 @@ class InferConfig:
     ``images`` is a picture, a folder of pictures, a .npy file of uint8 (n, C, H, W), or an export folder,
     whose test images are taken; the first ``limit`` (null: all), ``batch_size`` at a time. ``architecture``
     insists on the network of that digest. ``compare`` is an export folder: logits are compared with what it
-    gives under the masks of this party.
+    gives under the masks of this party. ``wait`` is how many seconds to wait for a server that does not
+    listen yet.
     """
 
     images: str = MISSING
@@ -382,6 +383,7 @@ class InferConfig:
     batch_size: int = 1
     architecture: str | None = None
     compare: str | None = None
+    wait: float = 0.0
     pi: TwoPartyConfig = field(default_factory=TwoPartyConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     emulate: EmulateConfig = field(default_factory=EmulateConfig)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from circa_train.pi.clear import logits_under
     from circa_train.pi.client import Client
     from circa_train.pi.dealer import serve_dealer
+    from circa_train.pi.garbling import warm_up
     from circa_train.pi.handshake import OFFLINES, Refused
     from circa_train.pi.line import Traffic
     from circa_train.pi.link import LineSpeed, emulated
@@ -59,6 +60,7 @@ _HOMES = {
     "serve_dealer": "dealer",
     "server_tls": "serving",
     "together": "session",
+    "warm_up": "garbling",
 }
 
 __all__ = [
@@ -88,5 +90,6 @@ __all__ = [
     "serve_dealer",
     "server_tls",
     "together",
+    "warm_up",
 ]
 __getattr__, __dir__ = face(__name__, _HOMES)

@@ -51,7 +51,7 @@ class ArchitectureError(ValueError):
 
 @dataclass(frozen=True)
 class SignTest:
-    """The test of one site: ``mode`` exact, poszero or negpass; ``k`` for all channels, or one per channel."""
+    """One site's test: ``mode`` exact, poszero or negpass; ``k`` for all channels, or one per channel."""
 
     mode: str
     k: int | tuple[int, ...] = 0

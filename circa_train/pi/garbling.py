@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circa_train.gc.aes import KEY_BYTES, Blocks, Kernel, Randomness, Seed, make_kernel
+from circa_train.gc.circuits import ReluCircuit
 from circa_train.gc.protocol import (
     COLUMNS,
     POINT_BYTES,
@@ -294,6 +295,21 @@ def answer(
         sent, other = send_product(number, pair, p)
         found += [sent, (share + own + other + fresh[j]) % p]
     return to_words(np.array(found))
+
+
+def warm_up(prime: int) -> None:
+    """Have everything compiled that a session will run, so that no party waits for the other's compiler."""
+    kernel, n = make_kernel(bytes(KEY_BYTES)), 64
+    circuit = ReluCircuit("truncated", prime, prime.bit_length() - 1).circuit
+    labels = np.empty((2, n, 2), dtype=np.uint64)
+    kernel.counters(0, labels)
+    tables = np.empty((circuit.and_gates, 2, n, 2), dtype=np.uint64)
+    inputs = (labels[:1], labels[1:])
+    (output,) = kernel.garble(circuit, inputs, np.ones(2, dtype=np.uint64), tables, 0)
+    kernel.activate(labels[:1], np.zeros((1, n), dtype=bool), labels[1, 0], np.empty_like(labels[:1]))
+    kernel.evaluate(circuit, inputs, tables, 0)
+    kernel.tccr_hash(np.ascontiguousarray(output), 0, 0)
+    kernel.take_share(np.ascontiguousarray(output), np.zeros(n, dtype=np.uint32), 0, 0, prime)
 
 
 def own_labels(piece: Piece, seed: bytes) -> Blocks:

@@ -55,24 +55,27 @@ class LineSpeed:
 
 @contextmanager
 def emulated(address: tuple[str, int], speed: LineSpeed) -> Iterator[tuple[str, int]]:
-    """The address to connect to, once, instead of ``address``, while the block runs."""
+    """The address to connect to, once, instead of ``address``, while the block runs.
+
+    Raises:
+        ConnectionError: if nobody listens at ``address``.
+    """
     if speed.is_plain:
         yield address
         return
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=_carry, args=(listening, address, speed), daemon=True)
+    try:
+        there = socket.create_connection(address)
+    except OSError as error:
+        raise ConnectionError(f"no party listens at {address[0]}:{address[1]} ({error})") from error
+    with there, socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_carry, args=(listening, there, speed), daemon=True)
         thread.start()
         yield listening.getsockname()[:2]
 
 
-def _carry(listening: socket.socket, address: tuple[str, int], speed: LineSpeed) -> None:
+def _carry(listening: socket.socket, there: socket.socket, speed: LineSpeed) -> None:
     with suppress(OSError):
         here, _ = listening.accept()
-        try:
-            there = socket.create_connection(address)
-        except OSError:
-            here.close()
-            return
         for end in (here, there):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         pumps = [_Pump(here, there, speed), _Pump(there, here, speed)]

@@ -75,12 +75,19 @@ class Server:
             line.close()
 
     def _converse(self, line: Line, report: Callable[[str], None]) -> None:
-        theirs = Greeting.receive(line)
         port = self.dealer[1] if self.dealer is not None and self._own_dealer else 0
         ours = Greeting(
-            self.offline, self.network.architecture.digest, self.network.parameters_digest, port,
+            self.offline,
+            self.network.architecture.digest,
+            self.network.parameters_digest,
+            port,
             len(self._description),
-        )  # fmt: skip
+        )
+        try:
+            theirs = Greeting.receive(line)
+        except handshake.Refused:
+            ours.send(line)  # so that the other one can tell, too
+            raise
         ours.send(line)
         handshake.check(ours, theirs)
         garbling: ServerGarbling | None = None

@@ -12,6 +12,7 @@ from torch import nn
 
 from circa_train import NoFault, TruncatedSign, build_model, export_network
 from circa_train.data import load_data
+from circa_train.gc.aes import engines
 from circa_train.pi.network import Network, load_network
 
 SMALL = {"num_classes": 4, "image_size": 8, "width": 0.5, "seed": 0}
@@ -64,6 +65,14 @@ def write_export(name: str, folder: Path) -> Path:
             class_names=splits.class_names, name="synthetic", vectors=2, calibration_images=16,
         )  # fmt: skip
     return folder / name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_compiled():
+    """The numpy engine: its bytes are those of the compiled one, and no party waits for a compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "available_kernels", lambda: ("numpy",))
+        yield
 
 
 @pytest.fixture(scope="session")
