@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-LISTED = ("circa_train", "scripts", "hydra_plugins")
+LISTED = ("circa_train", "scripts", "hydra_plugins", "adapters")
 
 
 def tree_block() -> str:

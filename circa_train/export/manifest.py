@@ -18,11 +18,12 @@ from circa_train.export.shares import holdings, round_trips
 from circa_train.fault import NoFault, SignTest, TruncatedSign
 from circa_train.rescaling import RESCALINGS, check_rescale_bits, check_rescaling
 
-#: What is written. 2 added the offset rescaling, who holds which share, exact logits and the pairs.
-FORMAT = 2
+#: What is written. 2 added the offset rescaling, who holds which share, exact logits and the pairs; 3 what
+#: other people's runtimes asked for: logits of the real network, and how many values overflow in the vectors.
+FORMAT = 3
 
 #: What is read.
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
 
 
 def describe(

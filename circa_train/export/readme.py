@@ -18,7 +18,7 @@ with `python reader.py`, which needs numpy alone.
 | `weights.safetensors` | int32 tensors `<layer>.weight`, `<layer>.bias`, `<layer>.index` |
 | `vectors.safetensors` | `images` (uint8), `labels`, `inputs`, `mask.<layer>`, `logits.<how>`, `exact.<how>`, `pairs.<layer>.<key>` (int32) |
 | `network.onnx` | the real network (BatchNorm folded, exact ReLUs); its nodes have the names of the layers |
-| `reader.py` | a reader in 40 lines, and as many that recompute the test vectors |
+| `reader.py` | a reader in 90 lines, and a few more that recompute the test vectors |
 
 **What this folder does not give.** The digests find damage; they do not say who made the folder. Read
 `reader.py` before you run it. The gate's law assumes masks that are uniform, fresh for every sign test, and
@@ -116,6 +116,9 @@ somebody else reads it, too). In the offline phase the client sends the new mask
 gates, and the same masks of the rescalings, `exact.offset`, `exact.floor` and `exact.local`. If they do not:
 `vectors.layer_sums` and `vectors.offset_layer_sums` of the manifest have, per layer and image, the sum modulo p of all
 values under `floor` and `offset`; the first layer that differs is where to look.
+
+`vectors.overflows` counts the values that left the field, or the domain of the rescaling, in each of these runs: where
+it is 0, a runtime over a larger ring computes the same. `vectors.real_logits` are those of `network.onnx`, in float32.
 
 `pairs.<layer>.x` and `.mask` are values and masks that the images hardly reach: ties at every bit, wraps in both
 directions. `.gate` is the s of a `relu` (with one `k` per channel, channels are the second axis), `.local` and `.offset`

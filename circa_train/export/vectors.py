@@ -45,8 +45,9 @@ def make_vectors(
         (vectors, described): ``images`` (uint8) and int32 ``labels``, ``inputs``, ``mask.<layer>`` for every
         truncated sign test and every rescaling, ``logits.<rescaling>``, the same with exact ReLUs as
         ``exact.<rescaling>``, and the pairs of every sign test and rescaling. Described is how many images
-        there are and, under floor and offset, the sum modulo p of each layer's values for each image, to
-        find the first layer that differs.
+        there are, how many values left the field or the rescaling's domain in each run (0: the run is the
+        same in any larger ring), and, under floor and offset, the sum modulo p of each layer's values for
+        each image, to find the first layer that differs.
     """
     images = images.cpu()
     centre, spread = (
@@ -59,11 +60,12 @@ def make_vectors(
             vectors[f"mask.{layer.name}"] = uniform_masks(
                 (len(images), *layer.shape), seed=SEED, site=layer.site, draw=DRAW, prime=network.prime
             )
-    described: dict[str, Any] = {"images": len(images)}
+    described: dict[str, Any] = {"images": len(images), "overflows": {}}
     for rescaling in RESCALINGS:
         for faults in (True, False):
-            logits, sums = _outcome(network, rescaling, inputs, faults)
+            logits, sums, overflows = _outcome(network, rescaling, inputs, faults)
             vectors[_logits_name(rescaling, faults)] = logits
+            described["overflows"][_logits_name(rescaling, faults)] = overflows
             if faults and rescaling in SUMS:
                 described[SUMS[rescaling]] = sums
     for name, tensor in _pairs(network):
@@ -96,10 +98,13 @@ def check_vectors(
                 raise ExportError(f"{name} of the test vectors is not what the manifest's layer gives")
     for rescaling in FIRST_RESCALINGS if version == 1 else RESCALINGS:
         for faults in (True,) if version == 1 else (True, False):
-            logits, sums = _outcome(network, rescaling, inputs, faults)
+            logits, sums, overflows = _outcome(network, rescaling, inputs, faults)
+            name = _logits_name(rescaling, faults)
+            if version > 2 and described["overflows"].get(name) != overflows:
+                recorded = described["overflows"].get(name)
+                raise ExportError(f"overflows of {name} are {overflows}, the manifest says {recorded}")
             if faults and rescaling in SUMS:
                 _check_sums(described.get(SUMS[rescaling]), sums, SUMS[rescaling])
-            name = _logits_name(rescaling, faults)
             if not torch.equal(logits, _tensor(vectors, name).long()):
                 raise ExportError(f"{name} of the test vectors are not what the weights and masks give")
 
@@ -136,17 +141,18 @@ def _check_sums(recorded: Any, sums: Mapping[str, list[int]], key: str) -> None:
 
 def _outcome(
     network: IntegerNetwork, rescaling: str, inputs: Tensor, faults: bool
-) -> tuple[Tensor, dict[str, list[int]]]:
-    """(logits, sums of every layer) of one run."""
+) -> tuple[Tensor, dict[str, list[int]], int]:
+    """(logits, sums of every layer, values that left the field or domain) of one run."""
     run = _fresh(network, rescaling)
     set_faults(run, faults)
     sums: dict[str, list[int]] = {}
-    logits = inputs
+    logits, overflows = inputs, 0
     for step in run.steps(inputs):
+        overflows += step.overflows
         sums[step.layer.name] = (step.value.flatten(1).sum(1) % network.prime).tolist()
         if step.layer.name == network.plan.output:
             logits = step.value
-    return logits, sums
+    return logits, sums, overflows
 
 
 def _pairs(network: IntegerNetwork) -> Iterator[tuple[str, Tensor]]:
