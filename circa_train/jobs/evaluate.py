@@ -85,6 +85,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "checkpoint": config.checkpoint,
         "finetuned": source.finetuned,
         "trained_fault": metadata.get("fault"),
+        "training": {"seed": (metadata.get("config") or {}).get("seed"), "recipe": metadata.get("recipe")},
         "fault": plan.description,
         "severity": plan.severity,
         "frac_bits": source.frac_bits(config.fault, plan),

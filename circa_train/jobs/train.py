@@ -19,7 +19,7 @@ from circa_train.jobs.job import Job
 from circa_train.jobs.settings import TrackerConfig, TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn import build_model, with_stochastic_relus
-from circa_train.runs import WandbSettings, build_tracker, config_hash
+from circa_train.runs import WandbSettings, build_tracker, config_hash, recipe
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
 from circa_train.training.loop import BEST, LAST
 from circa_train.training.progress import OtherTraining
@@ -37,6 +37,8 @@ def work(job: Job) -> dict[str, Any]:
     with join_ranks(config.run.device) as ranks:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
         prepared = prepare(config, plan, device)
+        started_from = prepared.started_from or job.inputs.get("checkpoint")
+        prepared.metadata["recipe"] = recipe(job.config, started_from)
         tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
         if not job.resume and not config.run.again and ranks.is_main:
             set_states_aside(job, "they belong to another question, or to a result that is not whole")
@@ -83,12 +85,14 @@ class Prepared:
         splits: its data.
         teacher: a plain network to distil from, or None.
         metadata: what its checkpoints say of it.
+        started_from: the recipe of the checkpoint that its first weights are from, if that has one.
     """
 
     network: nn.Module
     splits: DataSplits
     teacher: nn.Module | None
     metadata: dict[str, Any]
+    started_from: str | None = None
 
 
 def build_settings(config: TrainConfig) -> TrainingSettings:
@@ -165,7 +169,7 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
         if config.teacher is None
         else load_network(config.teacher, trust_code=config.run.trust_code).to(device)
     )
-    return Prepared(network, splits, teacher, metadata)
+    return Prepared(network, splits, teacher, metadata, described.get("recipe"))
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
@@ -223,4 +227,5 @@ def training_record(result: TrainingResult, prepared: Prepared, config: TrainCon
         "fault": prepared.metadata["fault"],
         "frac_bits": prepared.metadata["frac_bits"],
         "finetuned": config.checkpoint is not None,
+        "recipe": prepared.metadata.get("recipe"),
     }
