@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from circa_train.jobs.settings import PlotConfig
 from circa_train.plots import gallery, save_figure
-from circa_train.runs import collect, describe_collection, format_rows, select, site_rows, write_csv
+from circa_train.runs import Row, collect, describe_collection, format_rows, select, site_rows, write_csv
+from circa_train.runs.metrics import METRICS_NAME, read_metrics
+from circa_train.runs.sites import allocation_rows
 
 
 def work(config: PlotConfig, command: str) -> None:
@@ -24,13 +28,35 @@ def work(config: PlotConfig, command: str) -> None:
             f"no finished result below {', '.join(map(str, folders))}; run scripts/evaluate.py first"
         )
     rows = select(found.rows, config.where)
-    sites = select(site_rows(found), config.where) if site_rows(found) else []
+    kept = {row["run"] for row in rows}
+    sites, allocations = (
+        [row for row in table(found) if row["run"] in kept] for table in (site_rows, allocation_rows)
+    )
     out = Path(config.out)
     written = [write_csv(rows, out / "results.csv")]
-    drawn = gallery(rows, sites, tolerance=config.tolerance)
+    drawn = gallery(
+        rows, sites, allocations=allocations, histories=histories(rows), tolerance=config.tolerance
+    )
     for name, figure in drawn.figures.items():
         written += save_figure(figure, out / name, command=command, formats=config.formats)
     print(format_rows(rows))
     for name, reason in drawn.left_out.items():
         print(f"not drawn: {name}: {reason}")
     print("written:", *(f"  {path}" for path in written), sep="\n")
+
+
+def histories(rows: Sequence[Row]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The metrics of every training of the table, by its folder's name, in the order in which they ended; one
+    whose file is gone or damaged has none.
+    """
+    found: dict[str, Sequence[Mapping[str, Any]]] = {}
+    trained = [row for row in rows if row["kind"] == "train"]
+    for row in sorted(trained, key=lambda row: float(row.get("finished") or 0)):
+        folder = Path(row["run"])
+        if not (folder / METRICS_NAME).is_file():
+            continue
+        try:
+            found[folder.name if folder.name not in found else str(folder)] = read_metrics(folder)
+        except (OSError, ValueError) as error:
+            print(f"no training curve of {folder}: {error}")
+    return found

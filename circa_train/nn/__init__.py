@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from circa_train.nn.models.own import check_name
     from circa_train.nn.models.registry import build_model, translate_keys
     from circa_train.nn.module_tree import module_at, put_module
-    from circa_train.nn.observation import expect, observe
+    from circa_train.nn.observation import expect, magnitudes, observe
     from circa_train.nn.rescaled import RescaledReLU
     from circa_train.nn.sites import relu_sites
     from circa_train.nn.tracing.in_place import redirect_in_place
@@ -46,6 +46,7 @@ __all__ = [
     "faulty_relus",
     "fit_frac_bits",
     "load_draw_state",
+    "magnitudes",
     "module_at",
     "observe",
     "put_module",
@@ -80,6 +81,7 @@ __getattr__, __dir__ = face(
         "faulty_relus": "control",
         "fit_frac_bits": "calibration",
         "load_draw_state": "control",
+        "magnitudes": "observation",
         "module_at": "module_tree",
         "observe": "observation",
         "put_module": "module_tree",

@@ -77,6 +77,11 @@ def method_name(model: str, *, finetuned: bool = False, by_site: bool = False, i
     return ", ".join(name for name in METHODS if name in done) or AS_IT_IS
 
 
+def short_digest(digest: str | None) -> str | None:
+    """As many digits of a file's digest as tell networks apart."""
+    return None if digest is None else digest[:_DIGITS]
+
+
 def network_columns(result: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The columns above, from an evaluation's result and the digests of the files that it read."""
     training = result.get("training") or {}
@@ -91,5 +96,5 @@ def network_columns(result: Mapping[str, Any], inputs: Mapping[str, str] | None 
         ),
         "seed": training.get("seed"),
         "recipe": training.get("recipe"),
-        "weights": None if weights is None else weights[:_DIGITS],
+        "weights": short_digest(weights),
     }

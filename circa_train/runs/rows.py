@@ -15,7 +15,7 @@ from typing import Any
 
 from circa_train.fault import sign_test_kinds
 from circa_train.runs.folder import FORMAT, flatten
-from circa_train.runs.networks import network_columns
+from circa_train.runs.networks import network_columns, network_name, short_digest
 
 Row = dict[str, Any]
 
@@ -55,6 +55,9 @@ def to_row(content: Mapping[str, Any], run: str | os.PathLike[str] = "") -> Row:
         row.update(_evaluation_columns(result, content.get("inputs") or {}))
     else:
         row.update(_scalars(flatten(result)))
+        if result.get("checkpoint") is not None:
+            weights = (content.get("inputs") or {}).get("checkpoint")
+            row["network"], row["weights"] = network_name(str(result["checkpoint"])), short_digest(weights)
     row.update(
         {f"config.{key}": value for key, value in _scalars(flatten(content.get("config") or {})).items()}
     )
