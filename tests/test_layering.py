@@ -19,7 +19,7 @@ ORDER = (
     "lazy", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling", "fault",
     "gc", "kernels",
     "nn", "data", "checkpoint", "runs", "training", "evaluation", "diagnosis", "cost", "verify", "export",
-    "search", "plots", "benchmark", "testing", "jobs", "config",
+    "search", "plots", "report", "benchmark", "testing", "jobs", "config",
 )  # fmt: skip
 
 #: Independence is what makes agreement evidence: these import less than their place allows.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.ticker import MaxNLocator
 
 from circa_train.plots.series import require_one
-from circa_train.plots.style import GREY, Note, NotedFigure, dress, new_figure, series_style
+from circa_train.plots.style import GREY, Note, NotedFigure, dress, new_figure, plain, series_style
 from circa_train.plots.words import data_title, mode_name, model_title
 from circa_train.runs import Row
 
@@ -29,7 +29,7 @@ def site_harm(rows: Sequence[Row]) -> NotedFigure:
     if not rows:
         raise ValueError("no search with an allocation")
     shared = require_one(rows, ("run",), "harm per site") | dict(rows[0])
-    names = [str(row["site"]) for row in rows]
+    names = [plain(row["site"]) for row in rows]
     harms = [row.get("harm") for row in rows]
     rates = [
         None if row.get("expected_faults") is None else row["expected_faults"] / max(row["relus"], 1)
@@ -61,8 +61,10 @@ def site_harm(rows: Sequence[Row]) -> NotedFigure:
         dress(axes, ylabel=harm if kind == "harm" else "expected faults\nper ReLU, at its k")
     panels[-1][0].set_xticks(places, names, rotation=90, fontsize=6 if len(rows) > 12 else 8)
     figure.suptitle(
-        f"{model_title(shared['model'])} on {data_title(shared['data'])}, {mode_name(shared['mode'])}, "
-        f"{100 * shared['budget']:g} points may be lost",
+        plain(
+            f"{model_title(shared['model'])} on {data_title(shared['data'])}, {mode_name(shared['mode'])}, "
+            f"{100 * shared['budget']:g} points may be lost"
+        ),
         fontsize=11,
     )
     return figure

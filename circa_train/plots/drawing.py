@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from circa_train.plots.lines import Line, Panel
 from circa_train.plots.series import Point
-from circa_train.plots.style import GREY, Note, NotedFigure, dress, series_style
+from circa_train.plots.style import GREY, Note, NotedFigure, dress, plain, series_style
 from circa_train.runs import Row
 
 #: How far below the best a panel near the top reaches; where accuracy falls no further than twice this, one
@@ -75,7 +75,7 @@ def draw_line(
     style = series_style(index)
     x = [point.x for point in line.points]
     axes.plot(
-        x, [point.y for point in line.points], label=label, color=style.color, marker=style.marker,
+        x, [point.y for point in line.points], label=plain(label), color=style.color, marker=style.marker,
         linestyle=style.linestyle, markersize=5, linewidth=1.6,
     )  # fmt: skip
     low, high = [point.low for point in line.points], [point.high for point in line.points]

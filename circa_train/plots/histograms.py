@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from circa_train.plots.series import require_one
-from circa_train.plots.style import GREY, NotedFigure, dress, new_figure, series_style
+from circa_train.plots.style import GREY, NotedFigure, dress, new_figure, plain, series_style
 from circa_train.plots.words import data_title, mode_name, model_title
 from circa_train.runs import Row
 
@@ -50,7 +50,7 @@ def site_histograms(rows: Sequence[Row]) -> NotedFigure:
                 width=0.9, color=series_style(index).color,
             )  # fmt: skip
         dress(axes)
-        axes.set_title(str(row["site"]), fontsize=7)
+        axes.set_title(plain(row["site"]), fontsize=7)
         axes.tick_params(labelsize=7)
         ticks = range(-24, 25, 12)
         axes.set_xticks(ticks, [str(abs(tick)) for tick in ticks])
@@ -60,5 +60,5 @@ def site_histograms(rows: Sequence[Row]) -> NotedFigure:
         axes.set_xlabel("bits of |x|", fontsize=8)
     at = "" if first.get("k") is None else f", {mode_name(first['mode'])}, band: |x| < 2^{first['k']}"
     named = f"{model_title(first['model'])} on {data_title(first['data'])}"
-    figure.suptitle(f"{named}, x < 0 left, x > 0 right{at}", fontsize=11)
+    figure.suptitle(f"{plain(named)}, x < 0 left, x > 0 right{at}", fontsize=11)
     return figure

@@ -14,7 +14,7 @@ from circa_train.field import DEFAULT_PRIME
 from circa_train.plots.drawing import commands, describe, exact_lines, grid, knee_limits, legend
 from circa_train.plots.lines import Line, Panel, panels
 from circa_train.plots.series import Point, group, weights_of
-from circa_train.plots.style import GREY, Note, NotedFigure, dress, series_style
+from circa_train.plots.style import GREY, Note, NotedFigure, dress, plain, series_style
 from circa_train.plots.words import model_title
 from circa_train.runs import Row
 
@@ -145,7 +145,7 @@ def _draw(
             [point.x for point in line.points], [point.y for point in line.points], linestyle="none",
             marker=style.marker,
             markerfacecolor="none",  # points of two series at one place both show
-            markeredgecolor=style.color, markeredgewidth=1.6, markersize=6, label=line.label,
+            markeredgecolor=style.color, markeredgewidth=1.6, markersize=6, label=plain(line.label),
         )  # fmt: skip
         if notes:
             figure.notes += [Note(axes, p.x, p.y, _told(line, p)) for p in line.points]
@@ -153,7 +153,7 @@ def _draw(
         places = [item["reference"].point for item in members]
         axes.plot(
             [place.x for place in places], [place.y for place in places], linestyle="none",
-            marker=members[0]["reference"].marker, color=GREY, markersize=8, label=label,
+            marker=members[0]["reference"].marker, color=GREY, markersize=8, label=plain(label),
         )  # fmt: skip
         if notes:
             figure.notes += [

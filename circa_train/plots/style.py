@@ -76,11 +76,19 @@ def new_figure(
     return figure, figure.subplots(rows, columns, **options)
 
 
+def plain(text: object) -> str:
+    """Somebody's name as matplotlib shows it letter by letter: dollars begin no formula, and an underscore in
+    front does not hide it from the legend.
+    """
+    words = str(text).replace("$", r"\$")
+    return f" {words}" if words.startswith("_") else words
+
+
 def dress(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
     """Labels, a light grid behind the data, no box."""
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_title(plain(title), fontsize=11)
+    axes.set_xlabel(plain(xlabel))
+    axes.set_ylabel(plain(ylabel))
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

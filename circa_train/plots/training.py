@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from circa_train.plots.drawing import grid, legend
-from circa_train.plots.style import Note, NotedFigure, dress, series_style
+from circa_train.plots.style import Note, NotedFigure, dress, plain, series_style
 
 #: Of one figure; more cannot be told apart, and the last that were started say most.
 MOST = 12
@@ -43,7 +43,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Not
             axes.plot(
                 epochs,
                 [float("nan") if value is None else value for value in values],
-                label=name if not dashed else f"_{name}",
+                label=plain(name) if not dashed else "_",
                 color=style.color,
                 marker=style.marker,
                 markersize=3.5,

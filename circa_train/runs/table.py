@@ -138,6 +138,8 @@ def site_rows(collection: Collection) -> list[Row]:
     """One row per evaluated site: the evaluation's columns, and the site's expected and observed faults."""
     rows: list[Row] = []
     for row, content in zip(collection.rows, collection.raw, strict=True):
+        if row["kind"] != "evaluate":
+            continue
         base = {key: value for key, value in row.items() if not key.startswith("config.")}
         rows.extend({**base, **flatten(site)} for site in content["result"].get("sites") or ())
     return rows

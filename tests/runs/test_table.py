@@ -11,6 +11,7 @@ import pytest
 from circa_train.runs.csv_file import read_csv
 from circa_train.runs.folder import FAILURE, RESULT
 from circa_train.runs.networks import recipe
+from circa_train.runs.records import sealed
 from circa_train.runs.sites import allocation_rows
 from circa_train.runs.table import (
     EVALUATION_COLUMNS,
@@ -197,8 +198,8 @@ def test_a_thousand_results_are_collected(tmp_path: Path) -> None:
 
 
 def test_a_row_says_which_network_it_is_about(tmp_path: Path) -> None:
-    result = {**evaluation()["result"], "checkpoint": "runs/train/seed1-0123456789/best.pt", "finetuned": True,
-              "model": "resnet8 reduced", "training": {"seed": 1, "recipe": "r"}}  # fmt: skip
+    result = {**evaluation()["result"], "checkpoint": "runs/train/seed1-0123456789/best.pt",
+              "finetuned": True, "model": "resnet8 reduced", "training": {"seed": 1, "recipe": "r"}}  # fmt: skip
     row = to_row(evaluation(result=result, inputs={"checkpoint": "ab" * 32}))
     named = {key: row[key] for key in ("network", "method", "seed", "recipe", "weights")}
     assert named == {
@@ -257,9 +258,9 @@ def test_a_kept_record_counts_under_its_own_name_and_a_foreign_table_is_skipped(
 
 def test_the_sites_of_a_search_with_their_harm(tmp_path: Path) -> None:
     site = {"site": "relu", "relus": 10, "k": 12, "and_gates": 190, "expected_faults": 0.5}
-    content = {**evaluation(), "kind": "search", "result": {"k": 11, "budget": 0.01, "allocation": [site]}}
+    content = {**evaluation(), "kind": "search", "result": {"k": 11, "allocation": [site]}}
     write(tmp_path, content)
     assert allocation_rows(collect(tmp_path))[0]["harm"] is None
-    write(tmp_path, {"values": {"divergences at k = 14": {"relu": 0.25}}}, "measured.json")
+    write(tmp_path, sealed({"values": {"divergences at k = 14": {"relu": 0.25}}}), "measured.json")
     (row,) = allocation_rows(collect(tmp_path))
     assert (row["harm"], row["harm_k"], row["uniform_k"], row["k"]) == (0.25, 14, 11, 12)
