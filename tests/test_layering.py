@@ -19,7 +19,7 @@ ORDER = (
     "lazy", "bars", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling",
     "fault", "gc", "kernels",
     "nn", "data", "checkpoint", "runs", "tracking", "training", "evaluation", "diagnosis", "cost", "verify",
-    "export", "search", "plots", "pi", "benchmark", "testing", "jobs", "config",
+    "export", "search", "plots", "report", "pi", "benchmark", "testing", "jobs", "config",
 )  # fmt: skip
 
 #: Independence is what makes agreement evidence: these import less than their place allows.

@@ -18,7 +18,7 @@ from circa_train.jobs.faults import FaultPlan, build_fault, check_fault, refuse_
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import EvaluateConfig
 from circa_train.jobs.source import Source, open_source
-from circa_train.nn import evaluating, expect, observe, set_draw, stochastic_relus
+from circa_train.nn import evaluating, expect, magnitudes, observe, set_draw, stochastic_relus
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -91,6 +91,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "checkpoint": config.checkpoint,
         "finetuned": source.finetuned,
         "trained_fault": metadata.get("fault"),
+        "training": {"seed": (metadata.get("config") or {}).get("seed"), "recipe": metadata.get("recipe")},
         "fault": plan.description,
         "severity": plan.severity,
         "frac_bits": source.frac_bits(config.fault, plan),
@@ -100,13 +101,18 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
 
 
 def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same
-    activations.
+    """Per site, on the first batch: faults counted in one draw, those the exact law expects of the same
+    activations, and how large these are.
     """
     splits = source.splits
     batches = Batches(source.images(config.split), config.batch_size, mean=splits.mean, std=splits.std)
     images, _, first = next(iter(batches))
-    with evaluating(network), observe(network) as seen, expect(network) as expected:
+    with (
+        evaluating(network),
+        observe(network) as seen,
+        expect(network) as expected,
+        magnitudes(network) as sizes,
+    ):
         set_draw(network, FIRST_DRAW, first)
         network(images)
     return [
@@ -118,6 +124,7 @@ def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> 
             "low": seen[name].low if seen[name].values else None,
             "high": seen[name].high if seen[name].values else None,
             "overflows": seen[name].overflows,
+            "magnitudes": asdict(sizes[name]) if name in sizes else None,
         }
         for name in stochastic_relus(network)
     ]

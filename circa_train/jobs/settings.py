@@ -417,9 +417,14 @@ class BenchmarkConfig:
 
 @dataclass
 class PlotConfig:
+    """Which results are collected, from run folders, tables and records, and what is made of them; ``report``
+    adds one page with all of it.
+    """
+
     runs: Any = MISSING
     out: str = "runs/plots"
     where: dict[str, Any] = field(default_factory=dict)
-    formats: list[str] = field(default_factory=lambda: ["png", "svg"])
+    formats: list[str] = field(default_factory=lambda: ["png", "svg", "pdf"])
     tolerance: float = 0.01
+    report: bool = False
     run: RunConfig = field(default_factory=RunConfig)

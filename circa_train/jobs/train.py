@@ -26,7 +26,7 @@ from circa_train.jobs.job import Job
 from circa_train.jobs.settings import TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn import build_model, with_stochastic_relus
-from circa_train.runs import config_hash
+from circa_train.runs import config_hash, recipe
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
 from circa_train.training.loop import BEST, LAST, check_fit
 from circa_train.training.progress import OtherTraining
@@ -43,6 +43,8 @@ def work(job: Job) -> dict[str, Any]:
     with join_ranks(config.run.device) as ranks:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
         prepared = prepare(config, plan, device)
+        started_from = prepared.started_from or job.inputs.get("checkpoint")
+        prepared.metadata["recipe"] = recipe(job.config, started_from)
         check_fit(settings, prepared.splits, prepared.network, prepared.teacher, ranks)
         job.begin()
         if not job.resume and not config.run.again and ranks.is_main:
@@ -88,12 +90,14 @@ class Prepared:
         splits: its data.
         teacher: a plain network to distil from, or None.
         metadata: what its checkpoints say of it.
+        started_from: the recipe of the checkpoint that its first weights are from, if that has one.
     """
 
     network: nn.Module
     splits: DataSplits
     teacher: nn.Module | None
     metadata: dict[str, Any]
+    started_from: str | None = None
 
 
 def build_settings(config: TrainConfig) -> TrainingSettings:
@@ -159,7 +163,7 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
         if config.teacher is None
         else load_network(config.teacher, trust_code=config.run.trust_code).to(device)
     )
-    return Prepared(network, splits, teacher, metadata)
+    return Prepared(network, splits, teacher, metadata, described.get("recipe"))
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
@@ -223,4 +227,5 @@ def training_record(result: TrainingResult, prepared: Prepared, config: TrainCon
         "fault": prepared.metadata["fault"],
         "frac_bits": prepared.metadata["frac_bits"],
         "finetuned": config.checkpoint is not None,
+        "recipe": prepared.metadata.get("recipe"),
     }

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from circa_train.nn.models.own import check_name
     from circa_train.nn.models.registry import build_model, translate_keys
     from circa_train.nn.module_tree import module_at, put_module
-    from circa_train.nn.observation import expect, observe
+    from circa_train.nn.observation import expect, magnitudes, observe
     from circa_train.nn.rescaled import RescaledReLU
     from circa_train.nn.scales import fit_scales
     from circa_train.nn.sites import relu_sites
@@ -53,6 +53,7 @@ __all__ = [
     "fit_scales",
     "frac_bits_by_site",
     "load_draw_state",
+    "magnitudes",
     "module_at",
     "observe",
     "put_module",
@@ -91,6 +92,7 @@ __getattr__, __dir__ = face(
         "fit_scales": "scales",
         "frac_bits_by_site": "control",
         "load_draw_state": "control",
+        "magnitudes": "observation",
         "module_at": "module_tree",
         "observe": "observation",
         "put_module": "module_tree",

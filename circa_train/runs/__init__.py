@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from circa_train.runs.lock import FolderInUse, owned, owner
     from circa_train.runs.metrics import build_tracker
+    from circa_train.runs.networks import recipe
     from circa_train.runs.records import DIGEST, read_record, sealed
     from circa_train.runs.table import Row, collect, select, site_rows, write_csv
     from circa_train.runs.text import describe_collection, format_rows
@@ -51,6 +52,7 @@ __all__ = [
     "owner",
     "read_json",
     "read_record",
+    "recipe",
     "sealed",
     "select",
     "site_rows",
@@ -83,6 +85,7 @@ __getattr__, __dir__ = face(
         "owner": "lock",
         "read_json": "folder",
         "read_record": "records",
+        "recipe": "networks",
         "sealed": "records",
         "select": "table",
         "site_rows": "table",
