@@ -56,6 +56,15 @@ NUMBERS = {
     "mismatches": "mismatches",
     "every.accuracy": "accuracy",
     "every.compared": "sign_tests",
+    "images": "images",
+    "round_trips": "round_trips",
+    "seconds.offline": "offline_seconds",
+    "seconds.online": "online_seconds",
+    "bytes.offline.sent": "offline_bytes_sent",
+    "bytes.offline.received": "offline_bytes_received",
+    "bytes.online.sent": "online_bytes_sent",
+    "bytes.online.received": "online_bytes_received",
+    "peak_mib": "peak_mib",
 }
 
 #: Lists in a record, of which every entry is a step, and what is told of it.
