@@ -16,6 +16,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "split": ("train", "validation", "test"),
     "rescaling": ("offset", "floor", "local"),
     "verify.transport": ("memory", "socket"),
+    "pi.offline": ("dealer", "homomorphic"),
+    "decide_on": ("validation", "test"),
     "tracker.mode": ("offline", "online", "disabled"),
     "run.device": ("auto", "cpu", "cuda", "cuda:0"),
 }
@@ -25,8 +27,8 @@ FORMS: dict[str, str] = {
     "fault.k": "0 to 30, the bit length of the prime less one",
     "fault.prime": "an odd prime below 2^31",
     "fault.rate": "0 to 1",
-    "fault.frac_bits": "0 to 30, or auto",
-    "fault.headroom_bits": "0 and more",
+    "fault.frac_bits": "0 to 30, auto, per_channel, or a file that says them by site",
+    "fault.headroom_bits": "0 and more, or null: 5, and 2 per channel",
     "fault.rescale_bits": "0 to 28; 0 rescales nothing",
     "fault.seed": "0 and more, below 2^63",
     "budget": "0 to 1: the share of accuracy that may be lost",
@@ -41,6 +43,7 @@ REFUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {"fault": ("checkpoint",)},
     "cost": {"fault": ("checkpoint", "uniform", "bit_window")},
     "verify": {"fault": ("none", "uniform", "bit_window")},
+    "equalize": {"fault": ("none",)},
     "search": {"fault": ("none", "uniform", "bit_window", "file", "python")},
     "export": {"fault": ("uniform", "bit_window", "python")},
 }

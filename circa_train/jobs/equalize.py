@@ -9,7 +9,7 @@ import torch
 
 from circa_train.checkpoint import save_checkpoint
 from circa_train.data import Batches
-from circa_train.files import file_digest
+from circa_train.files import file_digest, shown_path
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
 from circa_train.jobs.faults import build_fault, check_fault, refuse_rescale_bits
@@ -54,6 +54,7 @@ def work(job: Job) -> dict[str, Any]:
         exponents=(config.lowest, config.highest),
         headroom_bits=config.headroom_bits,
     )
+    job.begin()
     record = report.record()
     path = job.folder / CHECKPOINT
     chosen_for = {"fault": plan.description, "frac_bits": frac_bits}
@@ -67,13 +68,13 @@ def work(job: Job) -> dict[str, Any]:
     for site, reasons in report.unscaled().items():
         job.log.warning("%s has channels that keep their scale: %s", site, "; ".join(reasons))
     command = shlex.join([
-        "scripts/evaluate.py", f"checkpoint={path}", *_fault_arguments(job.config["fault"]),
+        "scripts/evaluate.py", f"checkpoint={shown_path(path)}", *_fault_arguments(job.config["fault"]),
     ])  # fmt: skip
-    job.log.info("%s computes the same, bit for bit; under its faults: %s", path, command)
+    job.log.info("%s computes the same, bit for bit; under its faults: %s", shown_path(path), command)
     job.log.info("do not fine-tune it: a rescaled weight takes other steps; fine-tune %s", config.checkpoint)
     return {
         **record,
-        "equalized_checkpoint": str(path),
+        "equalized_checkpoint": shown_path(path),
         "checkpoint": config.checkpoint,
         "model": describe_model(metadata["model"]),
         "data": splits.name,

@@ -87,6 +87,7 @@ def _infer_all(job: Job, client: Client, network: Network | None) -> dict[str, A
     pictures = read_pictures(config.images, client.architecture)[: config.limit]
     if not len(pictures):
         raise ValueError(f"{config.images} holds no image")
+    job.begin()
     expected, logits, agree = Traffic(), [], 0
     walls: list[dict[str, float]] = []
     for start in range(0, len(pictures), config.batch_size):

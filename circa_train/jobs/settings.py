@@ -387,6 +387,7 @@ class InferConfig:
     pi: TwoPartyConfig = field(default_factory=TwoPartyConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     emulate: EmulateConfig = field(default_factory=EmulateConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(again=True))
 
 
@@ -400,6 +401,7 @@ class EqualizeConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     calibration_images: int = 256
     batch_size: int = 64

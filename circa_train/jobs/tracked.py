@@ -56,13 +56,22 @@ NUMBERS = {
     "mismatches": "mismatches",
     "every.accuracy": "accuracy",
     "every.compared": "sign_tests",
+    "images": "images",
+    "round_trips": "round_trips",
+    "seconds.offline": "offline_seconds",
+    "seconds.online": "online_seconds",
+    "bytes.offline.sent": "offline_bytes_sent",
+    "bytes.offline.received": "offline_bytes_received",
+    "bytes.online.sent": "online_bytes_sent",
+    "bytes.online.received": "online_bytes_received",
+    "peak_mib": "peak_mib",
 }
 
 #: Lists in a record, of which every entry is a step, and what is told of it.
-STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "sites": (("site",), ("relus",), ("expected", "faults"), ("observed", "faults"), ("values",)),
-    "allocation": (("site",), ("relus",), ("k",), ("and_gates",), ("expected_faults",)),
-    "rows": (("name",), ("against",), ("value",), ("low",), ("high",)),
+STEPS: dict[str, tuple[str, ...]] = {
+    "sites": ("site", "relus", "values"),
+    "allocation": ("site", "relus", "k", "and_gates", "expected_faults"),
+    "rows": ("name", "against", "value", "low", "high"),
 }
 
 
@@ -129,11 +138,18 @@ def steps(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     accuracy = record.get("accuracy") or {}
     for draw, value in enumerate((accuracy.get("integer") or accuracy).get("draws") or []):
         yield {"draw": draw, "draw_accuracy": value}
-    for name, paths in STEPS.items():
+    for name, keys in STEPS.items():
         for entry in record.get(name) or []:
-            values = flatten(entry)
-            row = {"_".join(path): values.get(".".join(path)) for path in paths}
+            row = {key: entry.get(key) for key in keys}
+            for kind in ("expected", "observed"):
+                if kind in entry:
+                    row[f"{kind}_faults"] = _faults(entry[kind])
             yield {key: value for key, value in row.items() if _plain(value)}
+
+
+def _faults(counts: Mapping[str, float]) -> float:
+    """All kinds of faults together."""
+    return sum(count for kind, count in counts.items() if kind != "values")
 
 
 def _plain(value: Any) -> bool:

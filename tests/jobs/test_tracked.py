@@ -155,6 +155,23 @@ def test_wandb_mode_disabled_in_the_environment_has_the_last_word(
     assert read_summary(tmp_path / "x")["k"] == 12
 
 
+def test_lists_of_a_record_are_steps() -> None:
+    counts = {"values": 9.0, "wrap_zeroed": 1.0, "truncation_passed": 2.0}
+    record = {
+        "accuracy": {"mean": 0.5, "draws": [0.4, 0.6]},
+        "sites": [{"site": "relu", "relus": 9, "expected": counts, "observed": counts, "low": None}],
+        "rows": [{"name": "a", "against": "b", "value": 1.5, "low": 1, "high": 2, "detail": {}}],
+    }
+    assert list(steps(record)) == [
+        {"draw": 0, "draw_accuracy": 0.4},
+        {"draw": 1, "draw_accuracy": 0.6},
+        {"site": "relu", "relus": 9, "expected_faults": 3.0, "observed_faults": 3.0},
+        {"name": "a", "against": "b", "value": 1.5, "low": 1, "high": 2},
+    ]
+    sites = {"a": {"kind": "truncated_sign", "k": 3}, "b": {"kind": "truncated_sign", "k": 9}}
+    assert summary({**record, "fault": {"sites": sites}}) == {"accuracy": 0.5, "k_least": 3, "k_most": 9}
+
+
 def test_names_say_k_and_seed() -> None:
     assert run_name("poszero-k12-0", {"fault": {"k": 12, "seed": 3}}) == "poszero-k12-0-seed3"
     assert run_name("mine-0", {"fault": {"k": 7, "seed": 3}, "seed": 5}) == "mine-0-k7-seed5"

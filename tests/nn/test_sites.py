@@ -13,6 +13,7 @@ from circa_train import NoFault, TruncatedSign, fit_frac_bits, relu_sites, with_
 from circa_train.export import to_integers
 from circa_train.field import largest_centred
 from circa_train.fixed_point import FixedPointOverflow
+from circa_train.jobs.faults import headroom_bits
 from circa_train.jobs.settings import FaultConfig
 from circa_train.nn.control import (
     draw_state,
@@ -112,7 +113,7 @@ def test_the_default_headroom_is_that_of_the_configurations() -> None:
     model = Everything().eval()
     largest = fit_frac_bits(model, [IMAGES], headroom_bits=0).frac_bits
     default = fit_frac_bits(model, [IMAGES]).frac_bits
-    assert largest - default == FaultConfig().headroom_bits == 5
+    assert largest - default == headroom_bits(FaultConfig()) == 5
     assert inspect.signature(to_integers).parameters["headroom_bits"].default == 5
     network = with_stochastic_relus(model, TruncatedSign(0), frac_bits=default)
     network(8 * IMAGES)  # does not overflow, whatever is eight times as large

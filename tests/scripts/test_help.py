@@ -84,7 +84,7 @@ def test_fault_models_without_a_circuit_are_not_offered_where_one_is_needed(scri
 def test_values_are_of_keys_that_the_script_has(script: str) -> None:
     values = listed(help.values(shown(script)))
     assert set(values) <= {*WORDS, *FORMS}
-    assert ("fault.k" in values) == (script in ("evaluate", "search", "cost"))
+    assert ("fault.k" in values) == (script in ("evaluate", "search", "cost", "equalize"))
     assert ("optim.schedule" in values) == (script == "train")
     assert ("verify.transport" in values) == (script == "verify")
     assert ("tracker.mode" in values) == (script != "cost")
@@ -102,6 +102,8 @@ def test_words_are_those_that_the_parts_take() -> None:
         "split": {"train", "validation", "test"},
         "rescaling": set(RESCALINGS),
         "verify.transport": set(TRANSPORTS),
+        "pi.offline": {"dealer", "homomorphic"},
+        "decide_on": {"validation", "test"},
         "tracker.mode": set(WANDB_MODES),
     }
 
