@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -31,6 +29,7 @@ from circa_train.pi import (
     logits_under,
     offline_bytes,
     online_bytes,
+    peak_mib,
     warm_up,
 )
 from circa_train.text import aligned
@@ -194,12 +193,6 @@ def table_rows(client: Client, images: int) -> list[list[str]]:
                 f"{received / images:,.0f}",
             ])  # fmt: skip
     return rows
-
-
-def peak_mib() -> float:
-    """The most memory that this process has had, in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _places(client: Client) -> list[tuple[str, str]]:

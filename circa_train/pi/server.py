@@ -19,7 +19,7 @@ from circa_train.pi import handshake
 from circa_train.pi.dealer import MAX_IMAGES, DealtServer, ask_for_server
 from circa_train.pi.garbling import ServerGarbling, ServerPiece, server_layout
 from circa_train.pi.handshake import Greeting, Offline
-from circa_train.pi.line import Line, Traffic
+from circa_train.pi.line import Line
 from circa_train.pi.linear import Values, bias_of, linear_maps
 from circa_train.pi.network import Network
 from circa_train.pi.pieces import CHUNK, ELEMENT_BYTES, pieces_of
@@ -60,8 +60,8 @@ class Server:
         self.maps = linear_maps(network.architecture.layers, network.tensors, network.architecture.prime)
         self._description = network.architecture.to_json()
 
-    def serve(self, transport: Transport, report: Callable[[str], None] = lambda text: None) -> Traffic:
-        """Serve one connection to its end, and close it.
+    def serve(self, transport: Transport, report: Callable[[str], None] = lambda text: None) -> Line:
+        """Serve one connection to its end, and close it; returns the line, with all that it counted.
 
         Raises:
             ConnectionError, TimeoutError: if the client goes away, stays silent, or expects another network.
@@ -70,7 +70,7 @@ class Server:
         line = Line(transport)
         try:
             self._converse(line, report)
-            return line.traffic
+            return line
         finally:
             line.close()
 
