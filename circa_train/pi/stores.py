@@ -206,11 +206,6 @@ class Stores:
             path.unlink()
             yield reader
 
-    def numbers(self) -> list[bytes]:
-        """The stores that wait for their use, oldest first."""
-        files = sorted(self._folder.glob(f"*.{self._role}"), key=lambda path: path.stat().st_mtime_ns)
-        return [bytes.fromhex(path.stem) for path in files if len(path.stem) == 2 * NUMBER_BYTES]
-
     def _mark(self, number: bytes) -> None:
         try:
             descriptor = os.open(self._spent / number.hex(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
