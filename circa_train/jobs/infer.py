@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import re
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from circa_train.pi import (
     logits_under,
     offline_bytes,
     online_bytes,
+    peak_mib,
     warm_up,
 )
 from circa_train.text import aligned
@@ -53,7 +53,7 @@ def work(job: Job) -> dict[str, Any]:
             stores,
             offline=config.pi.offline,  # type: ignore[arg-type]
             architecture=None if network is None else network.architecture,
-            digest=None if config.architecture is None else bytes.fromhex(config.architecture),
+            digest=_digest(config.architecture),
             dealer=None if config.pi.dealer is None else address_of(config.pi.dealer),
             host=config.host,
             timeout=config.pi.timeout,
@@ -65,6 +65,17 @@ def work(job: Job) -> dict[str, Any]:
         finally:
             client.line.close()
     return record
+
+
+def _digest(text: str | None) -> bytes | None:
+    """ValueError unless it is what scripts/serve.py prints."""
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError(
+            f"architecture = {text!r} is no digest: 64 hexadecimal digits, as serve.py prints them"
+        )
+    return bytes.fromhex(text)
 
 
 def _connected(config: InferConfig, stack: ExitStack) -> Transport:
@@ -195,12 +206,6 @@ def table_rows(client: Client, images: int) -> list[list[str]]:
                 f"{received / images:,.0f}",
             ])  # fmt: skip
     return rows
-
-
-def peak_mib() -> float:
-    """The most memory that this process has had, in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _places(client: Client) -> list[tuple[str, str]]:

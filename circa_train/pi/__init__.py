@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from circa_train.pi.serving import client_tls, dealer_process, serve_clients, server_tls
     from circa_train.pi.session import infer_in_memory, together
     from circa_train.pi.stores import StoreError, Stores
+    from circa_train.pi.trial import Trial, peak_mib, run_trial
     from circa_train.pi.walk import Walk
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "StoreError": "stores",
     "Stores": "stores",
     "Traffic": "line",
+    "Trial": "trial",
     "Walk": "walk",
     "client_tls": "serving",
     "connection_bytes": "accounting",
@@ -56,6 +58,8 @@ _HOMES = {
     "offline_bytes": "accounting",
     "online_bytes": "accounting",
     "online_bytes_per_relu": "accounting",
+    "peak_mib": "trial",
+    "run_trial": "trial",
     "serve_clients": "serving",
     "serve_dealer": "dealer",
     "server_tls": "serving",
@@ -75,6 +79,7 @@ __all__ = [
     "StoreError",
     "Stores",
     "Traffic",
+    "Trial",
     "Walk",
     "client_tls",
     "connection_bytes",
@@ -86,6 +91,8 @@ __all__ = [
     "offline_bytes",
     "online_bytes",
     "online_bytes_per_relu",
+    "peak_mib",
+    "run_trial",
     "serve_clients",
     "serve_dealer",
     "server_tls",

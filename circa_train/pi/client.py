@@ -19,8 +19,7 @@ from circa_train.pi.line import Line
 from circa_train.pi.linear import Values
 from circa_train.pi.masks import ClientMasks, GroupMasks
 from circa_train.pi.pieces import CHUNK, pieces_of
-from circa_train.pi.server import elements, words_layout
-from circa_train.pi.stores import Stores, Writer
+from circa_train.pi.stores import Stores, Writer, words_layout
 from circa_train.pi.walk import Trip, Walk
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class Client:
             kernel, first = make_kernel(bytes.fromhex(secret["key"])), secret["first"]
             layer = self.architecture.layers[0]
             line.enter("online", layer.name)
-            mask = store.take(words_layout("share", elements(layer, images)))["share"].astype(np.int64)
+            mask = store.take(words_layout("share", (images, *layer.shape)))["share"].astype(np.int64)
             line.send_elements((x - mask) % prime)
             pieces = pieces_of(self.walk, images)
             for trip in self.walk.trips:
@@ -145,8 +144,8 @@ class Client:
                 line.send(MessageKind.ANSWER, whole, first=first_piece)
             output = self.architecture.layer(self.architecture.output)
             line.enter("online", output.name)
-            own = store.take(words_layout("share", elements(output, images)))["share"].astype(np.int64)
-            logits = line.receive_elements(elements(output, images), prime) + own
+            own = store.take(words_layout("share", (images, *output.shape)))["share"].astype(np.int64)
+            logits = line.receive_elements((images, *output.shape), prime) + own
             line.enter("setup")
             centred: Values = to_centred(logits, prime)
             return centred

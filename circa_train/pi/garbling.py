@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from circa_train.gc.aes import KEY_BYTES, Blocks, Kernel, Randomness, Seed, make_kernel
+from circa_train.gc.aes import KEY_BYTES, Blocks, Kernel, MemoryPool, Randomness, Seed, make_kernel
 from circa_train.gc.circuits import ReluCircuit
 from circa_train.gc.protocol import (
     COLUMNS,
@@ -124,7 +124,8 @@ class ServerGarbling:
         )
         if piece.circuit is None:
             return np.empty(0, np.uint8), None, kept
-        labels = own_labels(piece, seed)
+        labels = np.empty((piece.circuit.garbler_inputs, n, 2), dtype=np.uint64)
+        own_labels(piece, seed, labels)
         tables = np.empty((piece.circuit.and_gates, 2, n, 2), dtype=np.uint64)
         (output,) = self.kernel.garble(
             piece.circuit, (labels, blocks[: piece.wires]), self.offset, tables, place
@@ -154,9 +155,18 @@ class ServerPiece:
         seed: of the labels.
     """
 
-    def __init__(self, piece: Piece, kept: Arrays, seed: bytes, offset: Blocks, kernel: Kernel, prime: int):
+    def __init__(
+        self,
+        piece: Piece,
+        kept: Arrays,
+        seed: bytes,
+        offset: Blocks,
+        kernel: Kernel,
+        memory: MemoryPool,
+        prime: int,
+    ) -> None:
         self._piece, self._kept, self._seed, self._offset = piece, kept, seed, offset
-        self._kernel, self._prime = kernel, prime
+        self._kernel, self._memory, self._prime = kernel, memory, prime
         self._shares: list[Values] = []
 
     def down(self, share: Values) -> Payload:
@@ -164,12 +174,13 @@ class ServerPiece:
         piece, kept, p = self._piece, self._kept, self._prime
         if "change" in kept:
             share = (share + kept["change"].astype(np.int64)) % p
-        out = np.empty(piece.down_bytes, dtype=np.uint8)
+        out = self._memory.bytes(piece.down_bytes)
         if piece.circuit is not None:
             assert piece.group.circuit is not None
             bits = piece.group.circuit.garbler_bits(share)
             labels = out[: piece.label_bytes].view(np.uint64).reshape(-1, piece.count, 2)
-            self._kernel.activate(own_labels(piece, self._seed), bits, self._offset, labels)
+            room = self._memory.blocks((piece.circuit.garbler_inputs, piece.count, 2))
+            self._kernel.activate(own_labels(piece, self._seed, room), bits, self._offset, labels)
         factors, words, dropped = [], [], 0
         for bits_ in piece.group.bits:
             if not bits_:
@@ -312,12 +323,12 @@ def warm_up(prime: int) -> None:
     kernel.take_share(np.ascontiguousarray(output), np.zeros(n, dtype=np.uint32), 0, 0, prime)
 
 
-def own_labels(piece: Piece, seed: bytes) -> Blocks:
-    """The false labels of the garbler's inputs of a piece, from the preparation's seed."""
-    assert piece.circuit is not None
-    labels = np.empty((piece.circuit.garbler_inputs, piece.count, 2), dtype=np.uint64)
-    Randomness(seed, f"piece {piece.first}").fill(labels)
-    return labels
+def own_labels(piece: Piece, seed: bytes, room: Blocks) -> Blocks:
+    """The false labels of the garbler's inputs of a piece, from the preparation's seed, written to
+    ``room``.
+    """
+    Randomness(seed, f"piece {piece.first}").fill(room)
+    return room
 
 
 def store_number(nonce: bytes, key: bytes) -> bytes:

@@ -48,15 +48,18 @@ class Line:
     def __init__(self, transport: Transport) -> None:
         self._transport, self._channel = transport, Channel(transport)
         self.traffic = Traffic()
-        #: Seconds by (phase, place).
+        #: Seconds by (phase, place), and processor seconds of this thread by phase.
         self.seconds: Counter[tuple[str, str]] = Counter()
-        self.phase, self.place, self._since = "setup", "", time.perf_counter()
+        self.processor_seconds: Counter[str] = Counter()
+        self.phase, self.place = "setup", ""
+        self._since, self._processor_since = time.perf_counter(), time.thread_time()
 
     def enter(self, phase: str, place: str = "") -> None:
         """Count for another phase and place from now on."""
-        now = time.perf_counter()
+        now, processor_now = time.perf_counter(), time.thread_time()
         self.seconds[self.phase, self.place] += now - self._since
-        self.phase, self.place, self._since = phase, place, now
+        self.processor_seconds[self.phase] += processor_now - self._processor_since
+        self.phase, self.place, self._since, self._processor_since = phase, place, now, processor_now
 
     def send(
         self, kind: MessageKind, payload: Payload | bytes, *, circuit: bytes = bytes(8), first: int = 0,

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circa_train.export.layers import Conv2d, Input, Layer, Linear
-from circa_train.gc.aes import make_kernel
+from circa_train.gc.aes import MemoryPool, make_kernel
 from circa_train.gc.protocol import MessageKind, Transport
 from circa_train.pi import handshake
 from circa_train.pi.dealer import MAX_IMAGES, DealtServer, ask_for_server
 from circa_train.pi.garbling import ServerGarbling, ServerPiece, server_layout
 from circa_train.pi.handshake import Greeting, Offline
-from circa_train.pi.line import Line, Traffic
+from circa_train.pi.line import Line
 from circa_train.pi.linear import Values, bias_of, linear_maps
 from circa_train.pi.network import Network
 from circa_train.pi.pieces import CHUNK, ELEMENT_BYTES, pieces_of
-from circa_train.pi.stores import Layout, Stores, Writer
+from circa_train.pi.stores import Stores, Writer, words_layout
 from circa_train.pi.walk import Shares, Trip, Walk
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Server:
         self.maps = linear_maps(network.architecture.layers, network.tensors, network.architecture.prime)
         self._description = network.architecture.to_json()
 
-    def serve(self, transport: Transport, report: Callable[[str], None] = lambda text: None) -> Traffic:
-        """Serve one connection to its end, and close it.
+    def serve(self, transport: Transport, report: Callable[[str], None] = lambda text: None) -> Line:
+        """Serve one connection to its end, and close it; returns the line, with all that it counted.
 
         Raises:
             ConnectionError, TimeoutError: if the client goes away, stays silent, or expects another network.
@@ -70,7 +70,7 @@ class Server:
         line = Line(transport)
         try:
             self._converse(line, report)
-            return line.traffic
+            return line
         finally:
             line.close()
 
@@ -153,16 +153,6 @@ class Server:
             raise
 
 
-def elements(layer: Layer, images: int) -> tuple[int, ...]:
-    """The shape of a layer's value for a batch."""
-    return (images, *layer.shape)
-
-
-def words_layout(name: str, shape: tuple[int, ...]) -> Layout:
-    """A record of field elements."""
-    return ((name, "<u4", shape),)
-
-
 @dataclass(eq=False)
 class _Preparation:
     """The server's side of one preparation: :meth:`fill` talks to the client and fills the store."""
@@ -228,7 +218,7 @@ class _Inference:
         self._kernel = make_kernel(bytes.fromhex(secret["key"]))
         self._offset = np.frombuffer(bytes.fromhex(secret["offset"]), dtype=np.uint64)
         self._prime = server.network.architecture.prime
-        self._pieces = pieces_of(server.walk, images)
+        self._pieces, self._memory = pieces_of(server.walk, images), MemoryPool()
 
     def run(self) -> None:
         architecture, line = self._server.network.architecture, self._line
@@ -239,7 +229,7 @@ class _Inference:
                 shares.finish(step, self._trip(step, shares))
             elif isinstance(step, Input):
                 line.enter("online", step.name)
-                shares.values[step.name] = line.receive_elements(elements(step, self._images), self._prime)
+                shares.values[step.name] = line.receive_elements((self._images, *step.shape), self._prime)
             elif isinstance(step, (Conv2d, Linear)):
                 shares.values[step.name] = self._linear(step, shares.source(step))
             else:
@@ -249,7 +239,7 @@ class _Inference:
         line.enter("setup")
 
     def _linear(self, layer: Layer, share: Values) -> Values:
-        server, shape = self._server, elements(layer, self._images)
+        server, shape = self._server, (self._images, *layer.shape)
         part = self._store.take(words_layout("part", shape))["part"].astype(np.int64)
         product = server.maps[layer.name](share)
         return (product + bias_of(layer, server.network.tensors) + part) % self._prime
@@ -260,7 +250,9 @@ class _Inference:
         running = []
         for piece in pieces:
             kept = self._store.take(server_layout(piece))
-            part = ServerPiece(piece, kept, self._labels, self._offset, self._kernel, self._prime)
+            part = ServerPiece(
+                piece, kept, self._labels, self._offset, self._kernel, self._memory, self._prime
+            )
             payload = part.down(given[id(piece.group)][piece.part])
             line.send(
                 MessageKind.GATES, payload, circuit=piece.fingerprint, first=piece.first, count=piece.count

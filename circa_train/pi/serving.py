@@ -42,7 +42,7 @@ def serve_clients(
 
     def one(transport: Transport, name: str) -> None:
         try:
-            traffic = server.serve(transport, lambda text: report(f"{name}: {text}"))
+            traffic = server.serve(transport, lambda text: report(f"{name}: {text}")).traffic
             sent, received = sum(traffic.sent.values()), sum(traffic.received.values())
             report(f"{name}: ended, {sent:,} bytes sent and {received:,} received")
         except (ValueError, ConnectionError, TimeoutError, OSError) as error:

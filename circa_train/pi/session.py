@@ -92,7 +92,7 @@ def together(
             if reason is not None:
                 error.add_note(f"the server ended with: {reason}")
             raise
-        return result, other.result()
+        return result, other.result().traffic
 
 
 def infer_in_memory(network: Network, x: Values, *, offline: Offline = "dealer") -> Outcome:

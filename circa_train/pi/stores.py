@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circa_train.files import write_file
+from circa_train.gc.aes import MemoryPool
 from circa_train.gc.protocol import Due, Message, MessageKind
 
 #: A record of a store: names, types and shapes of its arrays.
@@ -57,6 +58,11 @@ def pack(layout: Layout, arrays: Arrays) -> NDArray[np.uint8]:
             raise ValueError(f"{name} has the shape {array.shape} instead of {shape}")
         parts.append(np.ascontiguousarray(array, dtype=kind).reshape(-1).view(np.uint8))
     return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+
+
+def words_layout(name: str, shape: tuple[int, ...]) -> Layout:
+    """A record of field elements."""
+    return ((name, "<u4", shape),)
 
 
 def unpack(layout: Layout, payload: NDArray[np.uint8]) -> Arrays:
@@ -92,10 +98,13 @@ class Writer:
 
 
 class Reader:
-    """Gives the records of a store back, in their order."""
+    """Gives the records of a store back, in their order. The memory of a record is used again when its
+    arrays are gone.
+    """
 
     def __init__(self, file: BinaryIO, number: bytes) -> None:
         self._file, self._number, self._records = file, number, 0
+        self._memory = MemoryPool()
 
     def take(self, layout: Layout) -> Arrays:
         """The next record; a StoreError if it is damaged or another."""
@@ -116,8 +125,11 @@ class Reader:
         length = _LENGTH.unpack(beginning)[0] if len(beginning) == _LENGTH.size else -1
         if not 0 <= length <= largest + 4096:
             raise StoreError(f"record {self._records} of a store is cut off or damaged")
+        room = self._memory.bytes(length)
+        if self._file.readinto(room.data) != length:  # type: ignore[attr-defined]
+            raise StoreError(f"record {self._records} of a store is cut off")
         try:
-            message = Message.from_bytes(self._file.read(length), session=self._number, number=self._records)
+            message = Message.from_bytes(room.data, session=self._number, number=self._records)
         except ValueError as error:
             raise StoreError(f"record {self._records} of a store is damaged: {error}") from error
         self._records += 1
@@ -193,11 +205,6 @@ class Stores:
             self._mark(number)
             path.unlink()
             yield reader
-
-    def numbers(self) -> list[bytes]:
-        """The stores that wait for their use, oldest first."""
-        files = sorted(self._folder.glob(f"*.{self._role}"), key=lambda path: path.stat().st_mtime_ns)
-        return [bytes.fromhex(path.stem) for path in files if len(path.stem) == 2 * NUMBER_BYTES]
 
     def _mark(self, number: bytes) -> None:
         try:

@@ -79,7 +79,10 @@ def own_part(colour: NDArray[np.bool_], factor: Elements) -> tuple[Elements, Ele
 
 
 def send_product(number: Elements, pads: tuple[Elements, Elements], prime: int) -> tuple[Elements, Elements]:
-    """(the words to send, the own share) of a choice times ``number``, from the pads of choices 0 and 1."""
+    """(the words to send, the own share) of a choice times ``number``, from the pads of choices 0 and 1.
+
+    Whoever chooses holds one pad: h0, or h1 to which it adds the words h0 - h1 + number.
+    """
     return (pads[0] - pads[1] + number) % prime, -pads[0] % prime
 
 

@@ -98,7 +98,7 @@ class Message:
     @classmethod
     def from_bytes(
         cls,
-        data: bytes | bytearray,
+        data: bytes | bytearray | memoryview,
         *,
         digest: bool = True,
         session: bytes | None = NO_SESSION,
@@ -241,7 +241,7 @@ def overhead(*, digest: bool = True) -> int:
     return _HEADER.size + (DIGEST_BYTES if digest else 0)
 
 
-def _checksum(header: bytes | bytearray, payload: NDArray[np.uint8]) -> bytes:
+def _checksum(header: bytes | bytearray | memoryview, payload: NDArray[np.uint8]) -> bytes:
     # The nonce binds the header by a first tag, so that the payload need not be copied behind it.
     gmac = AESGCM(bytes(16))
     of_header = gmac.encrypt(_NONCE, b"", header)

@@ -160,7 +160,7 @@ class SocketTransport:
         self._socket.close()
 
     def _read(self, length: int, deadline: float) -> bytearray:
-        data, read = bytearray(), 0
+        data, read = bytearray(min(length, _PIECE)), 0
         while read < length:
             if read == len(data):
                 data.extend(bytes(min(length - read, max(_PIECE, read))))
