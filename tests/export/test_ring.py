@@ -15,6 +15,7 @@ from circa_train.export.manifest import restore
 from circa_train.export.pairs import window_pairs
 from circa_train.fault import BitWindow
 from circa_train.nn import module_at
+from circa_train.pi.network import load_network
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,11 @@ def test_a_rescaling_of_a_field_is_refused_by_name(trained, images, folder, resc
         to_integers(trained, BitWindow(12, 18), [images], rescaling=rescaling)
     with pytest.raises(ExportError, match=rf"rescaling={rescaling} is of a field.*rescaling=floor"):
         open_export(folder, rescaling=rescaling)
+
+
+def test_private_inference_over_a_field_refuses_it_by_name(folder):
+    with pytest.raises(ExportError, match=r"lives in the ring Z_2\^64.*export with fault=poszero"):
+        load_network(folder)
 
 
 def test_a_field_and_a_ring_in_one_network_are_refused(trained, images, conversion):
