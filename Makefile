@@ -9,8 +9,16 @@ PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 TORTURE_SCALE ?= 1
 TORTURE_OUT ?= results/reliability
 
+# SPU (docs/adapters.md) needs a Python before 3.12 and numpy before 2, and so an environment of its own
+SPU_PYTHON ?= 3.11
+SPU_VENV ?= $(VENV)-spu
+SPU := runs/adapters
+# folder, images, recorded logits, protocol
+SPU_RUNS := 'field 10 exact.floor SEMI2K' 'field 2 logits.floor SEMI2K' 'field 1 exact.floor CHEETAH' \
+	'ring 2 logits.floor SEMI2K' 'ring 1 logits.floor CHEETAH'
+
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart private-inference test test-slow lowest torture check docs benchmark clean
+.PHONY: help install install-dev quickstart private-inference test test-slow lowest torture check docs benchmark spu clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -87,5 +95,25 @@ docs: $(VENV)/.installed-dev ## Build the documentation site into site/; a warni
 benchmark: $(VENV)/.installed ## Print the speed and size table (under two minutes)
 	$(BIN)/python scripts/benchmark.py benchmark=quick
 
+$(SPU_VENV)/.installed: $(VENV)/bin/uv
+	@$(BIN)/uv venv --quiet --clear --python $(SPU_PYTHON) $(SPU_VENV)
+	@$(BIN)/uv pip install --quiet --python $(SPU_VENV)/bin/python 'spu==0.9.5' 'numpy<2'
+	@touch $@
+
+spu: $(VENV)/.installed $(SPU_VENV)/.installed ## Run the quickstart's network on SPU, two parties, and print what it cost
+	@echo "[1/3] the quickstart's network, trained unless it is there"
+	@$(BIN)/python scripts/train.py +experiment=quickstart_train
+	@echo "[2/3] its exports: Circa's sign tests over a field, HummingBird's over a ring"
+	@$(BIN)/python scripts/export.py 'checkpoint=$(QUICKSTART)/train/*/best.pt' images=100 draws.count=1 \
+		run.root=$(SPU)/field fault=poszero fault.k=20
+	@$(BIN)/python scripts/export.py 'checkpoint=$(QUICKSTART)/train/*/best.pt' images=100 draws.count=1 \
+		run.root=$(SPU)/ring fault=bit_window fault.low=16 fault.high=28 rescaling=floor
+	@echo "[3/3] SPU: minutes, and a table of equal logits"
+	@rm -f $(SPU)/spu.jsonl
+	@for run in $(SPU_RUNS); do set -- $$run; echo "$$run"; \
+		$(SPU_VENV)/bin/python adapters/on_spu.py $(SPU)/$$1/export/*/export $$2 $$3 $$4 >> $(SPU)/spu.jsonl || exit 1; \
+	done
+	@$(BIN)/python adapters/costs.py $(SPU)/spu.jsonl
+
 clean: ## Remove the virtual environment and caches (runs/ and data/ stay)
-	rm -rf $(VENV) $(VENV)-lowest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(SPU_VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

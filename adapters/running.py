@@ -1,10 +1,13 @@
 """What all adapters share: the folder by its reader alone, time and bytes by part, and one line of JSON."""
 
 import json
+import os
 import runpy
 import sys
+import tempfile
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +34,22 @@ class Laps:
         self.last = now
 
 
+@contextmanager
+def printed(lines):
+    """Collects into ``lines`` what the process prints meanwhile, compiled libraries included."""
+    with tempfile.TemporaryFile() as file:
+        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+        try:
+            for fd, _ in kept:
+                os.dup2(file.fileno(), fd)
+            yield
+        finally:
+            for fd, old in kept:
+                os.dup2(old, fd)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
 def open_network(folder, images, what):
     """(manifest, tensors, vectors of so many images): of the network whose recorded logits are ``what``."""
     manifest, tensors, vectors = reader.open_folder(folder)
@@ -40,13 +59,22 @@ def open_network(folder, images, what):
     return manifest, tensors, {name: value[: int(images)] for name, value in vectors.items()}
 
 
+def described(manifest):
+    """The network's name and its sign tests, each once: ``resnet8 poszero k=20``."""
+    model = (manifest["provenance"].get("model") or {}).get("name", "network")
+    tests = [at for at in manifest["layers"] if at["kind"] == "relu"]
+    keys = ("k", "low", "high")
+    words = [[at["mode"], *(f"{key}={at[key]}" for key in keys if key in at)] for at in tests]
+    return ", ".join([model, *dict.fromkeys(map(" ".join, words))])
+
+
 def report(runtime, parties, what, logits, wanted, manifest, seconds, sent, **more):
     """Print the record of a run; True, which is an exit status of 1, unless all logits are equal."""
     equal = (logits == wanted).reshape(len(wanted), -1).all(1)
     relus = [int(np.prod(at["shape"])) for at in manifest["layers"] if at["kind"] == "relu"]
-    record = {"runtime": runtime, "parties": parties, "what": what, "equal": int(equal.sum())}
-    record |= {"images": len(equal), "sign_tests": sum(relus) * len(equal), "seconds": dict(seconds)}
-    print(json.dumps(record | {"bytes": dict(sent), **more}))
+    record = {"runtime": runtime, "parties": parties, "network": described(manifest), "what": what}
+    record |= {"equal": int(equal.sum()), "images": len(equal), "sign_tests": sum(relus) * len(equal)}
+    print(json.dumps(record | {"seconds": dict(seconds), "bytes": dict(sent), **more}))
     return bool(not equal.all())
 
 

@@ -6,7 +6,7 @@
     vectors.safetensors    images, inputs, masks, and the logits that they give, with faults and without, for
                            every way to rescale; pairs for every sign test and rescaling
     network.onnx           the real network
-    README.md, reader.py   the format in words, and in 90 lines of numpy
+    README.md, reader.py   the format in words, and in 95 lines of numpy
     SHA256SUMS             digest of every file, as ``sha256sum -c`` reads it
 
 The folder appears whole or not at all. Reading it checks every digest, refuses anything that is missing,

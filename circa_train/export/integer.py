@@ -133,7 +133,8 @@ class IntegerNetwork(nn.Module):
         overflows: elements that left the field so far, by layer.
 
     Raises:
-        ValueError: if the specs do not name the sites, or one is of another field.
+        ValueError: if the specs do not name the sites, or one is of another field; an ExportError, if the
+            rescaling is not defined in the network's ring.
     """
 
     def __init__(
@@ -152,6 +153,11 @@ class IntegerNetwork(nn.Module):
             )
         self.plan = plan
         self.rescaling = check_rescaling(rescaling)
+        if rescaling not in plan.format.rescalings:
+            raise ExportError(
+                f"rescaling={rescaling} is of a field Z_p, and a network of bit windows lives in the ring "
+                "Z_2^64; use rescaling=floor"
+            )
         self.overflow = overflow
         self.overflows: Counter[str] = Counter()
         for name, tensor in plan.tensors.items():

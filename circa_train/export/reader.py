@@ -55,6 +55,15 @@ def convolve(x, at, w):
     return np.moveaxis((w.reshape(groups, len(w) // groups, -1) @ v).reshape(*v.shape[:3], -1), 3, 1)
 
 
+# the gate under the mask: of shares modulo p, or of the bits [low, high) of shares modulo 2^64
+def sign(x, mask, at, p, k):
+    if at["mode"] == "bit_window":
+        width = at["high"] - at["low"]
+        both = sum(each >> at["low"] & 2**width - 1 for each in (x + mask, -mask))
+        return both >> width - 1 & 1 == 0
+    return (x + mask) % p >> k > (mask >> k) - (at["mode"] == "negpass")
+
+
 # what both shares under the mask r become: shifted as they are (local), or offset by o, when the wrap of u is
 # known: [r > p / 2] and [u < p / 2]
 def rescale(x, r, bits, p, how):
@@ -66,16 +75,16 @@ def rescale(x, r, bits, p, how):
 # one layer: its inputs, all tensors, the mask of a relu (None: exact) or of a rescaling, and how to rescale
 def compute(at, xs, tensors, mask, p, how):
     w, b, index = (tensors.get(f"{at['name']}.{key}") for key in ("weight", "bias", "index"))
-    x, ties, k = xs[0], at.get("mode") == "negpass", np.reshape(at.get("k", 0), (-1, *[1] * (xs[0].ndim - 2)))
+    x, k = xs[0], np.reshape(at.get("k", 0), (-1, *[1] * (xs[0].ndim - 2)))
     rules = {
         "input": lambda: x,
         "conv2d": lambda: convolve(x, at, w) + b.reshape(-1, 1, 1),
         "linear": lambda: x @ w.T + b,
-        "relu": lambda: x * (x > 0 if mask is None else (x + mask) % p >> k > (mask >> k) - ties),
+        "relu": lambda: x * (x > 0 if mask is None else sign(x, mask, at, p, k)),
         "add": lambda: xs[0] + xs[1],
         "concat": lambda: np.concatenate(xs, at["axis"] + 1),
         "sum_pool": lambda: np.moveaxis(windows(x, at, at["kernel"]).sum((4, 5)), 3, 1),
-        "max_pool": lambda: np.moveaxis(windows(x, at, at["kernel"], -p).max((4, 5)), 3, 1),
+        "max_pool": lambda: np.moveaxis(windows(x, at, at["kernel"], -(2**62)).max((4, 5)), 3, 1),
         "slice": lambda: x[(slice(None), *(slice(*cut) for cut in at["slices"]))],
         "pad": lambda: np.pad(x, [(0, 0), *at["widths"]]),
         "reshape": lambda: x.reshape(len(x), *at["shape"]),
@@ -84,7 +93,8 @@ def compute(at, xs, tensors, mask, p, how):
         "rescale": lambda: x >> at["bits"] if how == "floor" else rescale(x, mask, at["bits"], p, how),
         "shift": lambda: x << at["bits"],
     }
-    return (rules[at["kind"]]() + p // 2) % p - p // 2  # centred; the export makes sure int64 never overflows
+    value = rules[at["kind"]]()  # the export makes sure that int64 never overflows
+    return value if p is None else (value + p // 2) % p - p // 2  # centred; the ring of 2^64 is int64's own
 
 
 MOVES = "reshape", "slice", "pad", "gather", "concat", "scatter"

@@ -45,7 +45,6 @@ from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
 from circa_train.nn import set_draw, set_specs, with_stochastic_relus, without_faults
-from circa_train.rescaling import RESCALINGS
 
 FOLDER = "export"  # inside the run's folder
 
@@ -168,7 +167,9 @@ def export_record(
         "rescaling": config.rescaling,
         "integer_error": conversion.error,
         "warning": conversion.report.warning(config.rescaling),
-        "wraps_per_image": {name: conversion.report.wraps(name) for name in RESCALINGS},
+        "wraps_per_image": {
+            name: conversion.report.wraps(name) for name in conversion.network.plan.format.rescalings
+        },
         "accuracy": accuracy,
     }
     return record, conversion

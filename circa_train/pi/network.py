@@ -18,8 +18,8 @@ from circa_train.export.folder import read_folder
 from circa_train.export.layers import ExportError
 from circa_train.pi.architecture import Architecture, ArchitectureError, Tensors
 
-#: The format of the folder that says who holds which share.
-FORMAT = 2
+#: The formats of the folder that say who holds which share.
+FORMATS = (2, 3)
 
 #: What the sums of |weights| times p / 2 may reach, so that int64 holds every accumulator.
 _LARGEST_SUM = 2**62
@@ -62,10 +62,15 @@ def load_network(folder: str | os.PathLike[str]) -> Network:
     contents, digest = read_folder(folder)
     try:
         manifest = json.loads(contents["manifest.json"])
-        if manifest.get("format") != FORMAT:
+        if manifest.get("format") not in FORMATS:
             raise ExportError(
                 f"format {manifest.get('format')!r} does not say who holds which share; export the network "
                 "anew"
+            )
+        if manifest.get("ring_bits") is not None:
+            raise ExportError(
+                "a network of bit windows lives in the ring Z_2^64; this protocol runs Circa's sign tests over "
+                "a field Z_p: export with fault=poszero or negpass"
             )
         tensors = {
             name: tensor.astype(np.int64)
