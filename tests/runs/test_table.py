@@ -199,7 +199,8 @@ def test_a_thousand_results_are_collected(tmp_path: Path) -> None:
 
 def test_a_row_says_which_network_it_is_about(tmp_path: Path) -> None:
     result = {**evaluation()["result"], "checkpoint": "runs/train/seed1-0123456789/best.pt",
-              "finetuned": True, "model": "resnet8 reduced", "training": {"seed": 1, "recipe": "r"}}  # fmt: skip
+              "finetuned": True, "model": "resnet8 reduced",
+              "training": {"seed": 1, "recipe": "r"}}  # fmt: skip
     row = to_row(evaluation(result=result, inputs={"checkpoint": "ab" * 32}))
     named = {key: row[key] for key in ("network", "method", "seed", "recipe", "weights")}
     assert named == {
