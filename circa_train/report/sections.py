@@ -11,7 +11,7 @@ from circa_train.field import DEFAULT_PRIME
 from circa_train.gc.protocol import AND_BYTES
 from circa_train.plots.lines import fault_name
 from circa_train.plots.series import group, weights_of
-from circa_train.plots.words import data_title, model_title
+from circa_train.plots.words import data_title, mode_name, model_title
 from circa_train.report.markup import Cell, count, escaped, mebibytes, percent, seconds, table
 from circa_train.runs import Row
 
@@ -136,12 +136,14 @@ def _answer(row: Row, name: str, key: str) -> tuple[Cell, ...]:
 def _allocation(rows: Sequence[Row]) -> str:
     harm = f"harm alone at k = {rows[0]['harm_k']} (nats)"
     measured = any(row.get("harm") is not None for row in rows)
-    heads = ["place", "site", "ReLUs", "k", "AND gates", "expected faults", *([harm] if measured else [])]
+    heads = ["place", "site", "ReLUs", "k", "mode", "AND gates", "expected faults"]
+    heads += [harm] if measured else []
 
     def cells(place: int, row: Row) -> list[Cell]:
         expected, harmed = row.get("expected_faults"), row.get("harm")
         return [
-            Cell(place), Cell(row["site"]), count(row["relus"]), Cell(row["k"]), count(row["and_gates"]),
+            Cell(place), Cell(row["site"]), count(row["relus"]), Cell(row["k"]),
+            Cell(mode_name(row.get("mode"))), count(row["and_gates"]),
             Cell(expected, "" if expected is None else f"{expected:,.1f}"),
             *([Cell(harmed, "" if harmed is None else f"{harmed:.3g}")] if measured else []),
         ]  # fmt: skip
@@ -212,7 +214,7 @@ def _bars(row: Mapping[str, Any]) -> str:
                     f'<rect class="{side}" x="{x + 0.05:.2f}" y="{40 - height:.2f}" width="0.9" '
                     f'height="{height:.2f}"/>'
                 )
-    told = f"activations by bit length, to {bits} bits; negative left, positive right; band: |x| &lt; 2^k"
+    told = f"activations by bit length, to {bits} bits: negative left, positive right; band: 2^k"
     return (
         f'<svg class="bars" viewBox="{-bits} 0 {2 * bits} 40" preserveAspectRatio="none" role="img" '
         f'aria-label="{told}">{"".join(bars)}</svg><p class="muted">{told}</p>'
