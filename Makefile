@@ -44,7 +44,7 @@ install: $(VENV)/.installed ## Make .venv and install the package
 
 install-dev: $(VENV)/.installed-dev ## The same, with what the tests need
 
-quickstart: $(VENV)/.installed ## Train, truncate, fine-tune, plot and verify on embedded data (about three minutes)
+quickstart: $(VENV)/.installed ## Train, truncate, fine-tune, verify and plot on embedded data (about three minutes)
 	@echo "[1/6] training resnet8 on the embedded digits, with exact ReLUs"
 	@$(BIN)/python scripts/train.py +experiment=quickstart_train
 	@echo "[2/6] its accuracy when every sign test drops k bits, both modes, five fault draws each"
@@ -53,11 +53,12 @@ quickstart: $(VENV)/.installed ## Train, truncate, fine-tune, plot and verify on
 	@$(BIN)/python scripts/train.py -m 'checkpoint=$(QUICKSTART)/train/*/best.pt' +sweep=quickstart_finetune
 	@echo "[4/6] accuracy of the fine-tuned networks"
 	@$(BIN)/python scripts/evaluate.py -m 'checkpoint=$(QUICKSTART)/sweeps/finetune/*/best.pt' +sweep=quickstart_finetuned
-	@echo "[5/6] table and figures"
-	@$(BIN)/python scripts/plot.py runs=$(QUICKSTART) out=$(QUICKSTART)/plots
-	@echo "[6/6] the same sign tests in a garbled circuit, at every site"
+	@echo "[5/6] the same sign tests in a garbled circuit, at every site"
 	@$(BIN)/python scripts/verify.py 'checkpoint=$(QUICKSTART)/train/*/best.pt' +experiment=quickstart_verify
-	@echo "everything lies under $(QUICKSTART)/: the figure is plots/accuracy_vs_k.png, the table plots/results.csv"
+	@echo "[6/6] table, figures, and a page with all of it"
+	@$(BIN)/python scripts/plot.py runs=$(QUICKSTART) out=$(QUICKSTART)/plots report=true
+	@echo "everything lies under $(QUICKSTART)/: the table is plots/results.csv, the figure plots/accuracy_vs_k.png;"
+	@echo "open $(QUICKSTART)/plots/report.html in a browser to look at all of it"
 
 private-inference: $(VENV)/.installed ## Two parties classify ten images with the quickstart's network (under a minute)
 	@ls $(QUICKSTART)/train/*/best.pt >/dev/null 2>&1 || { echo "[0/2] training the quickstart's resnet8"; \

@@ -90,6 +90,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "split": config.split,
         "checkpoint": config.checkpoint,
         "finetuned": source.finetuned,
+        "equalized": bool(metadata.get("equalized")),
         "trained_fault": metadata.get("fault"),
         "training": {"seed": (metadata.get("config") or {}).get("seed"), "recipe": metadata.get("recipe")},
         "fault": plan.description,

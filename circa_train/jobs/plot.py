@@ -50,7 +50,7 @@ def work(config: PlotConfig, command: str) -> None:
         written += save_figure(figure, out / name, command=command, formats=config.formats)
     if config.report:
         content = Content(
-            title=f"Results of {', '.join(map(str, folders))}",
+            title=f"Results of {folders[0] if len(folders) == 1 else f'{len(folders)} places'}",
             command=command,
             rows=rows,
             sites=sites,

@@ -60,9 +60,11 @@ def site_harm(rows: Sequence[Row]) -> NotedFigure:
         harm = f"divergence (nats)\nalone at k = {shared.get('harm_k')}"
         dress(axes, ylabel=harm if kind == "harm" else "expected faults\nper ReLU, at its k")
     panels[-1][0].set_xticks(places, names, rotation=90, fontsize=6 if len(rows) > 12 else 8)
+    modes = {mode_name(row["mode"]) for row in rows}
+    mode = modes.pop() if len(modes) == 1 else "one mode per site"
     figure.suptitle(
         plain(
-            f"{model_title(shared['model'])} on {data_title(shared['data'])}, {mode_name(shared['mode'])}, "
+            f"{model_title(shared['model'])} on {data_title(shared['data'])}, {mode}, "
             f"{100 * shared['budget']:g} points may be lost"
         ),
         fontsize=11,

@@ -106,7 +106,7 @@ def fault_name(row: Row) -> str:
 
 def method_text(row: Row) -> str:
     """What was done to the network, without what the model's name or the label says already."""
-    said = {"as it is", "reduced", "equalized", "fine-tuned", "searched"}
+    said = {"as it is", "reduced", "fine-tuned", "searched"}
     return ", ".join(part for part in str(row.get("method") or "").split(", ") if part and part not in said)
 
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, Scala
 from circa_train.cost import paper_circuits, relu_bytes
 from circa_train.fault import TruncatedSign
 from circa_train.field import DEFAULT_PRIME
+from circa_train.gc.protocol import AND_BYTES
 from circa_train.plots.drawing import commands, describe, exact_lines, grid, knee_limits, legend
 from circa_train.plots.lines import Line, Panel, panels
 from circa_train.plots.series import Point, group, weights_of
@@ -107,7 +108,7 @@ def answer_row(search: Row) -> Row:
         "images": search.get(f"{found}.images"),
         "baseline_accuracy": search.get("chosen.test.baseline_accuracy"),
         "and_gates": gates,
-        "table_bytes": None if gates is None else 32 * gates,
+        "table_bytes": None if gates is None else AND_BYTES * gates,
     }
 
 

@@ -12,7 +12,12 @@ from circa_train.plots import NotedFigure
 from circa_train.report.markup import escaped
 
 #: Colours of ink, of grids and of paper that become the page's own: in the dark they are others.
-_INK = {"#000000": "currentColor", "#555555": "var(--muted)", "#dddddd": "var(--line)", "#ffffff": "var(--paper)"}
+_INK = {
+    "#000000": "currentColor",
+    "#555555": "var(--muted)",
+    "#dddddd": "var(--line)",
+    "#ffffff": "var(--paper)",
+}
 
 _REACH = 6  # of a pointer, around a point, in points of 1/72 inch
 
@@ -55,5 +60,6 @@ def _targets(figure: NotedFigure) -> str:
     circles = []
     for note in figure.notes:
         x, y = note.axes.transData.transform((note.x, note.y))
-        circles.append(f'<circle class="hit" cx="{x * scale:.2f}" cy="{height - y * scale:.2f}" r="{_REACH}"/>')
+        place = f'cx="{x * scale:.2f}" cy="{height - y * scale:.2f}"'
+        circles.append(f'<circle class="hit" {place} r="{_REACH}"/>')
     return f'<g class="hits">{"".join(circles)}</g>' if circles else ""

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: Texts of more letters are broken into lines.
+_LONG = 50
+
 
 def escaped(text: object) -> str:
     """Text that may stand in an element or in a quoted attribute. What no UTF-8 can say (names of files that
@@ -20,7 +23,7 @@ def escaped(text: object) -> str:
 
 
 def data_element(name: str, value: Any) -> str:
-    """Data for the script, as JSON in an element that is no script. No character of it can end the element."""
+    """Data for the script, as JSON in an element that is not run. No character of it can end the element."""
     text = json.dumps(value, allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -82,7 +85,7 @@ def _cell(cell: Cell) -> str:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     told = "" if value is None else escaped(repr(value) if number else value)
     shown = escaped(cell.shown) if cell.shown else told
-    kind = ' class="number"' if number else ""
+    kind = ' class="number"' if number else ' class="long"' if len(shown) > _LONG else ""
     # what is sorted by, and read by whoever compares with the CSV, is the value to its last digit
     exact = f' data-value="{told}"' if number else ""
     return f"<td{kind}{exact}>{shown}</td>"

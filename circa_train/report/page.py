@@ -15,6 +15,8 @@ from circa_train.report.markup import data_element, escaped
 from circa_train.runs import Row
 from circa_train.runs.table import to_csv
 
+_HINT = "Heads of tables sort. Figures tell about a point under the pointer, or with the arrow keys."
+
 
 @dataclass
 class Content:
@@ -86,7 +88,7 @@ def report_page(content: Content) -> str:
 <p>Made by <code>{escaped(content.command)}</code></p>
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 <p class="tools"><button type="button" class="button" id="save-csv">Save the table as CSV</button>
-<span class="muted">Heads of tables sort. Figures tell about a point under the pointer, or with the arrow keys.</span></p>
+<span class="muted">{_HINT}</span></p>
 </header>
 <main>
 {body}

@@ -8,9 +8,10 @@ from typing import Any
 from circa_train.cost import paper_circuits, relu_bytes
 from circa_train.fault import TruncatedSign
 from circa_train.field import DEFAULT_PRIME
+from circa_train.gc.protocol import AND_BYTES
 from circa_train.plots.lines import fault_name
 from circa_train.plots.series import group, weights_of
-from circa_train.plots.words import data_title, model_title
+from circa_train.plots.words import data_title, mode_name, model_title
 from circa_train.report.markup import Cell, count, escaped, mebibytes, percent, seconds, table
 from circa_train.runs import Row
 
@@ -39,7 +40,7 @@ def what_was_run(rows: Sequence[Row]) -> str:
 
 def evaluations(rows: Sequence[Row]) -> str:
     """The table of accuracies."""
-    found = [row for row in rows if row["kind"] == "evaluate"]
+    found = sorted((row for row in rows if row["kind"] == "evaluate"), key=_order)
     if not found:
         return ""
     heads = (
@@ -48,9 +49,16 @@ def evaluations(rows: Sequence[Row]) -> str:
         "seconds",
     )  # fmt: skip
     caption = (
-        "accuracy under faults, mean over draws, with the 95% interval over the draws; exact: with exact ReLUs"
+        "accuracy under faults, mean and 95% interval over the draws; exact: with exact ReLUs"
     )
     return table(heads, map(_evaluation, found), caption=caption, name="evaluations")
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    """As a reader looks for it: by network, then by sign test, then by its severity."""
+    at = next((row[name] for name in ("k", "rate", "level") if row.get(name) is not None), 0)
+    network = (str(row.get(name)) for name in ("data", "split", "model", "method", "network", "frac_bits"))
+    return (*network, str(row.get("fault")), str(row.get("mode")), at)
 
 
 def _evaluation(row: Row) -> tuple[Cell, ...]:
@@ -128,12 +136,14 @@ def _answer(row: Row, name: str, key: str) -> tuple[Cell, ...]:
 def _allocation(rows: Sequence[Row]) -> str:
     harm = f"harm alone at k = {rows[0]['harm_k']} (nats)"
     measured = any(row.get("harm") is not None for row in rows)
-    heads = ["place", "site", "ReLUs", "k", "AND gates", "expected faults", *([harm] if measured else [])]
+    heads = ["place", "site", "ReLUs", "k", "mode", "AND gates", "expected faults"]
+    heads += [harm] if measured else []
 
     def cells(place: int, row: Row) -> list[Cell]:
         expected, harmed = row.get("expected_faults"), row.get("harm")
         return [
-            Cell(place), Cell(row["site"]), count(row["relus"]), Cell(row["k"]), count(row["and_gates"]),
+            Cell(place), Cell(row["site"]), count(row["relus"]), Cell(row["k"]),
+            Cell(mode_name(row.get("mode"))), count(row["and_gates"]),
             Cell(expected, "" if expected is None else f"{expected:,.1f}"),
             *([Cell(harmed, "" if harmed is None else f"{harmed:.3g}")] if measured else []),
         ]  # fmt: skip
@@ -204,7 +214,7 @@ def _bars(row: Mapping[str, Any]) -> str:
                     f'<rect class="{side}" x="{x + 0.05:.2f}" y="{40 - height:.2f}" width="0.9" '
                     f'height="{height:.2f}"/>'
                 )
-    told = f"activations by bit length, up to {bits} bits, negative left, positive right; band: |x| &lt; 2^k"
+    told = f"activations by bit length, to {bits} bits: negative left, positive right; band: 2^k"
     return (
         f'<svg class="bars" viewBox="{-bits} 0 {2 * bits} 40" preserveAspectRatio="none" role="img" '
         f'aria-label="{told}">{"".join(bars)}</svg><p class="muted">{told}</p>'
@@ -219,22 +229,17 @@ def costs(rows: Sequence[Row]) -> str:
     heads = ("model", "fault", "k", "ReLUs", "AND gates", "garbled tables", "of a full ReLU's")
     lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
     for row in priced:
-        prime = int(row.get("prime") or DEFAULT_PRIME)
-        circuits = paper_circuits(TruncatedSign(k=0, prime=prime))
+        circuits = paper_circuits(TruncatedSign(k=0, prime=int(row.get("prime") or DEFAULT_PRIME)))
         full, exact = (row["relus"] * relu_bytes(circuits[letter][0], "tables") for letter in "ab")
-        model = model_title(row.get("model"))
-
-        def line(fault: str, k: Any, size: int, row: Row = row, full: int = full, model: str = model) -> None:
-            share = Cell(size / full, f"{size / full:.1%}")
-            lines.setdefault(
-                (model, row["relus"], fault, k, size),
-                (Cell(model), Cell(fault), Cell(k), count(row["relus"]), count(size // 32), mebibytes(size), share),
-            )
-
-        line("full ReLU", None, full)
-        line("exact sign", None, exact)
+        sizes = [("full ReLU", None, full), ("exact sign", None, exact)]
         if row.get("table_bytes"):
-            line(fault_name(row), row.get("k"), row["table_bytes"])
+            sizes.append((fault_name(row), row.get("k"), row["table_bytes"]))
+        model = model_title(row.get("model"))
+        for fault, k, size in sizes:
+            lines[model, row["relus"], fault, k, size] = (
+                Cell(model), Cell(fault), Cell(k), count(row["relus"]), count(size // AND_BYTES),
+                mebibytes(size), Cell(size / full, f"{size / full:.1%}"),
+            )  # fmt: skip
     ordered = [lines[key] for key in sorted(lines, key=lambda key: (key[0], -key[-1]))]
     return table(heads, ordered, caption="per image, 32 bytes per AND gate", name="cost")
 

@@ -25,8 +25,9 @@ AS_IT_IS = "as it is"
 
 _DIGITS = 10
 
-#: Checkpoints that a training writes into its folder: the folder's name says more.
-_BEST, _LAST = "best.pt", "last.pt"
+#: Checkpoints that a job writes into its folder: the folder's name says more. Of a training's last state it
+#: does not say enough.
+_OF_A_FOLDER, _LAST = ("best.pt", "equalized.pt"), "last.pt"
 
 
 def recipe(config: Mapping[str, Any], started_from: str | None = None) -> str:
@@ -53,17 +54,25 @@ def network_name(checkpoint: str) -> str:
     ('seed0-0123456789', 'resnet32-d509ac18.th')
     """
     path = PurePath(checkpoint)
-    if path.name == _BEST and path.parent.name:
+    if path.name in _OF_A_FOLDER and path.parent.name:
         return path.parent.name
     inside = path.name == _LAST or not path.suffix  # an export is a folder in its run's folder
     return f"{path.parent.name}/{path.name}" if inside and path.parent.name else path.name
 
 
-def method_name(model: str, *, finetuned: bool = False, by_site: bool = False, integer: bool = False) -> str:
+def method_name(
+    model: str,
+    *,
+    equalized: bool = False,
+    finetuned: bool = False,
+    by_site: bool = False,
+    integer: bool = False,
+) -> str:
     """What was done to a network, in words.
 
     Args:
-        model: its description; ``reduced`` and ``equalized`` are words of it.
+        model: its description; ``reduced`` is a word of it.
+        equalized: were its channels rescaled for its sign tests?
         finetuned: was it trained with faults in the loop?
         by_site: has every site a sign test of its own, as a search writes them?
         integer: was it exported, and run on integers?
@@ -71,10 +80,8 @@ def method_name(model: str, *, finetuned: bool = False, by_site: bool = False, i
     >>> method_name("resnet32 reduced", finetuned=True), method_name("resnet32")
     ('reduced, fine-tuned', 'as it is')
     """
-    done = set(model.split()) & {"reduced", "equalized"}
-    done |= {name for name, true in (("fine-tuned", finetuned), ("searched", by_site)) if true}
-    done |= {"integer"} if integer else set()
-    return ", ".join(name for name in METHODS if name in done) or AS_IT_IS
+    done = ("reduced" in model.split(), equalized, finetuned, by_site, integer)
+    return ", ".join(name for name, was in zip(METHODS, done, strict=True) if was) or AS_IT_IS
 
 
 def short_digest(digest: str | None) -> str | None:
@@ -90,6 +97,7 @@ def network_columns(result: Mapping[str, Any], inputs: Mapping[str, str] | None 
         "network": network_name(str(result.get("checkpoint"))),
         "method": method_name(
             str(result.get("model")),
+            equalized=bool(result.get("equalized")),
             finetuned=bool(result.get("finetuned")),
             by_site="sites" in result["fault"],
             integer=result.get("rescaling") is not None,

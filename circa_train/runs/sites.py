@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from circa_train.runs.rows import Row
 from circa_train.runs.table import Collection
 
 #: What a search measures, by the name of its file beside the result, and by the names of the values in it.
-MEASURED, _DIVERGENCES = "measured.json", "divergences at k = "
+MEASURED, _DIVERGENCES = "measured.json", re.compile(r"divergences (?:.* )?at k = ([0-9,]+)")
 
 
 def allocation_rows(collection: Collection) -> list[Row]:
@@ -23,7 +24,7 @@ def allocation_rows(collection: Collection) -> list[Row]:
         if row["kind"] != "search":
             continue
         harm_k, harms = _harms(Path(row["run"]))
-        base = {key: row.get(key) for key in ("run", "model", "data", "mode", "budget", "frac_bits")}
+        base = {key: row.get(key) for key in ("run", "network", "model", "data", "mode", "budget")}
         base |= {"uniform_k": row.get("k"), "harm_k": harm_k}
         rows.extend(
             {**base, **site, "harm": harms.get(site["site"])}
@@ -32,14 +33,17 @@ def allocation_rows(collection: Collection) -> list[Row]:
     return rows
 
 
-def _harms(folder: Path) -> tuple[int | None, dict[str, float]]:
-    """At which k all sites were tried alone, and the divergence of each; nothing where no sound file says."""
+def _harms(folder: Path) -> tuple[int | str | None, dict[str, float]]:
+    """At which k (one for all, or text for one each) all sites were tried alone, and the divergence of each;
+    nothing where no sound file says.
+    """
     try:
         stored: dict[str, Any] = read_record(folder / MEASURED) or {}
     except (OSError, ValueError):
         return None, {}
     for name, values in (stored.get("values") or {}).items():
-        k = name.removeprefix(_DIVERGENCES)
-        if k != name and k.isdigit() and isinstance(values, dict):
-            return int(k), values
+        tried = _DIVERGENCES.fullmatch(name)
+        if tried is not None and isinstance(values, dict):
+            ks = set(filter(None, tried[1].split(",")))
+            return (int(ks.pop()) if len(ks) == 1 else "one k each"), values
     return None, {}

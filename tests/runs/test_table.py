@@ -199,15 +199,17 @@ def test_a_thousand_results_are_collected(tmp_path: Path) -> None:
 
 def test_a_row_says_which_network_it_is_about(tmp_path: Path) -> None:
     result = {**evaluation()["result"], "checkpoint": "runs/train/seed1-0123456789/best.pt",
-              "finetuned": True, "model": "resnet8 reduced", "training": {"seed": 1, "recipe": "r"}}  # fmt: skip
+              "finetuned": True, "model": "resnet8 reduced",
+              "training": {"seed": 1, "recipe": "r"}}  # fmt: skip
     row = to_row(evaluation(result=result, inputs={"checkpoint": "ab" * 32}))
     named = {key: row[key] for key in ("network", "method", "seed", "recipe", "weights")}
     assert named == {
         "network": "seed1-0123456789", "method": "reduced, fine-tuned", "seed": 1, "recipe": "r",
         "weights": "ababababab",
     }  # fmt: skip
-    by_site = {**result, "fault": {"sites": {"relu": {"kind": "none"}}}, "rescaling": "offset"}
-    assert to_row(evaluation(result=by_site))["method"] == "reduced, fine-tuned, searched, integer"
+    by_site = {"fault": {"sites": {"relu": {"kind": "none"}}}, "rescaling": "offset", "equalized": True}
+    row = to_row(evaluation(result=result | by_site))
+    assert row["method"] == "reduced, equalized, fine-tuned, searched, integer"
 
 
 def test_recipes_are_equal_for_seeds_and_nothing_else() -> None:
@@ -261,6 +263,7 @@ def test_the_sites_of_a_search_with_their_harm(tmp_path: Path) -> None:
     content = {**evaluation(), "kind": "search", "result": {"k": 11, "allocation": [site]}}
     write(tmp_path, content)
     assert allocation_rows(collect(tmp_path))[0]["harm"] is None
-    write(tmp_path, sealed({"values": {"divergences at k = 14": {"relu": 0.25}}}), "measured.json")
+    values = {"accuracy": 1, "divergences as it is at k = 14,14": {"relu": 0.25}}
+    write(tmp_path, sealed({"values": values}), "measured.json")
     (row,) = allocation_rows(collect(tmp_path))
     assert (row["harm"], row["harm_k"], row["uniform_k"], row["k"]) == (0.25, 14, 11, 12)
