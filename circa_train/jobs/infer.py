@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def _places(client: Client) -> list[tuple[str, str]]:
     return sorted((key for key in keys if key[0] in PHASES), key=lambda key: list(PHASES).index(key[0]))
 
 
-def _by_phase(seconds: Counter[tuple[str, str]]) -> dict[str, float]:
+def _by_phase(seconds: Mapping[tuple[str, str], float]) -> dict[str, float]:
     found: dict[str, float] = {}
     for (phase, _), value in seconds.items():
         found[phase] = found.get(phase, 0.0) + value

@@ -43,7 +43,7 @@ def work(config: ServeConfig) -> None:
             log.info("serving %s at %s:%d%s", config.export, host, port, ", in TLS" if tls else "")
             log.info("architecture %s", network.architecture.digest.hex())
             log.info("parameters   %s", network.parameters_digest.hex())
-            if own:
+            if own and dealer is not None:
                 log.info(
                     "linear layers: a dealer of this server's own, at %s:%d; it knows the masks of clients, "
                     "so this is an experiment and keeps no secret from this machine", *dealer

@@ -119,8 +119,10 @@ class Magnitudes:
         bits = largest_centred(prime).bit_length()
         # |x| = m 2^e with m in [1/2, 1): e is the bit length, exactly so below 2^53
         lengths = torch.frexp(x.double()).exponent.long().clamp(max=bits)
-        counts = [torch.bincount(lengths[side], minlength=bits + 1)[1:].tolist() for side in (x < 0, x > 0)]
-        return cls(*counts, zeros=int((x == 0).sum()))
+        negative, positive = (
+            torch.bincount(lengths[side], minlength=bits + 1)[1:].tolist() for side in (x < 0, x > 0)
+        )
+        return cls(negative, positive, zeros=int((x == 0).sum()))
 
     def __add__(self, other: Magnitudes) -> Magnitudes:
         return Magnitudes(

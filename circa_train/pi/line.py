@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,8 +49,8 @@ class Line:
         self._transport, self._channel = transport, Channel(transport)
         self.traffic = Traffic()
         #: Seconds by (phase, place), and processor seconds of this thread by phase.
-        self.seconds: Counter[tuple[str, str]] = Counter()
-        self.processor_seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self.processor_seconds: defaultdict[str, float] = defaultdict(float)
         self.phase, self.place = "setup", ""
         self._since, self._processor_since = time.perf_counter(), time.thread_time()
 

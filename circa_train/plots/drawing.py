@@ -147,7 +147,7 @@ def legend(axes: Axes) -> None:
     handles, texts = axes.get_legend_handles_labels()
     part = axes.get_figure(root=False)
     assert part is not None
-    room = part.get_figure(root=True).get_figwidth() * _CHARACTERS_PER_INCH  # type: ignore[union-attr]
+    room = part.get_figure(root=True).get_figwidth() * _CHARACTERS_PER_INCH
     fitting = [columns for columns in (3, 2) if _width(texts, columns) <= room]
     columns = fitting[0] if fitting else 1
     part.legend(handles, texts, fontsize=8, frameon=False, loc="outside lower center", ncols=columns)

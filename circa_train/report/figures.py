@@ -32,7 +32,7 @@ def inline_svg(figure: NotedFigure, name: str, title: str) -> tuple[str, list[st
         title: what a screen reader says of the figure.
     """
     stream = io.BytesIO()
-    settings: dict[str, Any] = {"svg.hashsalt": "circa_train", "svg.fonttype": "none"}
+    settings: Any = {"svg.hashsalt": "circa_train", "svg.fonttype": "none"}
     with matplotlib.rc_context(settings):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue().decode()

@@ -180,8 +180,12 @@ def fault_file(
     test per site. YAML.
     """
     if isinstance(frac_bits, Mapping):
-        frac_bits = {name: bits if isinstance(bits, int) else list(bits) for name, bits in frac_bits.items()}
-    content = {"frac_bits": frac_bits, "sites": {name: spec.to_dict() for name, spec in sites.items()}}
+        written: Any = {
+            name: bits if isinstance(bits, int) else list(bits) for name, bits in frac_bits.items()
+        }
+    else:
+        written = frac_bits
+    content = {"frac_bits": written, "sites": {name: spec.to_dict() for name, spec in sites.items()}}
     comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
     return "\n".join(
         [*comments, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -99,13 +100,14 @@ def by_the_law(
     Below ``first_k``, where truncation does next to nothing, the scales of ``first_k`` stay: to search for
     better ones takes time, and saves nothing.
     """
-    specs, frac_bits, errors = [], [], []
+    columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     for values in seen.values():
         options = [_options(values, mode, spec.prime, first_k, headroom_bits) for mode in MODES]
         best = [min(each, key=lambda option: option[2]) for each in zip(*options, strict=True)]
-        for column, into in zip(zip(*best, strict=True), (specs, frac_bits, errors), strict=True):
-            into.append(tuple(column))  # type: ignore[arg-type]
-    return Choices("by the law", tuple(seen), tuple(specs), tuple(frac_bits), tuple(errors))
+        for column, into in zip(zip(*best, strict=True), columns, strict=True):
+            into.append(tuple(column))
+    specs, frac_bits, errors = map(tuple, columns)
+    return Choices("by the law", tuple(seen), specs, frac_bits, errors)
 
 
 def _options(

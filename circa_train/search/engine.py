@@ -191,9 +191,9 @@ def _search(
         candidates += considered
     if not best.within or _gates(best, sites) >= _gates(uniform, sites):
         best = uniform
+    uniform_test, best_test = on_test_images(make_judge, splits, (uniform, best))
     return SearchResult(
-        sites, spec, frac_bits, uniform, scaled, best,
-        *on_test_images(make_judge, splits, (uniform, best)),
+        sites, spec, frac_bits, uniform, scaled, best, uniform_test, best_test,
         faults=best.choices.faults_of(best.ks, seen), candidates=candidates,
         runs=len(plain.judged) + (len(judge.judged) if judge is not plain else 0),
         warnings=seen_before(store),
