@@ -2,12 +2,15 @@
 
 relu(c z) = c relu(z), so the scale 2^f at which a sign test sees a channel is free. It decides the faults:
 a larger x = round(z 2^f) ties less often (ties need |x| < 2^k), and wraps more often (|x| of p masks do).
-For the pre-activations of calibration images the law gives, for every f, the expected squared error of the
-channel's outputs (:mod:`circa_train.nn.damage`),
+For the pre-activations of calibration images the law gives, for every f, the damage to the channel's outputs
 
-    D(f) = mean of z^2 P(gate != [z > 0] | x),
+    D(f) = mean of z^2 (P + c P^2),    P = P(gate != [z > 0] | x),    c = SYSTEMATIC,
 
 and the f with the least D is taken, channel by channel. Equally good ones: the smallest, which wraps least.
+z^2 P is the expected squared error (:mod:`circa_train.nn.damage`). Of it z^2 P^2 is the square of the error's
+mean: what every draw does alike at equal values. The following layers add over neighbours and channels, where
+chance averages out and the mean does not. So the mean counts more. Ties are of this kind (P is near 1 for
+small x), wraps are not.
 
 The rule of overflow: the largest |z| that calibration sees in a channel, times 2^headroom_bits, must fit into
 the field. It holds under every overflow policy, so no candidate overflows on the calibration images, and
@@ -42,6 +45,9 @@ _WINDOW = 18
 
 #: A channel counts as if it reached this share of its site at least.
 _LEAST_REACH = 2.0**-8
+
+#: How much more the systematic part of an error counts, in D.
+SYSTEMATIC = 4.0
 
 #: The headroom of every channel, in bits, if nothing else is said.
 HEADROOM_BITS = 2
@@ -144,13 +150,14 @@ def squared_errors(
         FixedPointOverflow: under ``raise``, if a value does not fit.
     """
     values = seen.values.T  # dimension 1 is the channel
-    damage = squared_damage(values, spec, frac_bits)
+    squares, damage = values**2, squared_damage(values, spec, frac_bits)
     outside = damage.isinf()
     if bool(outside.any()):
         if overflow == "raise":
             to_fixed(values, frac_bits, spec.prime)
-        damage = torch.where(outside, values**2, damage)
-    return damage.mean(0)
+        damage = torch.where(outside, squares, damage)
+    systematic = torch.where(squares > 0, damage**2 / squares, 0.0)
+    return (damage + SYSTEMATIC * systematic).mean(0)
 
 
 def best_frac_bits(errors: Tensor) -> tuple[int, ...]:

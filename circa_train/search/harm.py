@@ -3,9 +3,10 @@ network.
 
 For a site with recorded activations z the law gives, for every sign test and scale,
 
-    E = mean of z^2 P(gate wrong | z),
+    E = mean of z^2 (P + c P^2),    P = P(gate wrong | z),
 
-the mean square that faults add to its outputs (a fault moves an output by |z|, whatever its direction).
+the mean square that faults add to its outputs (a fault moves an output by |z|, whatever its direction), the
+systematic part counted more (:mod:`circa_train.nn.scales`).
 Networks respond to small errors linearly and different sites err independently, so squares of errors add up,
 and
 
