@@ -101,6 +101,7 @@ def test_words_are_those_that_the_parts_take() -> None:
         "curriculum": set(CURRICULA),
         "split": {"train", "validation", "test"},
         "rescaling": set(RESCALINGS),
+        "decide_on": {"validation", "test"},
         "verify.transport": set(TRANSPORTS),
         "tracker.mode": set(WANDB_MODES),
     }
