@@ -195,7 +195,7 @@ def test_the_law_foretells_faults_and_their_size() -> None:
         network,
         splits.validation,
         choices,
-        (16, 16, 16),
+        16,
         mean=splits.mean,
         std=splits.std,
         batch_size=50,
