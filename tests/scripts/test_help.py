@@ -101,9 +101,9 @@ def test_words_are_those_that_the_parts_take() -> None:
         "curriculum": set(CURRICULA),
         "split": {"train", "validation", "test"},
         "rescaling": set(RESCALINGS),
+        "decide_on": {"validation", "test"},
         "verify.transport": set(TRANSPORTS),
         "pi.offline": {"dealer", "homomorphic"},
-        "decide_on": {"validation", "test"},
         "tracker.mode": set(WANDB_MODES),
     }
 
