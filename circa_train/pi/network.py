@@ -69,7 +69,7 @@ def load_network(folder: str | os.PathLike[str]) -> Network:
             )
         if manifest.get("ring_bits") is not None:
             raise ExportError(
-                "a network of bit windows lives in the ring Z_2^64; this protocol runs Circa's sign tests over "
+                "a network of bit windows lives in the ring Z_2^64; this protocol runs sign tests over "
                 "a field Z_p: export with fault=poszero or negpass"
             )
         tensors = {
