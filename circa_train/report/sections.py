@@ -257,7 +257,9 @@ def others(rows: Sequence[Row]) -> str:
     for kind, names in shown.items():
         found = [row for row in rows if row["kind"] == kind]
         if found:
-            cells = [[Cell(row.get("run")), *(_named(name, row.get(name)) for name in names)] for row in found]
+            cells = [
+                [Cell(row.get("run")), *(_named(name, row.get(name)) for name in names)] for row in found
+            ]
             parts.append(f"<h3>{titles[kind]}</h3>")
             heads = ("run", *(name.removeprefix("config.").replace("_", " ") for name in names))
             parts.append(table(heads, cells, caption=f"{len(found)} of kind {kind}"))
