@@ -4,8 +4,8 @@
 
 Bytes are those that all parties sent together, per sign test; microseconds likewise, of the machine on which
 the records were made. MPyC's are of its sign tests, dealing left out; SPU's of its comparisons (``less``)
-with exact ReLUs. Where recorded masks are emulated, a sign test is several comparisons, and shifts among those of
-the rescalings; only the whole image is given then.
+with exact ReLUs. Where recorded masks are emulated, a sign test is several comparisons, and shifts among
+those of the rescalings; only the whole image is given then.
 """
 
 import json
