@@ -91,9 +91,9 @@ class Writer:
         self._write(np.frombuffer(json.dumps(value).encode(), dtype=np.uint8))
 
     def _write(self, payload: NDArray[np.uint8]) -> None:
-        message = Message(MessageKind.RECORD, payload)
-        data = message.to_bytes(session=self._number, number=self._records)
-        self._file.write(_LENGTH.pack(len(data)) + data)
+        data = Message(MessageKind.RECORD, payload).to_bytes(session=self._number, number=self._records)
+        self._file.write(_LENGTH.pack(len(data)))
+        self._file.write(data)
         self._records += 1
 
 
