@@ -14,6 +14,13 @@ class JobLog(logging.FileHandler):
 
     _told = False
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message; opening the file, at the first one, may fail as well."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         if not self._told:
             self._told = True

@@ -67,7 +67,7 @@ def write_export(name: str, folder: Path) -> Path:
     return folder / name
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _nothing_is_compiled():
     """The numpy engine: its bytes are those of the compiled one, and no party waits for a compiler."""
     with pytest.MonkeyPatch.context() as patch:
