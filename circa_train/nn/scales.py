@@ -127,6 +127,8 @@ def scale_errors(
     not be kept.
     """
     channels, largest = len(seen.values), torch.tensor(seen.largest(spec.prime, headroom_bits))
+    if isinstance(spec.k, tuple) and len(spec.k) != channels:
+        raise ValueError(f"spec has k for {len(spec.k)} channels, but the site has {channels}")
     candidates = (largest - torch.arange(_WINDOW + 1)[:, None]).clamp(min=0)  # one row per step down
     # all at once: as many channels as there are candidates
     every = SiteValues(seen.values.repeat(len(candidates), 1), seen.reach)
