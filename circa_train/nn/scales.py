@@ -46,7 +46,8 @@ _WINDOW = 18
 #: A channel counts as if it reached this share of its site at least.
 _LEAST_REACH = 2.0**-8
 
-#: How much more the systematic part of an error counts, in D.
+#: How much more the systematic part of an error counts, in D. Tried on ResNet-32 at 9 and 11 AND gates, both
+#: modes, 1000 and 1600 test images: 1, 2 and 4 lose half a point less than 0 on average, and 16 loses more.
 SYSTEMATIC = 4.0
 
 #: The headroom of every channel, in bits, if nothing else is said.
