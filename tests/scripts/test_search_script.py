@@ -75,7 +75,7 @@ def job(tmp_path: Path) -> Callable[..., Job]:
             cfg = compose(root, [*overrides, "run.progress=false"])
         folder = tmp_path / root
         folder.mkdir(exist_ok=True)
-        return Job(OmegaConf.to_object(cfg), plain(cfg), folder, log)
+        return Job(OmegaConf.to_object(cfg), plain(cfg), folder, True, log)
 
     return make
 
