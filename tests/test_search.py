@@ -328,6 +328,27 @@ def test_the_law_takes_the_mode_that_does_less() -> None:
         assert choices.frac_bits[0][3] == choices.frac_bits[0][20]
 
 
+def test_a_draw_that_overflows_counts_as_all_wrong_and_ends_nothing() -> None:
+    """The validation images reach eight times as far as what was recorded, and beyond the field."""
+    splits, lines = make_splits(), list[str]()
+    network = with_stochastic_relus(Levels(), NoFault(), frac_bits=32, seed=3).eval()
+    seen = site_values(network, [splits.validation.images.float() / 255 / 8])
+    judge = judging_module.Judge(
+        network, splits.validation, "validation", as_it_is(network, seen, POSZERO), others=100,
+        mean=splits.mean, std=splits.std, settings=SETTINGS, store=Store(), report=lines.append,
+    )  # fmt: skip
+    judged = judge((12, 12, 12))
+    assert judged.verdict == OVER
+    assert judged.evaluation.mean == 0.0
+    assert any("a draw overflows, and counts as all wrong: site main" in line for line in lines)
+    gains = site_gains(
+        network, splits.validation, judge.choices, 12, mean=splits.mean, std=splits.std, batch_size=50,
+        store=Store(),
+    )  # fmt: skip
+    assert gains[0] > 0
+    assert {relu.settings.overflow for relu in stochastic_relus(network).values()} == {"raise"}
+
+
 def test_the_margin_is_what_other_images_may_add() -> None:
     """Of 2000 pairs of samples, the loss on the other one exceeds that on the first plus 2 errors in 2.3%."""
     generator = torch.Generator().manual_seed(0)

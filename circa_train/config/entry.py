@@ -16,7 +16,8 @@ from circa_train.config.registration import register
 
 #: Overrides whose values are paths.
 PATH_KEYS = (
-    "checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root", "model.name", "data.name",
+    "checkpoint", "teacher", "fault.path", "fault.frac_bits", "runs", "out", "run.root", "data.root",
+    "model.name", "data.name",
     "export", "images", "compare", "pi.stores", "tls.certificate", "tls.key", "tls.authority",
 )  # fmt: skip
 

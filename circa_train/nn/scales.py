@@ -46,7 +46,8 @@ _WINDOW = 18
 #: A channel counts as if it reached this share of its site at least.
 _LEAST_REACH = 2.0**-8
 
-#: How much more the systematic part of an error counts, in D.
+#: How much more the systematic part of an error counts, in D. Tried on ResNet-32 at 9 and 11 AND gates, both
+#: modes, 1000 and 1600 test images: 1, 2 and 4 lose half a point less than 0 on average, and 16 loses more.
 SYSTEMATIC = 4.0
 
 #: The headroom of every channel, in bits, if nothing else is said.
@@ -127,6 +128,8 @@ def scale_errors(
     not be kept.
     """
     channels, largest = len(seen.values), torch.tensor(seen.largest(spec.prime, headroom_bits))
+    if isinstance(spec.k, tuple) and len(spec.k) != channels:
+        raise ValueError(f"spec has k for {len(spec.k)} channels, but the site has {channels}")
     candidates = (largest - torch.arange(_WINDOW + 1)[:, None]).clamp(min=0)  # one row per step down
     # all at once: as many channels as there are candidates
     every = SiteValues(seen.values.repeat(len(candidates), 1), seen.reach)

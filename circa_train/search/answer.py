@@ -110,7 +110,7 @@ class Answer:
         """
         chosen = self.result.chosen
         costs = network_cost(self.result.sites, chosen.specs, accounting="tables").sites
-        frac_bits = chosen.choices.frac_bits_of(chosen.ks)
+        frac_bits = _plain(chosen.choices.frac_bits_of(chosen.ks))
         return [
             {
                 "site": cost.site,
@@ -179,17 +179,19 @@ def fault_file(
     """The text of a fault file: remarks as comments, ``frac_bits`` (one number, or by site), and one sign
     test per site. YAML.
     """
-    if isinstance(frac_bits, Mapping):
-        written: Any = {
-            name: bits if isinstance(bits, int) else list(bits) for name, bits in frac_bits.items()
-        }
-    else:
-        written = frac_bits
-    content = {"frac_bits": written, "sites": {name: spec.to_dict() for name, spec in sites.items()}}
+    specs = {name: spec.to_dict() for name, spec in sites.items()}
+    content = {"frac_bits": _plain(frac_bits), "sites": specs}
     comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
     return "\n".join(
         [*comments, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)]
     )
+
+
+def _plain(frac_bits: int | Mapping[str, FracBits]) -> int | dict[str, int | list[int]]:
+    """Fraction bits as JSON and YAML have them."""
+    if isinstance(frac_bits, int):
+        return frac_bits
+    return {name: bits if isinstance(bits, int) else list(bits) for name, bits in frac_bits.items()}
 
 
 def write_fault_file(path: Path, answer: Answer, remarks: Sequence[str] = ()) -> Path:

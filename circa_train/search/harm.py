@@ -19,13 +19,16 @@ network runs accept them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
 
 from circa_train.cost import network_cost
 from circa_train.data import ImageSet
 from circa_train.diagnosis import site_sensitivity
+from circa_train.nn import stochastic_relus
 from circa_train.search.allocation import Tables
 from circa_train.search.choices import Choices
 from circa_train.search.store import Store
@@ -47,7 +50,10 @@ def site_gains(
     key = f"divergences at k = {k}"
     if store.value(key) is None:
         choices.put(network, (k,) * len(choices.sites))
-        rows = site_sensitivity(network, images, mean=mean, std=std, batch_size=batch_size, progress=progress)
+        with _saturating(network):
+            rows = site_sensitivity(
+                network, images, mean=mean, std=std, batch_size=batch_size, progress=progress
+            )
         store.set_value(key, {row.site: row.divergence for row in rows})
     divergences = store.value(key)
     errors = [of[k] for of in choices.errors]
@@ -55,6 +61,21 @@ def site_gains(
         divergences[site] / error if error > 0 else 0.0
         for site, error in zip(choices.sites, errors, strict=True)
     ]
+
+
+@contextmanager
+def _saturating(network: nn.Module) -> Iterator[None]:
+    """While open, no value is refused: behind many faults activations go further than calibration has seen,
+    and how harmful that is, is the question.
+    """
+    before = {name: relu.settings.overflow for name, relu in stochastic_relus(network).items()}
+    for relu in stochastic_relus(network).values():
+        relu.settings = replace(relu.settings, overflow="saturate")
+    try:
+        yield
+    finally:
+        for name, relu in stochastic_relus(network).items():
+            relu.settings = replace(relu.settings, overflow=before[name])
 
 
 def tables_of(choices: Choices, gains: Sequence[float], sites: Sequence[tuple[str, int]]) -> Tables:

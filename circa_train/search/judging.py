@@ -34,6 +34,7 @@ from circa_train.bars import bar
 from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW, Evaluation, kept_draws, one_draw
 from circa_train.fault import TruncatedSign
+from circa_train.fixed_point import FixedPointOverflow
 from circa_train.nn import without_faults
 from circa_train.search.allocation import Allocation
 from circa_train.search.choices import Choices
@@ -163,10 +164,16 @@ class Judge:
         return judgement
 
     def _draw(self, draw: int) -> Tensor:
-        """Which images are classified right in one draw: bool (images,)."""
+        """Which images are classified right in one draw: bool (images,). None of them where a value overflows
+        that must not: behind many faults activations go further than calibration has seen.
+        """
         shown = bar(len(self._batches), f"draw {draw}", "batches", shown=self._progress)
         with kept_draws(self._network), shown as seen:
-            return one_draw(self._network, self._batches, FIRST_DRAW + draw, seen)
+            try:
+                return one_draw(self._network, self._batches, FIRST_DRAW + draw, seen)
+            except FixedPointOverflow as error:
+                self._report(f"{self._split}: a draw overflows, and counts as all wrong: {error}")
+                return torch.zeros(self._images, dtype=torch.bool)
 
 
 def margin_of(differences: Tensor, others: int, errors: float) -> float:

@@ -57,7 +57,7 @@ def job(tmp_path: Path) -> Callable[..., Job]:
             cfg = compose(root, [*overrides, *CPU])
         folder = tmp_path / f"{root}{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        return Job(OmegaConf.to_object(cfg), plain(cfg), folder, log)
+        return Job(OmegaConf.to_object(cfg), plain(cfg), folder, True, log)
 
     return make
 
