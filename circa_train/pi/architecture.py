@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,15 @@ class SignTest:
     k: int | tuple[int, ...] = 0
 
     def circuit(self, prime: int, k: int) -> ReluCircuit:
-        """The circuit of the channels that have this ``k``."""
-        if self.mode == "exact":
-            return ReluCircuit("exact", prime)
-        return ReluCircuit("truncated", prime, k, self.mode)  # type: ignore[arg-type]
+        """The circuit of the channels that have this ``k``; sites that are tested alike share one."""
+        return _circuit(self.mode, prime, 0 if self.mode == "exact" else k)
+
+
+@lru_cache(maxsize=256)
+def _circuit(mode: str, prime: int, k: int) -> ReluCircuit:
+    if mode == "exact":
+        return ReluCircuit("exact", prime)
+    return ReluCircuit("truncated", prime, k, mode)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,9 +60,7 @@ class GarblerTransfer:
         matrix = message.expect(MessageKind.OT_EXTENSION, COLUMNS * length, message.circuit).reshape(
             COLUMNS, length
         )
-        columns = np.empty((COLUMNS, length), dtype=np.uint8)
-        for stream, column in zip(self._streams, columns, strict=True):
-            stream.fill(column)
+        columns = _next_rows(self._streams, length)
         columns[self._choices] ^= matrix[self._choices]
         return transpose(columns)[:transfers]
 
@@ -95,12 +93,8 @@ class EvaluatorTransfer:
         length = column_bytes(len(choices))
         packed = np.zeros(length, dtype=np.uint8)
         packed[: (len(choices) + 7) // 8] = np.packbits(choices, bitorder="little")
-        columns = np.empty((COLUMNS, length), dtype=np.uint8)
-        matrix = np.empty((COLUMNS, length), dtype=np.uint8)
-        for (first, second), column, row in zip(self._streams, columns, matrix, strict=True):
-            first.fill(column)
-            second.fill(row)
-        matrix ^= columns
+        columns = _next_rows([first for first, _ in self._streams], length)
+        matrix = _next_rows([second for _, second in self._streams], length) ^ columns
         matrix ^= packed
         return Message(MessageKind.OT_EXTENSION, matrix.reshape(-1)), transpose(columns)[: len(choices)]
 
@@ -137,11 +131,18 @@ class _Stream:
     def __init__(self, seed: bytes) -> None:
         self._encryptor = Cipher(algorithms.AES(seed), modes.CTR(bytes(BLOCK_BYTES))).encryptor()
 
-    def fill(self, out: NDArray[np.uint8]) -> None:
-        # update_into wants room for a block more than it writes, which a row of a matrix does not have.
-        room = np.empty(len(out) + BLOCK_BYTES - 1, dtype=np.uint8)
-        self._encryptor.update_into(bytes(len(out)), room.data)
-        out[:] = room[: len(out)]
+    def fill(self, zeros: bytes, room: NDArray[np.uint8]) -> None:
+        """Write as many bytes as there are zeros; ``room`` has a block more, less one byte, as AES wants."""
+        self._encryptor.update_into(zeros, room.data)
+
+
+def _next_rows(streams: list[_Stream], length: int) -> NDArray[np.uint8]:
+    """The next ``length`` bytes of every stream, uint8 (streams, length); rows are not side by side."""
+    zeros = bytes(length)
+    room = np.empty((len(streams), length + BLOCK_BYTES - 1), dtype=np.uint8)
+    for stream, row in zip(streams, room, strict=True):
+        stream.fill(zeros, row)
+    return room[:, :length]
 
 
 def _check_ready(streams: list[_Stream] | list[tuple[_Stream, _Stream]]) -> None:
