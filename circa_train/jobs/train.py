@@ -21,8 +21,8 @@ from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn import build_model, with_stochastic_relus
 from circa_train.runs import WandbSettings, build_tracker, config_hash
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
-from circa_train.training.loop import BEST, LAST
 from circa_train.training.progress import OtherTraining
+from circa_train.training.states import BEST, LAST
 
 log = logging.getLogger(__name__)
 

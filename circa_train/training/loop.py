@@ -5,10 +5,7 @@ the fault level of a curriculum, and the masks, whose draw is the step and whose
 the batch of all processes and micro-batches joined. So a resumed run continues bit for bit on the CPU, and
 two processes, or two micro-batches, draw the masks that one process draws on the whole batch.
 
-Files: ``last.pt`` after every epoch and when interrupted; ``best.pt`` whenever the validation accuracy has
-risen. A kill at any moment costs at most the epoch at hand; Ctrl-C and SIGTERM cost nothing. ``last.pt`` says
-which best weights and which metrics belong to it: the best weights wait under ``best.next.pt`` until it is
-written, so that the two never speak of different epochs.
+What it leaves on the disk, and when, is told by :mod:`circa_train.training.states`.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,21 +23,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_into, save_checkpoint
 from circa_train.data import Augmentation, Batches, DataSplits
-from circa_train.files import file_digest
-from circa_train.nn import draw_state, load_draw_state, set_draw, stochastic_relus
 from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
+from circa_train.training.fitting import check_fit
 from circa_train.training.interruption import Interruption
 from circa_train.training.objective import training_mode
 from circa_train.training.optimization import learning_rate
-from circa_train.training.progress import OtherTraining, Progress, check_identity, identity
+from circa_train.training.progress import Progress, identity
 from circa_train.training.settings import TrainingSettings
+from circa_train.training.states import States
 from circa_train.training.step import Stepper
 from circa_train.training.validation import Validation, validate
-
-LAST, BEST, NEXT_BEST = "last.pt", "best.pt", "best.next.pt"
 
 #: On a GPU, reading the loss waits for all work in flight; once in so many steps costs nothing that can be
 #: measured.
@@ -122,10 +116,7 @@ def train(
             device,
             inputs or {},
         )
-        state = run.restore() if resume and run.last.exists() else {}
-        run.tracker.rewind(run.progress.step if run.progress.step else -1)
-        if state.get("metrics_and_seconds") is not None:
-            run.tracker.restore(state["metrics_and_seconds"])
+        run.begin(resume)
         with Interruption() as interruption:
             run.fit(interruption, hide_bars=None if progress is None else not progress)
         return run.result()
@@ -147,18 +138,28 @@ class _Run:
         device: torch.device,
         inputs: Mapping[str, str],
     ) -> None:
-        _check_fit(settings, splits, model, teacher, ranks)
+        check_fit(settings, splits, model, teacher, ranks)
         self.model, self.splits, self.settings = model, splits, settings
-        self.tracker, self.metadata = tracker, metadata
-        self.ranks, self.device = ranks, device
-        self.last, self.best, self.next_best = folder / LAST, folder / BEST, folder / NEXT_BEST
+        self.tracker, self.ranks, self.device = tracker, ranks, device
         self.progress = Progress()
-        self.best_digest: str | None = None
-        self.identity = identity(model, splits, settings, teacher, inputs)
+        known = identity(model, splits, settings, teacher, inputs)
         self.steps_per_epoch = len(self._batches(0))
         self.stepper = Stepper(
             model, settings, teacher=teacher, ranks=ranks, device=device, steps_per_epoch=self.steps_per_epoch
         )
+        self.states = States(
+            folder, self.stepper, tracker=tracker, ranks=ranks, identity=known, splits=splits,
+            metadata=metadata,
+        )  # fmt: skip
+
+    def begin(self, resume: bool) -> None:
+        """Take up the state in the folder if there is one; the tracker forgets what came after it."""
+        state: dict[str, Any] = {}
+        if resume and self.states.last.exists():
+            self.progress, state = self.states.restore()
+        self.tracker.rewind(self.progress.step if self.progress.step else -1)
+        if state.get("metrics_and_seconds") is not None:
+            self.tracker.restore(state["metrics_and_seconds"])
 
     def _batches(self, epoch: int) -> Batches:
         settings = self.settings
@@ -187,10 +188,10 @@ class _Run:
             if validation is not None:
                 self._end_epoch(validation)
             else:
-                self.save_last()
+                self.states.save_last(self.progress)
             if validation is None or stop():
                 interruption.leave(
-                    f"stopped after step {self.progress.step}; train again to go on from {self.last}"
+                    f"stopped after step {self.progress.step}; train again to go on from {self.states.last}"
                 )
         if self.ranks.is_main:
             self.tracker.summary(
@@ -199,10 +200,7 @@ class _Run:
                     "best_epoch": self.progress.best_epoch,
                 }
             )
-            for left in (self.next_best, self.next_best.with_suffix(".json")):
-                left.unlink(missing_ok=True)  # of an epoch that was cut off
-            for path in (self.best, self.last):
-                self.tracker.checkpoint(path)
+            self.states.finish()
 
     def _train_epoch(self, stop: Callable[[], bool], hide_bars: bool | None) -> bool:
         """The rest of the epoch at hand; False if it was stopped after a batch."""
@@ -222,22 +220,17 @@ class _Run:
                     progress.batch += 1
                     progress.step += 1
                     if self.device.type == "cpu" or progress.batch % _STEPS_BETWEEN_READINGS == 0:
-                        self._check_finite()
+                        self.states.check_finite()
                         bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
                     bar.update()
                     if stop():
                         return False
-                self._check_finite()
+                self.states.check_finite()
             finally:
                 spent = time.perf_counter() - started
                 progress.epoch_seconds += spent
                 progress.seconds += spent
         return True
-
-    def _check_finite(self) -> None:
-        self.stepper.check_finite(
-            f"{self.last} holds an earlier state" if self.last.exists() else "nothing was written"
-        )
 
     def _validate(self, stop: Callable[[], bool]) -> Validation | None:
         started = time.perf_counter()
@@ -279,103 +272,11 @@ class _Run:
         self.stepper.put_sums(progress)
         if self.ranks.is_main:
             self.tracker.log(metrics | timing | rates, step=progress.step)
-            if improved:
-                save_checkpoint(self.next_best, self.stepper.evaluated, self._described(metrics))
-                self.best_digest = file_digest(self.next_best)
-        self.save_last(metrics)
-        if self.ranks.is_main and improved:
-            self._place_best()
-
-    def save_last(self, metrics: Mapping[str, Any] | None = None) -> None:
-        """Write ``last.pt``; every process calls it, rank 0 writes."""
-        self._check_finite()
-        self.stepper.get_sums(self.progress)
-        if self.ranks.is_main:
-            set_draw(self.model, self.progress.step)
-            state = {
-                "progress": asdict(self.progress),
-                "optimizer": self.stepper.optimizer.state_dict(),
-                "model": None if self.stepper.average is None else self.model.state_dict(),
-                "draws": draw_state(self.model),
-                "identity": self.identity,
-                "best": self.best_digest,
-                # called so because it holds times: runs that are equal differ in it, as in all "seconds"
-                "metrics_and_seconds": self.tracker.record(),
-            }
-            save_checkpoint(self.last, self.stepper.evaluated, self._described(metrics or {}), state)
-        self.ranks.barrier()
-
-    def restore(self) -> dict[str, Any]:
-        """Take up ``last.pt``, and return its training state. Inverse of :meth:`save_last`."""
-        checkpoint = load_checkpoint(self.last)
-        state = checkpoint.training_state
-        if state is None:
-            raise CheckpointError(
-                f"{self.last} has weights but no training state; start over with resume=False"
-            )
-        check_identity(state["identity"], self.identity, self.last)
-        progress = Progress(**state["progress"])
-        self.best_digest = state.get("best")
-        self._find_best()
-        weights = checkpoint.state_dict if self.stepper.average is None else state["model"]
-        load_state_into(self.model, weights, source=str(self.last))
-        load_state_into(self.stepper.evaluated, checkpoint.state_dict, source=str(self.last))
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
-        load_draw_state(self.model, state["draws"])
-        self.progress = progress
-        self.stepper.put_sums(self.progress)
-        return dict(state)
-
-    def _find_best(self) -> None:
-        """Make sure that ``best.pt`` is the one that ``last.pt`` speaks of; a kill may have left it under its
-        first name.
-        """
-
-        def holds_it(path: Path) -> bool:
-            return path.is_file() and file_digest(path) == self.best_digest
-
-        if self.best_digest is None or holds_it(self.best):
-            return
-        if self.ranks.is_main and holds_it(self.next_best):
-            self._place_best()
-        self.ranks.barrier()
-        if holds_it(self.best):
-            return
-        raise OtherTraining(
-            f"{self.best} is not the one that belongs to {self.last}; start over with resume=False"
-        )
-
-    def _place_best(self) -> None:
-        """``best.next.pt`` becomes ``best.pt``, and its description with it."""
-        self.next_best.replace(self.best)
-        described = self.next_best.with_suffix(".json")
-        if described.is_file():
-            described.replace(self.best.with_suffix(".json"))
-
-    def _described(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The metadata of a checkpoint; what the caller says about the network, the data or the faults has
-        precedence.
-        """
-        specs = self.stepper.specs
-        faulty = any(not spec.is_exact for spec in specs.values())
-        sites = {name: spec.to_dict() for name, spec in specs.items()}
-        relus = list(stochastic_relus(self.model).values())
-        return {
-            "data": {
-                "name": self.splits.name,
-                "mean": list(self.splits.mean),
-                "std": list(self.splits.std),
-                "class_names": list(self.splits.class_names),
-            },
-            "fault": None
-            if not faulty
-            else relus[0].spec.to_dict()
-            if len(set(specs.values())) == 1
-            else {"sites": sites},
-            "frac_bits": relus[0].frac_bits if faulty else None,
-            **self.metadata,
-            "metrics": dict(metrics),
-        }
+        if improved:
+            self.states.keep_best(metrics)
+        self.states.save_last(progress, metrics)
+        if improved:
+            self.states.place_best()
 
     def result(self) -> TrainingResult:
         progress = self.progress
@@ -383,43 +284,7 @@ class _Run:
             progress.best_accuracy,
             progress.best_epoch,
             progress.epoch,
-            self.last,
-            self.best,
+            self.states.last,
+            self.states.best,
             progress.seconds,
         )
-
-
-def _check_fit(
-    settings: TrainingSettings, splits: DataSplits, model: nn.Module, teacher: nn.Module | None, ranks: Ranks
-) -> None:
-    """ValueError where settings, networks, data and processes do not go together."""
-    parts = settings.accumulate * ranks.world_size
-    if settings.batch_size % parts:
-        raise ValueError(
-            f"batch_size = {settings.batch_size} does not divide into {ranks.world_size} processes with "
-            f"accumulate = {settings.accumulate} micro-batches each; make it a multiple of {parts}"
-        )
-    if len(splits.train) < settings.batch_size:
-        raise ValueError(
-            f"batch_size = {settings.batch_size} is more than the {len(splits.train)} training images; lower "
-            "it"
-        )
-    if len(splits.validation) < ranks.world_size:
-        raise ValueError(
-            f"{len(splits.validation)} validation images do not go round {ranks.world_size} processes"
-        )
-    if settings.curriculum != "none" and not stochastic_relus(model):
-        raise ValueError(
-            f"curriculum = {settings.curriculum!r} needs a network with stochastic ReLUs "
-            "(with_stochastic_relus)"
-        )
-    if (teacher is not None) != (settings.distillation_weight > 0):
-        given = "a teacher is given" if teacher is not None else "no teacher is given"
-        raise ValueError(
-            f"distillation_weight = {settings.distillation_weight}, but {given}; give both or neither"
-        )
-    if teacher is not None and any(
-        relu.faults_enabled and not relu.spec.is_exact
-        for relu in stochastic_relus(teacher).values()
-    ):
-        raise ValueError("the teacher has stochastic ReLUs; distil from the exact network (with_exact_relus)")
