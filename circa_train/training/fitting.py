@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from circa_train.data import DataSplits
 from circa_train.nn import stochastic_relus
 from circa_train.training.distributed import Ranks
+from circa_train.training.reduction_settings import ReductionSettings
 from circa_train.training.settings import TrainingSettings
 
 
 def check_fit(
-    settings: TrainingSettings, splits: DataSplits, model: nn.Module, teacher: nn.Module | None, ranks: Ranks
+    settings: TrainingSettings, splits: DataSplits, model: nn.Module, teacher: nn.Module | None,
+    ranks: Ranks, reduction: ReductionSettings | None = None
 ) -> None:
     """ValueError where settings, networks, data and processes do not go together."""
     parts = settings.accumulate * ranks.world_size
@@ -28,6 +32,11 @@ def check_fit(
     if len(splits.validation) < ranks.world_size:
         raise ValueError(
             f"{len(splits.validation)} validation images do not go round {ranks.world_size} processes"
+        )
+    if reduction is not None and settings.epochs < math.ceil(reduction.epochs) + 1:
+        raise ValueError(
+            f"reduction: its plan of {reduction.epochs:g} epochs leaves no epoch of epochs = "
+            f"{settings.epochs} for fine-tuning; give more epochs, or a smaller reduction.epochs"
         )
     if settings.curriculum != "none" and not stochastic_relus(model):
         raise ValueError(

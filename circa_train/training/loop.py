@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
 from circa_train.training.fitting import check_fit
 from circa_train.training.interruption import Interruption
+from circa_train.training.linearisation import Linearisation
 from circa_train.training.objective import training_mode
-from circa_train.training.optimization import learning_rate
 from circa_train.training.progress import Progress, identity
+from circa_train.training.reduction_settings import ReductionSettings
 from circa_train.training.settings import TrainingSettings
 from circa_train.training.states import States
 from circa_train.training.step import Stepper
@@ -51,6 +52,8 @@ class TrainingResult:
         epochs: epochs completed.
         last_checkpoint, best_checkpoint: paths.
         seconds: spent training and validating, earlier sittings included.
+        relus: that a learned reduction has kept, per image; None without one.
+        masks: its file of masks.
     """
 
     best_accuracy: float
@@ -59,6 +62,8 @@ class TrainingResult:
     last_checkpoint: Path
     best_checkpoint: Path
     seconds: float
+    relus: int | None = None
+    masks: Path | None = None
 
 
 def train(
@@ -73,9 +78,11 @@ def train(
     metadata: Mapping[str, Any] | None = None,
     progress: bool | None = None,
     inputs: Mapping[str, str] | None = None,
+    reduction: ReductionSettings | None = None,
+    prices: Mapping[str, int] | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place, on its device; it ends with its last weights (not averaged), the best are in
-    ``best.pt``.
+    ``best.pt``. With a ``reduction`` it ends with fewer ReLUs, too.
 
     Args:
         model: a plain or a converted network.
@@ -91,8 +98,12 @@ def train(
         progress: bars on or off; None shows them if stderr is a terminal.
         inputs: digests of what else determines the result, by name, such as the file that the first weights
             are from: a state of other inputs is not resumed.
+        reduction: learn which ReLUs stay, and fine-tune the network that has only these, see
+            :mod:`circa_train.training.linearisation`; None keeps all.
+        prices: of one ReLU by site, in the units of the reduction's budget; None counts ReLUs.
 
     Raises:
+        BudgetNotMet: if the reduction's budget was not met while there was an epoch left.
         CheckpointError: if ``last.pt`` is damaged or was written with other settings, inputs or data
             (:class:`OtherTraining`), or if its ``best.pt`` is not there.
         FloatingPointError: if the loss is NaN or infinite, naming the step; nothing is written then.
@@ -115,6 +126,8 @@ def train(
             ranks,
             device,
             inputs or {},
+            reduction,
+            prices,
         )
         run.begin(resume)
         with Interruption() as interruption:
@@ -137,16 +150,28 @@ class _Run:
         ranks: Ranks,
         device: torch.device,
         inputs: Mapping[str, str],
+        reduction: ReductionSettings | None,
+        prices: Mapping[str, int] | None,
     ) -> None:
-        check_fit(settings, splits, model, teacher, ranks)
+        check_fit(settings, splits, model, teacher, ranks, reduction)
         self.model, self.splits, self.settings = model, splits, settings
         self.tracker, self.ranks, self.device = tracker, ranks, device
         self.progress = Progress()
-        known = identity(model, splits, settings, teacher, inputs)
+        chosen_by = None if reduction is None else {**asdict(reduction), "prices": prices and dict(prices)}
+        known = identity(model, splits, settings, teacher, inputs, chosen_by)
         self.steps_per_epoch = len(self._batches(0))
+
+        def linearise(network: nn.Module) -> Linearisation:
+            assert reduction is not None
+            return Linearisation(
+                network, reduction, prices, ranks=ranks, steps_per_epoch=self.steps_per_epoch,
+                input_shape=(splits.channels, splits.image_size, splits.image_size),
+            )  # fmt: skip
+
         self.stepper = Stepper(
-            model, settings, teacher=teacher, ranks=ranks, device=device, steps_per_epoch=self.steps_per_epoch
-        )
+            model, settings, teacher=teacher, ranks=ranks, device=device,
+            steps_per_epoch=self.steps_per_epoch, linearise=None if reduction is None else linearise,
+        )  # fmt: skip
         self.states = States(
             folder, self.stepper, tracker=tracker, ranks=ranks, identity=known, splits=splits,
             metadata=metadata,
@@ -183,7 +208,10 @@ class _Run:
         def stop() -> bool:
             return self.ranks.any(interruption.requested, self.device)
 
+        linearisation = self.stepper.linearisation
         while self.progress.epoch < self.settings.epochs:
+            if linearisation is not None:
+                linearisation.require_met(self.progress.epoch, self.settings.epochs)
             validation = self._validate(stop) if self._train_epoch(stop, hide_bars) else None
             if validation is not None:
                 self._end_epoch(validation)
@@ -193,6 +221,8 @@ class _Run:
                 interruption.leave(
                     f"stopped after step {self.progress.step}; train again to go on from {self.states.last}"
                 )
+        if linearisation is not None:
+            linearisation.finish(self.model)
         if self.ranks.is_main:
             self.tracker.summary(
                 {
@@ -258,14 +288,19 @@ class _Run:
             "train_accuracy": progress.right / progress.images,
             "validation_loss": validation.loss if math.isfinite(validation.loss) else None,
             "validation_accuracy": validation.accuracy,
-            "learning_rate": learning_rate(self.settings, progress.step - 1, self.steps_per_epoch),
+            "learning_rate": self.stepper.learning_rate(progress.step - 1),
         }
         rates = {f"fault_rate/{site}": rate for site, rate in validation.fault_rates.items()}
         timing = {
             "seconds": progress.epoch_seconds,
             "images_per_second": progress.images / progress.epoch_seconds,
         }
-        improved = validation.accuracy > progress.best_accuracy
+        linearisation = self.stepper.linearisation
+        if linearisation is not None:
+            metrics |= linearisation.metrics()
+        # Relaxed ReLUs are not the network that is looked for, however accurate it is with them.
+        usable = linearisation is None or linearisation.chosen
+        improved = usable and validation.accuracy > progress.best_accuracy
         if improved:
             progress.best_accuracy, progress.best_epoch = validation.accuracy, progress.epoch + 1
         progress.next_epoch()
@@ -287,4 +322,6 @@ class _Run:
             self.states.last,
             self.states.best,
             progress.seconds,
+            None if self.stepper.linearisation is None else self.stepper.linearisation.kept_relus(),
+            None if self.stepper.linearisation is None else self.states.masks,
         )

@@ -3,7 +3,8 @@
 ``last.pt`` is written after every epoch and when interrupted; ``best.pt`` whenever the validation accuracy
 has risen. A kill at any moment costs at most the epoch at hand; Ctrl-C and SIGTERM cost nothing. ``last.pt``
 says which best weights and which metrics belong to it: the best weights wait under ``best.next.pt`` until it
-is written, so that the two never speak of different epochs.
+is written, so that the two never speak of different epochs. Where training chooses which ReLUs stay, the
+masks are written as ``masks.safetensors`` before each ``last.pt``, once they are chosen.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_
 from circa_train.data import DataSplits
 from circa_train.files import file_digest
 from circa_train.nn import draw_state, load_draw_state, set_draw, stochastic_relus
+from circa_train.nn.models.mask_files import save_masks
 from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks
 from circa_train.training.progress import OtherTraining, Progress, check_identity
 from circa_train.training.step import Stepper
 
 LAST, BEST, NEXT_BEST = "last.pt", "best.pt", "best.next.pt"
+MASKS = "masks.safetensors"
 
 
 class States:
@@ -50,6 +53,7 @@ class States:
         metadata: Mapping[str, Any],
     ) -> None:
         self.last, self.best, self.next_best = folder / LAST, folder / BEST, folder / NEXT_BEST
+        self.masks = folder / MASKS
         self.stepper, self.tracker, self.ranks = stepper, tracker, ranks
         self.identity, self.splits, self.metadata = identity, splits, metadata
         self.best_digest: str | None = None
@@ -91,6 +95,10 @@ class States:
                 # called so because it holds times: runs that are equal differ in it, as in all "seconds"
                 "metrics_and_seconds": self.tracker.record(),
             }
+            if (linearisation := stepper.linearisation) is not None:
+                state["linearisation"] = linearisation.state()
+                if linearisation.chosen:
+                    save_masks(self.masks, linearisation.full_masks(), linearisation.about())
             save_checkpoint(self.last, stepper.evaluated, self._described(metrics or {}), state)
         self.ranks.barrier()
 
@@ -111,6 +119,8 @@ class States:
         load_state_into(stepper.model, weights, source=str(self.last))
         load_state_into(stepper.evaluated, checkpoint.state_dict, source=str(self.last))
         stepper.optimizer.load_state_dict(state["optimizer"])
+        if stepper.linearisation is not None:
+            stepper.linearisation.load_state(state["linearisation"])
         load_draw_state(stepper.model, state["draws"])
         stepper.put_sums(progress)
         return progress, dict(state)
@@ -143,6 +153,13 @@ class States:
             f"{self.best} is not the one that belongs to {self.last}; start over with resume=False"
         )
 
+    def _reduced(self) -> dict[str, Any]:
+        """What the network is that training has made of the one in the metadata."""
+        linearisation, model = self.stepper.linearisation, self.metadata.get("model")
+        if linearisation is None or model is None:
+            return {}
+        return {"model": linearisation.described(model)}
+
     def _described(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metadata of a checkpoint."""
         specs = self.stepper.specs
@@ -163,5 +180,6 @@ class States:
             else {"sites": sites},
             "frac_bits": relus[0].frac_bits if faulty else None,
             **self.metadata,
+            **self._reduced(),
             "metrics": dict(metrics),
         }
