@@ -16,9 +16,11 @@ from circa_train.files import set_aside
 from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
+from circa_train.jobs.reduction import build_reduction, relu_prices, removed_by_rule
 from circa_train.jobs.settings import TrackerConfig, TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn import build_model, with_stochastic_relus
+from circa_train.nn.models.kept_relus import relu_shapes
 from circa_train.runs import WandbSettings, build_tracker, config_hash
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
 from circa_train.training.progress import OtherTraining
@@ -32,11 +34,14 @@ def work(job: Job) -> dict[str, Any]:
     config = job.cfg
     plan = build_fault(config.fault)
     settings = build_settings(config)
+    reduction = build_reduction(config.reduction, exact=plan.exact)
     wandb = build_wandb(config.tracker)
     check_model(config.model)
     with join_ranks(config.run.device) as ranks:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
         prepared = prepare(config, plan, device)
+        shape = (prepared.splits.channels, prepared.splits.image_size, prepared.splits.image_size)
+        prices = relu_prices(config.reduction, relu_shapes(prepared.network, shape) if reduction else ())
         tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
         if not job.resume and not config.run.again and ranks.is_main:
             set_states_aside(job, "they belong to another question, or to a result that is not whole")
@@ -48,6 +53,7 @@ def work(job: Job) -> dict[str, Any]:
                 teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
                 progress=config.run.progress,
                 inputs={**job.inputs, "configuration": config_hash(job.config)},
+                reduction=reduction, prices=prices,
             )  # fmt: skip
 
         try:
@@ -131,6 +137,7 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     if own_model and user_code.is_reference(arguments["name"]):
         code = arguments["name"]
         user_code.require_named(code, trusted=config.run.trust_code, how=f"model.name={code}")
+    arguments = removed_by_rule(config.reduction, arguments)
     network = build_model(**arguments, seed=config.seed)
     recorded = None
     if config.checkpoint is not None:
@@ -212,6 +219,7 @@ def _start_from(path: str, network: nn.Module) -> int | None:
 
 def training_record(result: TrainingResult, prepared: Prepared, config: TrainConfig) -> dict[str, Any]:
     """What ``result.json`` holds for kind ``train``."""
+    learned = {} if result.masks is None else {"relus": result.relus, "masks": str(result.masks)}
     return {
         "best_accuracy": result.best_accuracy,
         "epochs": result.epochs,
@@ -223,4 +231,5 @@ def training_record(result: TrainingResult, prepared: Prepared, config: TrainCon
         "fault": prepared.metadata["fault"],
         "frac_bits": prepared.metadata["frac_bits"],
         "finetuned": config.checkpoint is not None,
+        **learned,
     }

@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from circa_train.data import Augmentation, Batches, DataSplits
+from circa_train.nn.models.relaxed_relus import harden_relus
 from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
 from circa_train.training.fitting import check_fit
@@ -82,7 +83,7 @@ def train(
     prices: Mapping[str, int] | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place, on its device; it ends with its last weights (not averaged), the best are in
-    ``best.pt``. With a ``reduction`` it ends with fewer ReLUs, too.
+    ``best.pt``. With a ``reduction`` it ends with fewer ReLUs, too; with all of them if it is cut off.
 
     Args:
         model: a plain or a converted network.
@@ -115,24 +116,17 @@ def train(
     # Dropout draws from torch's generator, which every step seeds: the caller's own state comes back at the
     # end.
     with join_ranks(device.type) as ranks, torch.random.fork_rng(devices=devices):
-        run = _Run(
-            model,
-            splits,
-            settings,
-            Path(folder),
-            tracker or Tracker(),
-            teacher,
-            metadata or {},
-            ranks,
-            device,
-            inputs or {},
-            reduction,
-            prices,
-        )
-        run.begin(resume)
-        with Interruption() as interruption:
-            run.fit(interruption, hide_bars=None if progress is None else not progress)
-        return run.result()
+        try:
+            run = _Run(
+                model, splits, settings, Path(folder), tracker or Tracker(), teacher, metadata or {}, ranks,
+                device, inputs or {}, reduction, prices,
+            )  # fmt: skip
+            run.begin(resume)
+            with Interruption() as interruption:
+                run.fit(interruption, hide_bars=None if progress is None else not progress)
+            return run.result()
+        finally:
+            harden_relus(model)  # where a reduction has not come to its end
 
 
 class _Run:

@@ -149,9 +149,7 @@ class MaskedReLU(nn.Module):
 
 
 def masked_relu(mask: Tensor) -> nn.Module:
-    """What stands at a site with this mask: a plain ReLU or the identity where nothing need be gathered."""
-    if bool(mask.all()):
-        return nn.ReLU()
+    """What stands at a site with this mask, which does not keep all."""
     return MaskedReLU(mask) if bool(mask.any()) else nn.Identity()
 
 

@@ -35,12 +35,16 @@ class RelaxedReLU(nn.Module):
             whoever learns it owns it. So the network's ``state_dict``, optimiser and weight decay do not
             meet it.
         relus: ReLUs per alpha.
+        replaced: the ReLU that was here before, in a tuple so that it is not registered as a submodule.
     """
 
-    def __init__(self, shape: Sequence[int], granularity: str, device: torch.device) -> None:
+    def __init__(
+        self, shape: Sequence[int], granularity: str, device: torch.device, replaced: nn.Module | None = None
+    ) -> None:
         super().__init__()
         own = tuple(shape) if granularity == "pixel" else (shape[0], *[1] * (len(shape) - 1))
         self.shape = tuple(shape)
+        self.replaced = (replaced or nn.ReLU(),)
         self.alpha = torch.ones(own, device=device, requires_grad=True)
         self.relus = torch.Size(shape).numel() // self.alpha.numel()
 
@@ -88,16 +92,22 @@ def relax_relus(model: nn.Module, input_shape: Sequence[int], granularity: str) 
             f"the ReLUs {', '.join(others)} are no nn.ReLU modules and cannot be replaced; make them modules"
         )
     device = next(model.parameters(), torch.zeros(())).device
-    relaxed = {site: RelaxedReLU(shape, granularity, device) for site, shape in shapes.items()}
+    relaxed = {
+        site: RelaxedReLU(shape, granularity, device, model.get_submodule(site))
+        for site, shape in shapes.items()
+    }
     for site, relu in relaxed.items():
         put_module(model, site, relu)
     return relaxed
 
 
-def harden_relus(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put in the place of every relaxed ReLU what ``reduce_relus`` makes of its mask. Ends what
-    :func:`relax_relus` began.
+def harden_relus(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
+    """End what :func:`relax_relus` began: put in the place of every relaxed ReLU what ``reduce_relus`` makes
+    of its mask; without masks, the ReLU that was there.
     """
-    device = next(model.parameters(), torch.zeros(())).device
-    for site, mask in masks.items():
-        put_module(model, site, masked_relu(mask).to(device))
+    relaxed = {name: each for name, each in model.named_modules() if isinstance(each, RelaxedReLU)}
+    for site, relu in relaxed.items():
+        (hard,) = relu.replaced
+        if masks is not None and not bool(masks[site].all()):
+            hard = masked_relu(masks[site]).to(relu.alpha.device)
+        put_module(model, site, hard.train(relu.training))
