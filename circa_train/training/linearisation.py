@@ -22,10 +22,14 @@ epsilon.)
 falls on a straight line from C to B over the first E epochs. Where it is above the plan, or the plan is over,
 lambda is multiplied by ``growth``; it never falls.
 
-*When and how it is made binary.* At the first such look at which the units with a_u > threshold cost B or
-less: a_u becomes 1 for these and 0 for all others, and stays. From the next step on the training is a
-fine-tuning of the reduced network: its learning rate follows its schedule over the steps that are left, and
-its best weights are chosen by validation accuracy. Images of the test set are looked at nowhere.
+*When and how it is made binary.* At the first such look at which the relaxed cost is B or less: units are
+kept in falling order of a_u, none of a_u = 0, until the next would cost more than B in all. a_u becomes 1 for
+these and 0 for all others, and stays. (The authors' code keeps a_u > 0.01, and waits until that is few
+enough. After many epochs nearly all a_u are 0 or 1, and the two agree; after few, waiting drives a far below
+the budget, and what it then puts back to 1 is not the network that was trained.) From the next step on the
+training is a fine-tuning of the reduced network: its learning rate follows its schedule over the steps that
+are left, and its best weights are chosen by validation accuracy. Images of the test set are looked at
+nowhere.
 
 Nothing is drawn at random here, so a replayed training chooses the same units; lambda, a and Adam's state are
 in ``last.pt``, so a resumed one does, too.
@@ -40,7 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circa_train.nn.models.kept_relus import encode_mask
+from circa_train.nn.models.kept_relus import encode_mask, keep_highest
 from circa_train.nn.models.relaxed_relus import RelaxedReLU, harden_relus, relax_relus
 from circa_train.training.distributed import Ranks
 from circa_train.training.reduction_settings import ReductionSettings
@@ -128,15 +132,17 @@ class Linearisation:
             self._look(done)
 
     def _look(self, done: int) -> None:
-        if self.kept_cost() <= self.settings.budget:
+        if self.relaxed_cost() <= self.settings.budget:
             self.start = done
-            self._fix(self.masks())
+            alphas = {site: relu.alpha.detach() for site, relu in self.sites.items()}
+            kept = keep_highest(alphas, self._unit_costs, self.settings.budget)
+            self._fix({site: mask & (alphas[site] > 0) for site, mask in kept.items()})
         elif done >= self._plan_steps or self.relaxed_cost() > self.planned_cost(done):
             self.penalty *= self.settings.growth
 
     def _fix(self, masks: Mapping[str, Tensor]) -> None:
         for site, relu in self.sites.items():
-            relu.alpha.requires_grad_(False).copy_(masks[site].reshape_as(relu.alpha))
+            relu.alpha.requires_grad_(False).copy_(masks[site])
             relu.alpha.grad = None
 
     def planned_cost(self, done: int) -> float:
@@ -152,44 +158,39 @@ class Linearisation:
         )
 
     def masks(self) -> dict[str, Tensor]:
-        """What a > threshold keeps, as a network with fewer ReLUs takes it: (C,) for whole channels."""
-        kept = {site: relu.alpha.detach() > self.settings.threshold for site, relu in self.sites.items()}
-        if self.settings.granularity == "channel":
-            return {site: mask.flatten() for site, mask in kept.items()}
-        return kept
+        """Where a > 0, as a network with fewer ReLUs takes it: (C, 1, 1) for whole channels."""
+        return {site: relu.alpha.detach() > 0 for site, relu in self.sites.items()}
 
     def full_masks(self) -> dict[str, Tensor]:
         """:meth:`masks`, each of the shape of one image's activation."""
-        return {
-            site: (relu.alpha.detach() > self.settings.threshold).expand(relu.shape)
-            for site, relu in self.sites.items()
-        }
+        return {site: mask.expand(self.sites[site].shape) for site, mask in self.masks().items()}
 
     def kept_cost(self) -> int:
-        """What the units above the threshold cost."""
+        """What the units with a > 0 cost."""
         return sum(
             cost * kept for cost, kept in zip(self._unit_costs.values(), self._kept_units(), strict=True)
         )
 
     def kept_relus(self) -> int:
-        """ReLUs above the threshold, per image."""
+        """ReLUs with a > 0, per image: while units are being chosen, those that are no identity yet."""
         return sum(
             relu.relus * kept for relu, kept in zip(self.sites.values(), self._kept_units(), strict=True)
         )
 
     def _kept_units(self) -> list[int]:
         """By site; one wait for a GPU in all."""
-        kept = [(relu.alpha > self.settings.threshold).sum() for relu in self.sites.values()]
+        kept = [mask.sum() for mask in self.masks().values()]
         return [int(each) for each in torch.stack(kept).tolist()]
 
     def require_met(self, epoch: int, epochs: int) -> None:
         """BudgetNotMet if the last epoch is to begin and units are still being chosen."""
         if not self.chosen and epoch >= epochs - 1:
             raise BudgetNotMet(
-                f"reduction: after {epoch} of {epochs} epochs {self.kept_relus():,} ReLUs are kept, which "
-                f"cost {self.kept_cost():,}; the budget is {self.settings.budget:,}, and at least the last "
-                "epoch is for fine-tuning. Give more epochs, or a larger reduction.penalty, reduction.growth "
-                f"or reduction.learning_rate (the penalty's weight is {self.penalty:.3g} by now)"
+                f"reduction: after {epoch} of {epochs} epochs the relaxed ReLUs cost "
+                f"{self.relaxed_cost():,.0f} of {self.full_cost:,}; the budget is {self.settings.budget:,}, "
+                "and at least the last epoch is for fine-tuning. Give more epochs, or a larger "
+                "reduction.penalty, reduction.growth or reduction.learning_rate (the penalty's weight is "
+                f"{self.penalty:.3g} by now)"
             )
 
     def finish(self, model: nn.Module) -> None:

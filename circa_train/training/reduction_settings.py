@@ -21,17 +21,15 @@ class ReductionSettings:
         penalty: the first weight of the penalty, in units of the loss: what all ReLUs cost together.
         growth: factor on that weight.
         interval: steps between two looks at the cost.
-        threshold: an alpha above it is a ReLU that is kept.
     """
 
     budget: int
     granularity: str = "pixel"
     epochs: float = 2.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     penalty: float = 0.1
     growth: float = 1.1
     interval: int = 10
-    threshold: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("budget", "interval"):
@@ -49,7 +47,6 @@ class ReductionSettings:
             ("learning_rate", 0.0, 1.0),
             ("penalty", 0.0, math.inf),
             ("growth", 1.0, math.inf),
-            ("threshold", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):

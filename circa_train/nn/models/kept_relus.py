@@ -126,24 +126,36 @@ def _score_shape(shape: tuple[int, ...], granularity: str) -> tuple[int, ...]:
 def _keep_highest(
     scores: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], keep: float
 ) -> dict[str, Tensor]:
-    """Keep units in falling order of score, across all sites, until the next would exceed the fraction of
-    elements.
-    """
+    """The units of highest score that make up at most a fraction of all elements."""
     if not 0 <= keep <= 1:
         raise ValueError(f"keep must be a fraction in [0, 1], not {keep!r}")
+    sizes = {site: math.prod(shapes[site]) // score.numel() for site, score in scores.items()}
+    elements = sum(math.prod(shapes[site]) for site in scores)
+    kept = keep_highest(scores, sizes, math.floor(keep * elements + 0.5))
+    return {site: mask.expand(shapes[site]).clone() for site, mask in kept.items()}
+
+
+def keep_highest(
+    scores: Mapping[str, Tensor], costs: Mapping[str, int], allowed: int
+) -> dict[str, Tensor]:
+    """Keep units in falling order of score, across all sites, until the next would cost too much; of equal
+    scores those that come first.
+
+    Args:
+        scores: of the units, by site.
+        costs: of one unit, by site.
+        allowed: what all kept units may cost.
+    """
     flat = torch.cat([score.flatten() for score in scores.values()])
-    sizes = torch.cat(
-        [torch.full((s.numel(),), math.prod(shapes[n]) // s.numel()) for n, s in scores.items()]
-    )
-    order = torch.argsort(flat, descending=True, stable=True)
-    allowed = math.floor(keep * int(sizes.sum()) + 0.5)
+    each = torch.cat([torch.full((score.numel(),), costs[site]) for site, score in scores.items()])
+    order = torch.argsort(flat, descending=True, stable=True).cpu()
     kept = torch.zeros(len(flat), dtype=torch.bool)
-    kept[order[sizes[order].cumsum(0) <= allowed]] = True
+    kept[order[each[order].cumsum(0) <= allowed]] = True
     parts = kept.split([score.numel() for score in scores.values()])
-    masks = {}
-    for (site, score), part in zip(scores.items(), parts, strict=True):
-        masks[site] = part.reshape(score.shape).expand(shapes[site]).clone()
-    return masks
+    return {
+        site: part.reshape(score.shape).to(score.device)
+        for (site, score), part in zip(scores.items(), parts, strict=True)
+    }
 
 
 def as_bool(site: str, mask: Tensor) -> Tensor:
