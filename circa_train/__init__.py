@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from circa_train.nn.activation import StochasticReLU
     from circa_train.nn.calibration import fit_frac_bits
     from circa_train.nn.convert import with_exact_relus, with_stochastic_relus
+    from circa_train.nn.equalize import equalize
     from circa_train.nn.models.own import register_model
     from circa_train.nn.models.registry import build_model
+    from circa_train.nn.scales import fit_scales
     from circa_train.nn.sites import relu_sites
     from circa_train.search import search_truncation
     from circa_train.training import train
@@ -53,6 +55,8 @@ _HOMES = {
     "with_exact_relus": "nn.convert",
     "relu_sites": "nn.sites",
     "fit_frac_bits": "nn.calibration",
+    "fit_scales": "nn.scales",
+    "equalize": "nn.equalize",
     "build_model": "nn.models.registry",
     "register_model": "nn.models.own",
     "register_dataset": "data",
@@ -71,12 +75,14 @@ __all__ = [
     "TruncatedSign",
     "UniformFault",
     "build_model",
+    "equalize",
     "evaluate",
     "expected_faults",
     "export_network",
     "fault_count",
     "fault_probability",
     "fit_frac_bits",
+    "fit_scales",
     "register_dataset",
     "register_model",
     "relu_sites",

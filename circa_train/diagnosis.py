@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from circa_train.bars import bar
 from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW, class_logits, kept_draws
 from circa_train.nn import evaluating, set_draw, set_faults, stochastic_relus, without_faults
@@ -118,7 +118,7 @@ def site_sensitivity(
         batch_size: images per forward pass.
         first_draw: number of the first draw.
         sites: only these, in this order; None is all of them, in the order of execution.
-        progress: show a bar on the terminal.
+        progress: show a bar on a terminal, and elsewhere log a line now and then.
 
     Raises:
         ValueError: for an empty set, no draw, or a site that does not exist.
@@ -133,14 +133,19 @@ def site_sensitivity(
         )
     batches = Batches(image_set, batch_size, mean=mean, std=std)
     rows = []
-    with evaluating(model), kept_draws(model), without_faults(model):
+    names = list(relus if sites is None else sites)
+    with (
+        evaluating(model), kept_draws(model), without_faults(model),
+        bar(len(names), "sensitivity", "sites", shown=progress) as shown,
+    ):  # fmt: skip
         labels = torch.cat([labels for _, labels, _ in batches])
         golden = _logits(model, batches, first_draw)
-        for name in tqdm(relus if sites is None else sites, desc="sites", disable=not progress, leave=False):
+        for name in names:
             relus[name].faults_enabled = True
             passes = [_logits(model, batches, first_draw + draw) for draw in range(draws)]
             set_faults(model, False)
             rows.append(_compare(name, golden, passes, labels))
+            shown.update()
     return rows
 
 

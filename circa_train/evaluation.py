@@ -17,12 +17,13 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from scipy.stats import t as student_t
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from circa_train.bars import bar
 from circa_train.data import Batches, ImageSet
 from circa_train.nn import draw_state, evaluating, faulty_relus, load_draw_state, raise_pending, set_draw
 
@@ -122,7 +123,7 @@ def evaluate(
             or
         max_draws: so many were made.
         first_draw: number of the first draw; other numbers give independent masks.
-        progress: show a bar on the terminal.
+        progress: show a bar on a terminal, and elsewhere log a line now and then.
 
     Raises:
         ValueError: for an empty set or counts out of range; and what the network's sites raise.
@@ -130,6 +131,26 @@ def evaluate(
     batches, images = _batches(model, image_set, mean, std, batch_size)
     if images == 0:
         raise ValueError("the image set is empty; there is nothing to evaluate")
+    check_draws(draws, until_width, max_draws)
+    exact = not has_faults(model)
+    least = 1 if exact else draws if until_width is None else max(2, draws)
+    most = least if exact or until_width is None else max_draws
+    measured = Evaluation((), images, exact)
+    with (
+        kept_draws(model),
+        bar(least * len(batches), "evaluating", "batches", shown=progress) as shown,
+    ):
+        while (done := len(measured.accuracies)) < least or (
+            done < most and until_width is not None and measured.width > until_width
+        ):
+            shown.total = max(least, done + 1) * len(batches)
+            right = one_draw(model, batches, first_draw + done, shown)
+            measured = replace(measured, accuracies=(*measured.accuracies, float(right.double().mean())))
+    return measured
+
+
+def check_draws(draws: int, until_width: float | None = None, max_draws: int = 50) -> None:
+    """ValueError for counts that :func:`evaluate` does not take."""
     if draws < 1:
         raise ValueError(f"draws = {draws}: at least one is needed")
     if until_width is not None and (until_width <= 0 or max_draws < max(2, draws)):
@@ -137,23 +158,6 @@ def evaluate(
             f"until_width = {until_width} must be positive, and max_draws = {max_draws} at least "
             f"{max(2, draws)}"
         )
-    exact = not has_faults(model)
-    least = 1 if exact else draws if until_width is None else max(2, draws)
-    most = least if exact or until_width is None else max_draws
-    measured = Evaluation((), images, exact)
-    with (
-        kept_draws(model),
-        tqdm(
-            total=least * len(batches), desc="evaluating", unit="batch", disable=not progress, leave=False
-        ) as bar,
-    ):
-        while (done := len(measured.accuracies)) < least or (
-            done < most and until_width is not None and measured.width > until_width
-        ):
-            bar.total = max(least, done + 1) * len(batches)
-            right = one_draw(model, batches, first_draw + done, bar)
-            measured = replace(measured, accuracies=(*measured.accuracies, float(right.double().mean())))
-    return measured
 
 
 class _Loaded:
@@ -191,15 +195,15 @@ def _batches(
     return loaded, sum(loaded.sizes)
 
 
-def one_draw(model: nn.Module, batches: Batches | _Loaded, draw: int, bar: tqdm | None = None) -> Tensor:
+def one_draw(model: nn.Module, batches: Batches | _Loaded, draw: int, shown: Any = None) -> Tensor:
     """Which images a single draw classifies right: bool (images,) on the CPU, in the order of ``batches``."""
     right = []
     with evaluating(model):
         for images, labels, first in batches:
             set_draw(model, draw, first)
             right.append(predict(model, images) == labels)
-            if bar is not None:
-                bar.update()
+            if shown is not None:
+                shown.update()
         # on a GPU an overflow or NaN is known only once the host waits, as the next line does
         raise_pending(model)
     return torch.cat(right).cpu()

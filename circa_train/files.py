@@ -20,8 +20,9 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -208,3 +209,25 @@ def _force_names(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """Relative to the working directory where it lies in it, so that records say nothing of whose home they
+    were made in, and stay right where the whole folder is moved; else as it is.
+    """
+    place = Path(path)
+    here = Path.cwd()
+    return str(place.relative_to(here)) if place.is_absolute() and place.is_relative_to(here) else str(place)
+
+
+def missing_folders(path: str | os.PathLike[str]) -> list[Path]:
+    """The folder and those above it that do not exist, the innermost first: what ``mkdir -p`` would make."""
+    place = Path(path).absolute()
+    return list(takewhile(lambda folder: not folder.exists(), (place, *place.parents)))
+
+
+def remove_empty_folders(folders: Iterable[Path]) -> None:
+    """Remove those that are there and empty, in the order given; the others stay."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

@@ -56,6 +56,11 @@ def load(reference: str) -> Any:
     return found
 
 
+def was_named(reference: str) -> bool:
+    """Has the user named this code in this process?"""
+    return _normal(reference) in _NAMED
+
+
 def require_named(reference: str, *, trusted: bool, how: str) -> None:
     """Refuse a reference that comes from a file, unless the user has named it or trusts the file.
 
@@ -67,7 +72,7 @@ def require_named(reference: str, *, trusted: bool, how: str) -> None:
     Raises:
         UnnamedCode: if neither holds.
     """
-    if not trusted and _normal(reference) not in _NAMED:
+    if not trusted and not was_named(reference):
         raise UnnamedCode(
             f"it was made with code of somebody's own, {reference}, and code is never imported because a "
             "file says so. "

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """How many bits may be dropped, and where, within an accuracy budget: ``search.py checkpoint=...
-budget=0.01``.
+budget=0.01``. Exits with 1 if test images do not confirm the answer.
 """
 
 from __future__ import annotations
+
+import sys
 
 import hydra
 from omegaconf import DictConfig
@@ -14,7 +16,9 @@ from circa_train.config import config_folder, entry, run_job
 @entry
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="search")
 def main(cfg: DictConfig) -> None:
-    run_job(cfg, "search")
+    stored = run_job(cfg, "search")
+    if stored is not None and not stored["result"]["confirmed"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from circa_train.config import config_folder, entry, run_job
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="verify")
 def main(cfg: DictConfig) -> None:
     stored = run_job(cfg, "verify")
-    if stored is not None and stored["result"]["mismatches"]:
+    if stored is not None and not stored["result"]["verified"]:
         sys.exit(1)
 
 

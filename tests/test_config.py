@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ from circa_train.jobs.build import build_device, check_model
 from circa_train.jobs.describe import describe_cost
 from circa_train.jobs.faults import build_fault, check_fault
 from circa_train.jobs.inputs import input_digests
-from circa_train.jobs.train import build_settings, build_wandb
+from circa_train.jobs.tracked import wandb_settings
+from circa_train.jobs.train import build_settings
 from circa_train.training import TrainingSettings
 
 CONFIGS = Path(config_folder())
@@ -188,7 +190,7 @@ def test_unknown_models_options_devices_and_trackers_are_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         build_device("nonsense")
     with pytest.raises(ValueError, match="tensorboard"):
-        build_wandb(composed("train", "tracker.name=tensorboard").tracker)
+        wandb_settings(composed("train", "tracker.name=tensorboard").tracker)
     with pytest.raises(ValueError, match="epochs = 0"):
         build_settings(composed("train", "epochs=0"))
 
@@ -307,3 +309,32 @@ def test_templates_compose_what_hydra_composes() -> None:
         "a template must not remember the job before"
     )
     assert quick.load_sweep_config(master, []).fault.k == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "called"),
+    [(["fault=poszero"], "truncated_sign"), (["fault=python", "fault.path=mine.py:Own"], "mine.py:Own")],
+)
+def test_a_mistyped_field_of_a_sign_test_is_told_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], called: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom circa_train import TruncatedSign\n"
+        "@dataclass(frozen=True)\nclass Own(TruncatedSign):\n    kind = 'mistyped_own'\n    k: int = 3\n"
+    )
+    register(arguments)
+    with pytest.raises(ConfigCompositionException) as caught:
+        compose("train", [*arguments, "fault.kk=3"])
+    told = f"{caught.value} {caught.value.__cause__}"
+    assert called in told
+    assert "_OWN_" not in told
+    assert "_KIND_" not in told
+    section = composed("train", *arguments).fault
+    assert pickle.loads(pickle.dumps(section)) == section
+
+
+def test_a_data_set_with_options_is_no_sweep() -> None:
+    (argument,) = quote_paths(["data.name=synthetic:classes=4,size=16"])
+    assert compose("train", [argument]).data.name == "synthetic:classes=4,size=16"
+    assert quote_paths(["data.name=digits,fashion_mnist"]) == ["data.name=digits,fashion_mnist"]

@@ -73,11 +73,44 @@ def test_the_definitions_name_their_modules() -> None:
         assert f"(../circa_train/{module})" in text, module
 
 
-def test_the_definitions_compute_what_they_say() -> None:
-    found = blocks((ROOT / "docs" / "semantics.md").read_text(), "python")
-    assert found
-    for block in found:
-        exec(compile(block, "semantics.md", "exec", dont_inherit=True), {})
+#: Pages whose Python blocks stand for themselves. Those of extending.md build on each other, and have a test.
+GUIDES = [page for page in PAGES if page.parent.name == "docs" and page.name != "extending.md"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=f"{page.name}-{number}")
+        for page in GUIDES
+        for number, block in enumerate(blocks(page.read_text(), "python"), start=1)
+    ],
+)
+def test_the_examples_of_the_guides_run(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "a page", "exec", dont_inherit=True), {"__name__": "a page"})
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_the_commands_of_the_guides_compose(page: Path) -> None:
+    """The values of a sweep are looked at one by one in tests/test_config.py; here each list's first."""
+    for script, *arguments in commands(page.read_text()):
+        assert (ROOT / script).is_file(), script
+        given = [a for a in arguments if a != "-m"]
+        single = [re.sub(r"^([\w.+@/]+=[^,\[\]]+),.*", r"\1", a) for a in given]
+        register(single)
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            compose(Path(script).stem, quote_paths(single))
+
+
+def test_the_messages_that_are_explained_are_messages() -> None:
+    sources = "".join(path.read_text() for path in sorted((ROOT / "circa_train").rglob("*.py")))
+    said = re.sub(r'"\s*\n\s*f?"', "", sources)  # a message that is written in several pieces
+    headings = re.findall(r"^### `(.+?)`", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(headings) >= 10
+    for heading in headings:
+        assert heading in said, heading
 
 
 def test_the_jobs_of_the_usage_page_run_without_hydra(capsys: pytest.CaptureFixture[str]) -> None:

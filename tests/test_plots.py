@@ -17,15 +17,19 @@ from circa_train.plots import (
     accuracy_vs_bytes,
     accuracy_vs_k,
     accuracy_vs_rate,
+    accuracy_vs_severity,
     fault_probability_curves,
     gallery,
     knee,
     pareto_front,
     save_figure,
     site_fault_rates,
+    site_harm,
     site_heat_map,
+    site_histograms,
+    training_curves,
 )
-from circa_train.plots.series import accuracy_points, pooled
+from circa_train.plots.series import Point, accuracy_points, pooled, where_it_moves
 from circa_train.plots.style import series_style
 
 #: k -> accuracy of a made-up network, before and after fine-tuning; exact ReLUs reach 0.95.
@@ -67,7 +71,7 @@ def curves(axes: Axes) -> dict[str, dict[float, float]]:
 
 
 def test_accuracy_vs_k_shows_every_series_its_band_and_its_knee() -> None:
-    (axes,) = accuracy_vs_k(golden()).axes
+    axes, closer = accuracy_vs_k(golden()).axes
     shown = curves(axes)
     assert shown["PosZero, knee at k = 16"] == GOLDEN["poszero"]
     assert shown["NegPass, knee at k = 12"] == GOLDEN["negpass"]
@@ -80,18 +84,85 @@ def test_accuracy_vs_k_shows_every_series_its_band_and_its_knee() -> None:
         (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "*"
     ]
     assert stars == [(16, 0.942), (12, 0.95), (18, 0.943)]
+    assert curves(closer).items() >= shown.items()
+    assert min(curves(closer)["1 points below"].values()) == pytest.approx(0.94)
 
 
-def test_a_network_tuned_at_one_k_is_followed_along_the_others() -> None:
-    rows = [row(k, 0.9, finetuned=True, trained_k=18, checkpoint="tuned.pt") for k in (16, 18, 20)]
+def test_the_panels_show_where_accuracy_moves_and_the_top() -> None:
+    axes, closer = accuracy_vs_k(golden()).axes
+    assert axes.get_xlim() == (-0.5, 20.5)  # NegPass moves at 16 already, PosZero is not flat at 12
+    assert closer.get_ylim() == pytest.approx((0.89, 0.96))
+    flat = [row(k, 0.95 if k < 18 else 0.5) for k in (0, 4, 8, 12, 16, 18, 19)]
+    axes, _ = accuracy_vs_k(flat).axes
+    assert axes.get_xlim() == (15.5, 18.5)
+    assert [text.get_text() for text in axes.texts] == ["flat from 0 on"]
+    level = [row(k, 0.95) for k in (0, 4)]
+    assert len(accuracy_vs_k(level).axes) == 1
+
+
+def test_where_nothing_moves_all_is_shown() -> None:
+    assert where_it_moves([[Point(x, 0.9, 0.9, 0.9) for x in (0, 5)]]) == (0, 5)
+    falling = [Point(x, y, y, y) for x, y in ((0, 0.9), (1, 0.8), (2, 0.7))]
+    assert where_it_moves([falling, []]) == (0, 2)
+
+
+def test_a_network_tuned_at_one_k_is_a_line_of_its_own_through_its_own_points() -> None:
+    before = {18: 0.9, 20: 0.7, 21: 0.16, 22: 0.1}
+    after = {18: 0.9, 20: 0.88, 21: 0.8, 22: 0.3}
+    tuned = {"finetuned": True, "trained_k": 21, "checkpoint": "tuned.pt", "baseline_accuracy": 0.8}
+    rows = [row(k, y) for k, y in before.items()] + [row(k, y, **tuned) for k, y in after.items()]
+    drawn = curves(accuracy_vs_k(rows).axes[0])
+    shown = {label.split(", knee")[0]: points for label, points in drawn.items()}
+    assert shown["PosZero"] == before
+    assert shown["PosZero, fine-tuned at k = 21"] == after
+
+
+def test_several_networks_and_data_sets_are_drawn_one_line_each() -> None:
+    rows = [row(k, y, checkpoint=f"runs/{name}/best.pt", network=name)
+            for name, y in (("one", 0.9), ("two", 0.8)) for k in (12, 16)]  # fmt: skip
+    rows += [row(k, 0.7, data="imagefolder:data/cifar10_jpeg", model="resnet32") for k in (12, 16)]
+    digits, cifar = accuracy_vs_k(rows).axes
+    assert cifar.get_title() == "resnet32 on CIFAR-10 (JPEG copy)"
+    assert curves(cifar)["PosZero"] == {12: 0.7, 16: 0.7}
+    assert curves(digits)["PosZero (one)"] == {12: 0.9, 16: 0.9}
+    assert curves(digits)["PosZero (two)"] == {12: 0.8, 16: 0.8}
+
+
+@pytest.mark.parametrize(
+    ("column", "label"), [("model", "other, PosZero"), ("frac_bits", "PosZero, 4 fraction bits")]
+)
+def test_lines_say_what_differs(column: str, label: str) -> None:
+    other = {"model": "other", "frac_bits": 4}[column]
+    shown = curves(accuracy_vs_k([row(), row(13, checkpoint="b.pt", **{column: other})]).axes[0])
+    assert label in shown
+
+
+def test_training_seeds_are_one_line_with_their_mean_and_range() -> None:
+    rows = [
+        row(k, y + shift, checkpoint=f"{seed}.pt", recipe="r", seed=seed)
+        for seed, shift in ((0, -0.02), (1, 0.0), (2, 0.02))
+        for k, y in ((12, 0.9), (16, 0.8))
+    ]
+    (axes,) = accuracy_vs_k(rows).axes
+    shown = curves(axes)["PosZero, 3 networks"]
+    assert shown == pytest.approx({12: 0.9, 16: 0.8})
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert (band.ymin, band.ymax) == pytest.approx((0.78, 0.92))
+
+
+def test_two_recipes_at_one_k_are_no_repetitions() -> None:
+    rows = [row(18, y, finetuned=True, trained_k=18, checkpoint=f"{y}.pt", recipe=str(y)) for y in (0.8, 0.9)]
     shown = curves(accuracy_vs_k(rows).axes[0])
-    assert {x for label, points in shown.items() if "at k = 18" in label for x in points} >= {16, 20}
+    assert {label for label in shown if "fine-tuned" in label} == {
+        "PosZero, fine-tuned at k = 18 (0.8.pt)",
+        "PosZero, fine-tuned at k = 18 (0.9.pt)",
+    }
 
 
-@pytest.mark.parametrize("column", ["model", "data", "split", "frac_bits", "prime", "checkpoint"])
-def test_mixed_experiments_are_refused_with_the_way_to_choose(column: str) -> None:
-    with pytest.raises(MixedExperiments, match=rf"\+where\.{column}="):
-        accuracy_vs_k([row(), row(13, **{column: "other" if column != "prime" else 257})])
+def test_what_measures_severity_in_two_ways_is_refused_with_the_way_to_choose() -> None:
+    rows = [row(fault="mine", level=1, severity=name) for name in ("low_bits", "strength")]
+    with pytest.raises(MixedExperiments, match=r"\+where\.severity="):
+        accuracy_vs_severity(rows, "mine")
 
 
 def test_the_knee_is_the_last_k_before_the_first_loss() -> None:
@@ -140,16 +211,37 @@ def test_the_pareto_front_is_what_nothing_beats() -> None:
 
 def test_accuracy_vs_bytes_compares_models() -> None:
     rows = [row(12, 0.9), row(20, 0.3), row(12, 0.95, model="resnet32", table_bytes=30 * 2**20)]
-    (axes,) = accuracy_vs_bytes(rows).axes
+    axes, closer = accuracy_vs_bytes(rows).axes
     shown = curves(axes)
     assert shown["Pareto front, with its k"] == {11.0: 0.3, 19.0: 0.9, 30.0: 0.95}
     assert shown["resnet32, PosZero"] == {30.0: 0.95}
+    assert [text.get_text() for text in closer.texts] == ["12", "20", "12"]
+
+
+def test_exact_relus_stand_beside_accuracy_against_bytes() -> None:
+    rows = [row(12, 0.9, relus=1000), row(16, 0.89, relus=1000), row(16, 0.94, relus=1000, finetuned=True)]
+    shown = curves(accuracy_vs_bytes(rows).axes[0])
+    assert shown["full ReLU"] == {1000 * 247 * 32 / 2**20: 0.95}
+    assert shown["exact sign"] == {1000 * 123 * 32 / 2**20: 0.95}
+
+
+def test_the_answer_of_a_search_is_a_point() -> None:
+    search = {
+        "kind": "search", "run": "s", "overrides": "", "model": "resnet8", "data": "digits",
+        "prime": 2138816513,
+        "beats_uniform": True, "checkpoint": "best.pt", "frac_bits": 5, "chosen.and_gates": 2**20,
+        "chosen.test.accuracy.mean": 0.93, "chosen.test.accuracy.low": 0.92,
+        "chosen.test.accuracy.high": 0.94, "chosen.test.accuracy.images": 359,
+        "chosen.test.baseline_accuracy": 0.95,
+    }  # fmt: skip
+    shown = curves(accuracy_vs_bytes([row()], [search]).axes[0])
+    assert shown["one k per site"] == {32.0: 0.93}
 
 
 def test_accuracy_vs_bytes_names_what_has_no_mode() -> None:
-    others = {"exact": row(mode=None, k=None, fault="none"), "per site": row(mode=None, fault="per site")}
-    (axes,) = accuracy_vs_bytes([row(), *others.values()]).axes
-    assert {f"resnet8, {name}" for name in others} <= curves(axes).keys()
+    others = [row(mode=None, k=None, fault="none"), row(mode=None, fault="per site")]
+    (axes,) = accuracy_vs_bytes([row(), *others]).axes
+    assert {"exact", "one k per site"} <= curves(axes).keys()
 
 
 @pytest.mark.parametrize("mode", ["poszero", "negpass"])
@@ -194,9 +286,10 @@ def test_the_gallery_draws_what_there_is_and_says_what_is_missing() -> None:
         "accuracy_vs_k", "accuracy_vs_bytes", "site_heat_map", "site_fault_rates",
         "fault_probability_poszero", "fault_probability_negpass",
     }  # fmt: skip
-    assert list(drawn.left_out) == ["accuracy_vs_rate"]
-    mixed = gallery([*golden(), row(model="resnet32")])
-    assert "+where.model=" in mixed.left_out["accuracy_vs_k"]
+    assert set(drawn.left_out) == {"accuracy_vs_rate", "site_histograms", "site_harm", "training_curves"}
+    several = [site("relu", 12), site("relu", 12, run="other", checkpoint="runs/b/best.pt", network="b c")]
+    mixed = gallery([*golden(), row(model="resnet32")], several)
+    assert {"accuracy_vs_k", "site_heat_map_b_c", "site_fault_rates_b_c"} <= mixed.figures.keys()
     assert gallery([{"kind": "train"}]).figures == {}
 
 
@@ -204,14 +297,59 @@ def test_a_figure_is_written_with_its_command_and_twice_alike(tmp_path: Path) ->
     command = "scripts/plot.py runs=runs/sweeps/truncation"
     first = save_figure(accuracy_vs_k(golden()), tmp_path / "a", command=command)
     second = save_figure(accuracy_vs_k(golden()), tmp_path / "b", command=command)
-    assert [path.name for path in first] == ["a.png", "a.svg"]
+    assert [path.name for path in first] == ["a.png", "a.svg", "a.pdf"]
     with Image.open(first[0]) as image:
         assert image.info["Comment"] == command
     assert command in first[1].read_text()
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    assert len(list(tmp_path.iterdir())) == 4
-    with pytest.raises(ValueError, match="pdf"):
-        save_figure(accuracy_vs_k(golden()), tmp_path / "c", command=command, formats=["pdf"])
+    assert len(list(tmp_path.iterdir())) == 6
+    assert first[2].read_bytes().startswith(b"%PDF-")
+    with pytest.raises(ValueError, match="eps"):
+        save_figure(accuracy_vs_k(golden()), tmp_path / "c", command=command, formats=["eps"])
+
+
+def test_a_point_says_what_it_is_and_how_to_make_it() -> None:
+    (note,) = accuracy_vs_k([row(12, 0.9, overrides="fault.k=12")]).notes
+    assert (note.x, note.y) == (12, 0.9)
+    assert note.text.splitlines() == [
+        "PosZero, k = 12",
+        "90.00% [89.00, 91.00]",
+        "95% interval over the draws; 5 draws of 359 images",
+        "scripts/evaluate.py fault.k=12",
+    ]
+
+
+def test_histograms_stand_against_the_band_of_k() -> None:
+    sizes = {"magnitudes.negative": [0, 2], "magnitudes.positive": [1, 0], "magnitudes.zeros": 1}
+    (axes,) = site_histograms([site("relu", 1, **sizes)]).axes
+    bars = {patch.get_x() + 0.45: patch.get_height() for patch in axes.patches[1:]}
+    assert bars == pytest.approx({-1: 0, -2: 0.5, 1: 0.25, 2: 0})
+    band = axes.patches[0]
+    assert (band.get_x(), band.get_x() + band.get_width()) == (-1.5, 1.5)
+
+
+def test_harm_k_and_faults_by_site() -> None:
+    rows = [
+        {"run": "s", "model": "resnet8", "data": "digits", "mode": "poszero", "budget": 0.01,
+         "uniform_k": 17, "harm_k": 18, "harm": harm, "site": name, "relus": 10, "k": k, "and_gates": 130,
+         "expected_faults": 2.0}
+        for name, k, harm in (("a", 17, 0.1), ("b", 18, 0.01))
+    ]  # fmt: skip
+    harm, ks, faults = site_harm(rows).axes
+    assert [bar.get_height() for bar in harm.patches] == [0.1, 0.01]
+    assert curves(ks)["k of the answer"] == {0: 17, 1: 18}
+    assert [bar.get_height() for bar in faults.patches] == [0.2, 0.2]
+    assert len(site_harm([{**each, "harm": None} for each in rows]).axes) == 2
+
+
+def test_training_curves_are_the_metrics() -> None:
+    epochs = [
+        {"step": e, "epoch": e, "train_loss": 1 / e, "validation_loss": None, "validation_accuracy": e / 4}
+        for e in (1, 2)
+    ]
+    left, right = training_curves({"seed0": epochs, "empty": []}).axes
+    assert curves(left)["seed0"] == {1: 1.0, 2: 0.5}
+    assert curves(right)["seed0"] == {1: 0.25, 2: 0.5}
 
 
 def test_twenty_series_look_different() -> None:

@@ -22,4 +22,8 @@ class BenchmarkSizes:
     circuit_pairs: int = 10
     pipeline_images: int = 10_000
     pipeline_pairs: int = 3
+    two_party_model: str = "resnet32"
+    two_party_ks: list[int] = field(default_factory=lambda: [12])
+    two_party_repeats: int = 5
+    two_party_everything: bool = False
     profiles: bool = False

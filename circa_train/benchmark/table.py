@@ -13,6 +13,7 @@ from circa_train.benchmark.circuits import measure as measure_circuits
 from circa_train.benchmark.pipeline import measure_pipelines
 from circa_train.benchmark.sizes import BenchmarkSizes
 from circa_train.benchmark.timing import Comparison, compare
+from circa_train.benchmark.two_party import two_party_figures
 from circa_train.gc import relu_cost
 from circa_train.gc.circuits import ReluCircuit
 from circa_train.kernels import keep_memory
@@ -62,6 +63,8 @@ def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterato
     yield _time_row("fault_probability", "torch.relu on the same int64 tensor", law, 20)
     say("circuits")
     yield from _circuits(sizes)
+    say("private inference")
+    yield from _two_party(sizes)
     say("input pipeline")
     pipelines = measure_pipelines(images=sizes.pipeline_images, repeats=sizes.pipeline_pairs)
     yield BenchmarkRow(
@@ -149,6 +152,20 @@ def _circuits(sizes: BenchmarkSizes) -> Iterator[BenchmarkRow]:
         (f"complete ReLU at k = {speed.K}, garbled bytes", cost.garbled_bytes, 640),
     ):
         yield BenchmarkRow(name, "", size, size, size, bound, True, asdict(cost))
+
+
+def _two_party(sizes: BenchmarkSizes) -> Iterator[BenchmarkRow]:
+    figures = two_party_figures(
+        sizes.two_party_model,
+        ks=sizes.two_party_ks,
+        repeats=sizes.two_party_repeats,
+        everything=sizes.two_party_everything,
+    )
+    for found in figures:
+        spread = found.value
+        yield BenchmarkRow(
+            found.name, found.against, spread.median, spread.low, spread.high, found.bound, True, found.detail
+        )
 
 
 def _time_row(name: str, against: str, found: Comparison, bound: float) -> BenchmarkRow:

@@ -141,7 +141,7 @@ def adopt_foreign(
     model: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
     fault: Mapping[str, Any] | None = None,
-    frac_bits: int | None = None,
+    frac_bits: int | Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """A foreign file as a checkpoint of this project, the missing metadata supplied; for ``save_checkpoint``
     or any user.
@@ -151,7 +151,7 @@ def adopt_foreign(
         model: keyword arguments of ``build_model``, ``name`` included.
         data: ``name``, ``mean``, ``std`` and ``class_names`` of the data set.
         fault: the fault spec it was trained with, as ``SignTest.to_dict`` gives it; None for exact ReLUs.
-        frac_bits: fraction bits it was trained with.
+        frac_bits: fraction bits it was trained with: a number, or by site a number or one per channel.
 
     Raises:
         CheckpointError: as :func:`load_foreign_state`, or if the weights do not fit the network.

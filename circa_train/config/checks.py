@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from circa_train.config.errors import ending
 from circa_train.config.naming import plain
+from circa_train.files import missing_folders, remove_empty_folders
 from circa_train.jobs.settings import PythonFaultConfig
 
 
@@ -26,11 +27,27 @@ class Checks(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with ending():
             check(config)
-            Path(str(config.hydra.run.dir)).mkdir(parents=True, exist_ok=True)
+            make(Path(str(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with ending():
             _check_folder(config)
+
+
+#: Folders that this process has made for its job, the innermost first.
+_MADE: list[Path] = []
+
+
+def make(folder: Path) -> None:
+    """Make a folder of a job or a sweep, and remember which were not there."""
+    _MADE[:0] = missing_folders(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def unmake() -> None:
+    """Remove what :func:`make` has made and nothing was put into."""
+    remove_empty_folders(_MADE)
+    _MADE.clear()
 
 
 def check(config: DictConfig) -> None:

@@ -16,11 +16,15 @@ from circa_train.config.registration import register
 
 #: Overrides whose values are paths.
 PATH_KEYS = (
-    "checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root", "model.name", "data.name"
+    "checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root", "model.name", "data.name",
+    "export", "images", "compare", "pi.stores", "tls.certificate", "tls.key", "tls.authority",
 )  # fmt: skip
 
 #: Of these, those of which a pattern may name several: a sweep over checkpoints, a table of several folders.
-_PATTERN_KEYS = ("checkpoint", "runs")
+_PATTERN_KEYS = ("checkpoint", "runs", "export", "compare")
+
+#: A data set whose options have commas in them: no sweep.
+_WITH_OPTIONS = ("synthetic:",)
 
 #: What Hydra's grammar takes without quotes, beside an interpolation.
 _PLAIN = re.compile(r"[\w./%@+-]+", re.ASCII)
@@ -76,6 +80,8 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     is no such file. Values that are quoted already, lists and sweeps by comma stay as they are, unless there
     is a file of exactly that name.
 
+    So is a data set with options, ``data.name=synthetic:classes=4,size=16``.
+
     >>> quote_paths(["checkpoint=a=b.pt", "seed=1"])
     ['checkpoint="a=b.pt"', 'seed=1']
     """
@@ -83,7 +89,8 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         name = key.lstrip("+")
-        composed = "," in value or value.startswith(("'", '"', "[", "$", "glob(", "choice("))
+        several = "," in value and not value.startswith(_WITH_OPTIONS)
+        composed = several or value.startswith(("'", '"', "[", "$", "glob(", "choice("))
         if not equals or name not in PATH_KEYS or not value:
             quoted.append(argument)
             continue

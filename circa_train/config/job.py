@@ -2,7 +2,7 @@
 
 Errors that a user can cause (a bad value, a missing file or package) end a single run with one line and exit
 code 2; in a sweep the other jobs go on, and the sweeper reports. ``HYDRA_FULL_ERROR=1`` shows the traceback,
-which is in ``job.log`` anyway.
+which is in ``job.log`` anyway if the work had begun; what is refused before leaves no folder.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from circa_train.config.checks import unmake
 from circa_train.config.errors import end, reason
 from circa_train.config.naming import expand_home, plain
 from circa_train.jobs.job import perform, refuse_missing, run_folder_of, work_of
 from circa_train.runs import FolderInUse, stored_results
 
 log = logging.getLogger(__name__)
+
 
 def run_job(cfg: DictConfig, kind: str, *, keep_memory: bool = True) -> dict[str, Any] | None:
     """Run the job ``kind`` (:mod:`circa_train.jobs`) in its folder unless its result is already there.
@@ -45,7 +47,10 @@ def run_job(cfg: DictConfig, kind: str, *, keep_memory: bool = True) -> dict[str
     try:
         refuse_missing(config)
         text = OmegaConf.to_yaml(OmegaConf.create(config))
-        return perform(folder, OmegaConf.to_object(cfg), text, log, keep_memory=keep_memory)
+        return perform(
+            folder, OmegaConf.to_object(cfg), text, log, keep_memory=keep_memory,
+            sweep=config["run"]["sweep"] if sweeping else None,
+        )  # fmt: skip
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from what is in %s", folder.path)
         sys.exit(130)
@@ -55,10 +60,16 @@ def run_job(cfg: DictConfig, kind: str, *, keep_memory: bool = True) -> dict[str
         logging.getLogger("circa_train.console").info("left to another process: %s", error)
         return None
     except Exception as error:
+        if not sweeping and not folder.begun:  # refused: nothing is left behind
+            folder.withdraw()
+            unmake()
+            end(error)
         # the traceback goes into job.log, not onto the console
         logging.getLogger("circa_train.traceback").error("job failed", exc_info=error)
         if not sweeping:
             end(error)
+        if not folder.begun:
+            folder.fail(error)  # the sweep's summary says why
         log.error("failed: %s: %s", type(error).__name__, reason(error) or error)
         return None
 
@@ -71,3 +82,5 @@ def run_tool(cfg: DictConfig, kind: str, *arguments: Any) -> None:
         work_of(kind)(OmegaConf.to_object(cfg), *arguments)
     except Exception as error:
         end(error)
+    finally:
+        unmake()

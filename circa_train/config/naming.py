@@ -16,7 +16,10 @@ from circa_train.runs import config_hash
 from circa_train.user_code import is_reference
 
 #: Keys of paths in which a leading ``~`` is the user's home: a shell does not expand it after an equals sign.
-HOME_KEYS = ("checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root")
+HOME_KEYS = (
+    "checkpoint", "teacher", "fault.path", "runs", "out", "run.root", "data.root", "export", "images",
+    "compare", "pi.stores", "tls.certificate", "tls.key", "tls.authority",
+)  # fmt: skip
 
 #: Letters of a label that is not given but put together; file systems take names of 255 bytes.
 _LABEL = 100

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
 
+from circa_train.config import help
 from circa_train.config.naming import register_resolver
 from circa_train.config.schema import own_fault, store_schemas
 
@@ -26,6 +28,11 @@ def register(arguments: Sequence[str] = ()) -> None:
 
     store_schemas(own_fault(arguments))
     register_resolver()
+    folder = Path(config_folder())
+    OmegaConf.register_new_resolver(
+        "help_groups", lambda *, _root_: help.groups(_root_, folder), replace=True
+    )
+    OmegaConf.register_new_resolver("help_values", lambda *, _root_: help.values(_root_), replace=True)
     plugins.register(ResumableSweeper)
 
 

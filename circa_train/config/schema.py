@@ -25,8 +25,12 @@ SCHEMAS: dict[str, type] = {
     "hydra/schema/verify": settings.VerifyConfig,
     "hydra/schema/cost": settings.CostConfig,
     "hydra/schema/search": settings.SearchConfig,
+    "hydra/schema/equalize": settings.EqualizeConfig,
     "hydra/schema/export": settings.ExportConfig,
     "hydra/schema/plot": settings.PlotConfig,
+    "hydra/schema/serve": settings.ServeConfig,
+    "hydra/schema/deal": settings.DealConfig,
+    "hydra/schema/infer": settings.InferConfig,
     "hydra/schema/benchmark": settings.BenchmarkConfig,
     "hydra/schema/reduction/none": settings.ReductionConfig,
     "hydra/schema/reduction/removal": settings.RemovalConfig,
@@ -101,5 +105,7 @@ def _schema(name: str, test: type[SignTest], **fixed: str) -> type:
         globals()[name] = mirrored(
             name, test, base=settings.FaultConfig, extra=fixed, values=_DEFAULTS.get(test.kind)
         )
+        # what a message about a mistyped key calls it; its qualified name is what pickle goes by
+        globals()[name].__name__ = f"the fault model {fixed.get('path', test.kind)}"
     made: type = globals()[name]
     return made

@@ -30,17 +30,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from circa_train.config.checks import check
+from circa_train.config.checks import check, make, unmake
 from circa_train.config.errors import ending
 from circa_train.config.naming import plain
 from circa_train.config.templates import TemplateLoader
 from circa_train.jobs.job import run_folder_of
-from circa_train.runs import FAILURE, RESULT, RunFolder, owner, read_json, stored_results
+from circa_train.runs import FAILURE, LOG, RESULT, STARTED, RunFolder, owner, read_json, stored_results
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at whether another process has ended.
 _PATIENCE = 0.5
+
+
+#: How long Ray waits for its own processes. Its default of 10 s is too short for a machine at work.
+RAY_PATIENCE, RAY_SECONDS = "RAY_raylet_start_wait_time_s", "120"
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,13 @@ class FinishedJobsSweeper(BasicSweeper):
         folder = Path(str(self.config.hydra.sweep.dir))
         every = [list(overrides) for batch in self.overrides for overrides in batch]
         with ending():
-            folder.mkdir(parents=True, exist_ok=True)
-            jobs = [self._job(folder, overrides, number) for number, overrides in enumerate(every)]
-            _check_places(jobs)
+            make(folder)
+            try:
+                jobs = [self._job(folder, overrides, number) for number, overrides in enumerate(every)]
+                _check_places(jobs)
+            except BaseException:
+                unmake()
+                raise
         again = bool(OmegaConf.select(self.config, "run.again", default=False))
         missing = [job for job in jobs if again or job.folder.finished() is None]
         log.info("sweep %s: %d jobs, %d finished before", folder, len(jobs), len(jobs) - len(missing))
@@ -87,13 +95,15 @@ class FinishedJobsSweeper(BasicSweeper):
         except Exception as error:  # a launcher that broke must not hide which jobs are done
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            log.error("the launcher stopped: %s: %s", type(error).__name__, error)
+            log.error("%s", launcher_stopped(error))
         if not _summary(folder, [job.folder for job in jobs]):
             sys.exit(1)
 
     def _launch(self, jobs: Sequence[_Job]) -> None:
         """Hand jobs to the launcher; where their numbers name their folders, as runs of consecutive ones."""
         assert self.launcher is not None
+        if "ray" in type(self.launcher).__module__:
+            os.environ.setdefault(RAY_PATIENCE, RAY_SECONDS)
         size = self.max_batch_size or max(len(jobs), 1)
         parts: list[list[_Job]] = []
         for job in jobs:
@@ -159,6 +169,18 @@ class FinishedJobsSweeper(BasicSweeper):
             )
 
 
+def launcher_stopped(error: Exception) -> str:
+    """The line about a launcher that broke: with the remedy where there is one that its message lacks."""
+    told = f"the launcher stopped: {type(error).__name__}: {error}"
+    if "timed out during startup" in str(error):
+        told += (
+            f" Ray had not started after {os.environ.get(RAY_PATIENCE, RAY_SECONDS)} s: set {RAY_PATIENCE} "
+            "in the environment to more, or start it beforehand (ray start --head) and give "
+            "hydra.launcher.ray.init.address=auto"
+        )
+    return f"{told} (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
 def _check_places(jobs: Sequence[_Job]) -> None:
     """ValueError if two points that are not the same question have one folder."""
     places: dict[Path, _Job] = {}
@@ -177,12 +199,15 @@ def _summary(folder: Path, jobs: Sequence[RunFolder]) -> bool:
     log.info("sweep %s: %d of %d jobs finished", folder, len(jobs) - len(failed), len(jobs))
     for job in failed:
         failure = read_json(job.path / FAILURE)
-        why = (
-            f"{failure['error']}: {failure['message']}"
-            if failure
-            else f"no {RESULT} and no {FAILURE}: it was cut off"
-        )
-        log.error("  failed: %s: %s (log in %s)", " ".join(job.overrides), why, job.path)
+        if failure:
+            why = f"{failure['error']}: {failure['message']}"
+        elif (job.path / STARTED).exists():
+            why = f"no {RESULT} and no {FAILURE}: it was cut off"
+        else:
+            why = "it was not started"
+        written = job.path / LOG
+        where = f" (log: {written})" if written.exists() else ""
+        log.error("  failed: %s: %s%s", " ".join(job.overrides), why, where)
     if failed:
         log.error("the same command again runs only these %d", len(failed))
     return not failed

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from circa_train.data.batches import Batches
     from circa_train.data.cifar import MEAN, STD, torchvision_datasets
     from circa_train.data.images import DataError, DataSplits, ImageSet
-    from circa_train.data.loading import data_names, load_data
+    from circa_train.data.loading import data_names, decode_own, load_data
     from circa_train.data.own import register_dataset
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "DataSplits",
     "ImageSet",
     "data_names",
+    "decode_own",
     "load_data",
     "register_dataset",
     "torchvision_datasets",
@@ -46,6 +47,7 @@ __getattr__, __dir__ = face(
         "MEAN": "cifar",
         "STD": "cifar",
         "data_names": "loading",
+        "decode_own": "loading",
         "load_data": "loading",
         "register_dataset": "own",
         "torchvision_datasets": "cifar",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from circa_train.bars import bar
 from circa_train.data.images import DataError
 
 _CHUNK = 128  # images per task: handing out 32x32 images one at a time costs more than decoding them
@@ -36,9 +36,10 @@ def decode_files(paths: Sequence[Path], image_size: int | None, *, label: str) -
             images[position] = np.asarray(fitted).transpose(2, 0, 1)
         return len(chunk)
 
-    # None hides the bar where nobody watches a terminal.
-    progress = tqdm(total=len(paths), desc=f"decoding {label}", unit="image", disable=None, leave=False)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress:
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        bar(len(paths), f"decoding {label}", "images") as progress,
+    ):
         try:
             for done in pool.map(decode, range(0, len(paths), _CHUNK)):
                 progress.update(done)

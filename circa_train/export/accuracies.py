@@ -10,7 +10,6 @@ from typing import Any
 from circa_train.data import ImageSet
 from circa_train.evaluation import CONFIDENCE, Evaluation, evaluate, half_width
 from circa_train.export.integer import IntegerNetwork
-from circa_train.rescaling import RESCALINGS
 
 
 def under_every_rescaling(
@@ -32,7 +31,7 @@ def under_every_rescaling(
         its 95% interval.
     """
     found: dict[str, tuple[Evaluation, float]] = {}
-    for rescaling in RESCALINGS:
+    for rescaling in network.plan.format.rescalings:
         run = IntegerNetwork(network.plan, network.specs, seed=seed, rescaling=rescaling, overflow="wrap")
         measured = evaluate(run.to(network.device), images, draws=draws, **options)
         passes = len(measured.accuracies) * len(images)

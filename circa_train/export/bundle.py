@@ -6,7 +6,7 @@
     vectors.safetensors    images, inputs, masks, and the logits that they give, with faults and without, for
                            every way to rescale; pairs for every sign test and rescaling
     network.onnx           the real network
-    README.md, reader.py   the format in words, and in 40 lines of numpy
+    README.md, reader.py   the format in words, and in 95 lines of numpy
     SHA256SUMS             digest of every file, as ``sha256sum -c`` reads it
 
 The folder appears whole or not at all. Reading it checks every digest, refuses anything that is missing,
@@ -37,7 +37,7 @@ from circa_train.export.onnx_file import onnx_bytes, real_graph
 from circa_train.export.quantize import IntegerPlan
 from circa_train.export.readme import README, reader_text
 from circa_train.export.real import RealNetwork
-from circa_train.export.twin import check_twin
+from circa_train.export.twin import check_twin, real_logits
 from circa_train.export.vectors import check_vectors, make_vectors
 from circa_train.fault import SignTest
 from circa_train.files import json_text, whole_folder, write_bytes
@@ -105,6 +105,7 @@ def save_export(
     network = conversion.network
     require_int64(network.plan)
     vectors, described = make_vectors(network, images, labels, mean=data["mean"], std=data["std"])
+    described["real_logits"] = real_logits(conversion.graph, images, data["mean"], data["std"])
     manifest = describe(conversion, data, accuracy, provenance) | {"vectors": described}
     files = {
         "manifest.json": json_text(manifest).encode(),

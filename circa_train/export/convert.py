@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -19,7 +19,7 @@ from circa_train.export.layers import ExportError
 from circa_train.export.plain import plain_copy
 from circa_train.export.quantize import VALUE_BITS, Format, calibrate, choose_format, quantize
 from circa_train.export.ranges import RangeReport, range_report, require_fit
-from circa_train.fault import NoFault, SignTest, TruncatedSign
+from circa_train.fault import BitWindow, NoFault, SignTest, TruncatedSign
 from circa_train.field import DEFAULT_PRIME
 
 #: A quarter of the largest logit: 15-bit values of trained networks stay far below, a wrong layer does not.
@@ -71,8 +71,8 @@ def to_integers(
     Args:
         model: a plain or converted network; left as it was. Its own sign tests, if any, do not matter:
             ``spec`` does.
-        spec: the sign test of all sites, or ``{site name: spec}``; :class:`TruncatedSign` of one field, or
-            ``NoFault``.
+        spec: the sign test of all sites, or ``{site name: spec}``; :class:`TruncatedSign` of one field,
+            :class:`BitWindow` (the network then lives in the ring Z_2^64), or ``NoFault``.
         batches: calibration images as the network takes them, or tuples that start with them.
         frac_bits: what the sign tests see. Sign tests that a network was tuned for belong to the frac_bits it
             was tuned at; None chooses, see :func:`~circa_train.export.quantize.choose_format`, as do the next
@@ -90,7 +90,12 @@ def to_integers(
     images = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches]
     if not images:
         raise ValueError("batches is empty; calibration needs at least one batch of inputs")
-    prime = _field(spec)
+    prime, ring = _field(spec)
+    if ring and rescaling != "floor":
+        raise ExportError(
+            f"rescaling={rescaling} is of a field Z_p, and HummingBird's bit windows belong to the ring "
+            "Z_2^64: export with rescaling=floor"
+        )
     folded, folds = fold_batch_norms(model)
     graph = layer_graph(folded, images[0].shape[1:])
     plain = plain_copy(model)
@@ -99,7 +104,7 @@ def to_integers(
         graph, calibrate(folded, images), prime=prime, frac_bits=frac_bits, weight_frac_bits=weight_frac_bits,
         value_bits=value_bits, headroom_bits=headroom_bits, rescaling=rescaling,
     )  # fmt: skip
-    plan = quantize(graph, fixed)
+    plan = quantize(graph, replace(fixed, ring=ring))
     network = IntegerNetwork(plan, spec, seed=seed, rescaling=rescaling, overflow=overflow)
     check_plan(plan, network.specs)
     report = range_report(network, [image.cpu() for image in images])
@@ -110,18 +115,25 @@ def to_integers(
     return Conversion(network, folded, folds, graph, report, error)
 
 
-def _field(spec: SignTest | Mapping[str, SignTest]) -> int:
+def _field(spec: SignTest | Mapping[str, SignTest]) -> tuple[int, bool]:
+    """(prime, whether the network lives in the ring Z_2^64 and the prime only bounds its values)."""
     specs = list(spec.values()) if isinstance(spec, Mapping) else [spec]
     for item in specs:
-        if not isinstance(item, (TruncatedSign, NoFault)):
+        if not isinstance(item, (TruncatedSign, BitWindow, NoFault)):
             reason = why_no_circuit(item) or "the manifest describes truncated signs only"
             raise ExportError(
                 f"{item} is a fault model without a protocol over Z_p ({reason}); export with TruncatedSign, "
-                "or NoFault for exact ReLUs"
+                "BitWindow for a ring, or NoFault for exact ReLUs"
             )
+    ring = any(isinstance(item, BitWindow) for item in specs)
+    if ring and any(isinstance(item, TruncatedSign) for item in specs):
+        raise ExportError(
+            "BitWindow is a sign test of shares modulo 2^64, TruncatedSign of shares modulo p; use one of "
+            "them for the whole network"
+        )
     primes = {item.prime for item in specs if isinstance(item, TruncatedSign)}
     if len(primes) > 1:
         raise ExportError(
             f"the sign tests are of different fields: {sorted(primes)}; use one prime for the whole network"
         )
-    return primes.pop() if primes else DEFAULT_PRIME
+    return (primes.pop() if primes else DEFAULT_PRIME), ring

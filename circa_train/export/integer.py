@@ -44,9 +44,10 @@ from circa_train.export.layers import (
 from circa_train.export.quantize import IntegerPlan
 from circa_train.export.rearrange import rearrange
 from circa_train.export.shares import MOVES, masked_layers
-from circa_train.fault import SignTest, TruncatedSign, draw_sign, uniform_masks
+from circa_train.fault import SignTest, TruncatedSign, draw_sign
 from circa_train.field import largest_centred, to_centred
-from circa_train.fixed_point import FixedPointOverflow, from_fixed, to_fixed
+from circa_train.fixed_point import FixedPointOverflow, from_fixed, scale_like, to_fixed
+from circa_train.kernels import uniform_masks
 from circa_train.nn import StochasticReLU, module_at, put_module, specs_by_site
 from circa_train.rescaling import (
     check_rescaling,
@@ -57,8 +58,6 @@ from circa_train.rescaling import (
 )
 
 OVERFLOWS = ("raise", "wrap")
-
-_PIECE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class IntegerReLU(StochasticReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         real = from_fixed(x, self.frac_bits, torch.float64)
-        return (super().forward(real) * 2.0**self.frac_bits).long()
+        return (super().forward(real) * scale_like(self.frac_bits, x)).long()
 
 
 class IntegerNetwork(nn.Module):
@@ -134,7 +133,8 @@ class IntegerNetwork(nn.Module):
         overflows: elements that left the field so far, by layer.
 
     Raises:
-        ValueError: if the specs do not name the sites, or one is of another field.
+        ValueError: if the specs do not name the sites, or one is of another field; an ExportError, if the
+            rescaling is not defined in the network's ring.
     """
 
     def __init__(
@@ -153,6 +153,11 @@ class IntegerNetwork(nn.Module):
             )
         self.plan = plan
         self.rescaling = check_rescaling(rescaling)
+        if rescaling not in plan.format.rescalings:
+            raise ExportError(
+                f"rescaling={rescaling} is of a field Z_p, and a network of bit windows lives in the ring "
+                "Z_2^64; use rescaling=floor"
+            )
         self.overflow = overflow
         self.overflows: Counter[str] = Counter()
         for name, tensor in plan.tensors.items():
@@ -301,19 +306,12 @@ class IntegerNetwork(nn.Module):
         return draw, first_image
 
     def _mask(self, layer: ReLU | Rescale, images: int, address: tuple[int, int]) -> Tensor:
-        """The masks at the address of a sign test or rescaling; in pieces that stay in the cache, which is
-        three times as fast as all at once.
-        """
+        """The masks at the address of a sign test or rescaling."""
         first_relu = self._relu(self.plan.sites[0])
-        start, count = address[1] * math.prod(layer.shape), images * math.prod(layer.shape)
-        pieces = [
-            uniform_masks(
-                (min(_PIECE, start + count - first),), seed=first_relu.seed, site=layer.site,
-                draw=address[0], prime=self.prime, device=self.device, first_element=first,
-            )
-            for first in range(start, start + count, _PIECE)
-        ]  # fmt: skip
-        return torch.cat(pieces).reshape(images, *layer.shape)
+        return uniform_masks(
+            (images, *layer.shape), seed=first_relu.seed, site=layer.site, draw=address[0], prime=self.prime,
+            device=self.device, first_element=address[1] * math.prod(layer.shape),
+        )  # fmt: skip
 
     def _masks_of(
         self, layer: Layer, masks: Mapping[str, Tensor], sources: list[Tensor], address: tuple[int, int]

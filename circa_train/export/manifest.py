@@ -15,14 +15,17 @@ from circa_train.export.convert import Conversion
 from circa_train.export.layers import ExportError, Layer, ReLU, Rescale, layer_from_dict, layer_to_dict
 from circa_train.export.quantize import Format, IntegerPlan, Scale
 from circa_train.export.shares import holdings, round_trips
-from circa_train.fault import NoFault, SignTest, TruncatedSign
-from circa_train.rescaling import RESCALINGS, check_rescale_bits, check_rescaling
+from circa_train.fault import BitWindow, NoFault, SignTest, TruncatedSign
+from circa_train.field import largest_centred
+from circa_train.rescaling import check_rescale_bits, check_rescaling
 
-#: What is written. 2 added the offset rescaling, who holds which share, exact logits and the pairs.
-FORMAT = 2
+#: What is written. 2 added the offset rescaling, who holds which share, exact logits and the pairs; 3 what
+#: other people's runtimes asked for: logits of the real network, how many values overflow in the vectors, and
+#: networks of bit windows in the ring Z_2^64.
+FORMAT = 3
 
 #: What is read.
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
 
 
 def describe(
@@ -34,11 +37,14 @@ def describe(
     """The manifest of a network: JSON values. Inverse, as far as the network goes, of :func:`restore`."""
     network, plan = conversion.network, conversion.network.plan
     fixed, first = plan.format, plan.layers[0]
-    held = holdings(plan)
+    held = None if fixed.ring else holdings(plan)
+    of_a_field = {} if held is None else {"offset": fixed.prime // 4, "round_trips": round_trips(held)}
     return {
         "format": FORMAT,
         "version": circa_train.__version__,
-        "prime": fixed.prime,
+        "prime": None if fixed.ring else fixed.prime,
+        "ring_bits": 64 if fixed.ring else None,
+        "largest_value": largest_centred(fixed.prime),
         "frac_bits": {
             "activation": fixed.activation_frac_bits,
             "weight": fixed.weight_frac_bits,
@@ -53,10 +59,10 @@ def describe(
         "output": {"layer": plan.output, **_scale_to_dict(plan.scales[plan.output])},
         "rescaling": network.rescaling,
         "rescalings": {
-            name: {"wraps_per_image": sum(conversion.report.wraps(name).values())} for name in RESCALINGS
+            name: {"wraps_per_image": sum(conversion.report.wraps(name).values())}
+            for name in fixed.rescalings
         },
-        "offset": fixed.prime // 4,
-        "round_trips": round_trips(held),
+        **of_a_field,
         "class_names": list(data.get("class_names") or ()),
         "data": {key: value for key, value in data.items() if key not in ("mean", "std", "class_names")},
         "accuracy": None if accuracy is None else dict(accuracy),
@@ -65,8 +71,8 @@ def describe(
             layer_to_dict(layer)
             | _scale_to_dict(plan.scales[layer.name])
             | _test_to_dict(layer, network.specs)
-            | {"shares": holding.to_value()}
-            for layer, holding in zip(plan.layers, held, strict=True)
+            | ({} if held is None else {"shares": held[place].to_value()})
+            for place, layer in enumerate(plan.layers)
         ],
         "integer_error": conversion.error,
         "folding": [{"batch_norm": fold.batch_norm, "into": fold.into} for fold in conversion.folds],
@@ -79,12 +85,16 @@ def _scale_to_dict(scale: Scale) -> dict[str, Any]:
 
 
 def _test_to_dict(layer: Layer, specs: Mapping[str, SignTest]) -> dict[str, Any]:
-    """Of a ReLU: its sign test, ``mode`` exact or as in :class:`TruncatedSign`, with ``k``."""
+    """Of a ReLU: its sign test, ``mode`` exact, as in :class:`TruncatedSign` with ``k``, or bit_window with
+    ``low`` and ``high``.
+    """
     if not isinstance(layer, ReLU):
         return {}
     spec = specs[layer.name]
     if isinstance(spec, NoFault):
         return {"mode": "exact"}
+    if isinstance(spec, BitWindow):
+        return {"mode": spec.kind, "low": spec.low, "high": spec.high}
     assert isinstance(spec, TruncatedSign)
     return {"mode": spec.mode, "k": list(spec.k) if isinstance(spec.k, tuple) else spec.k}
 
@@ -96,8 +106,11 @@ def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[Integ
     if manifest["format"] not in FORMATS:
         raise ValueError(f"format {manifest['format']!r} is none of {FORMATS}; update circa_train")
     check_rescaling(manifest["rescaling"])
-    bits, prime = manifest["frac_bits"], manifest["prime"]
-    fixed = Format(bits["activation"], bits["weight"], prime)
+    bits, ring = manifest["frac_bits"], manifest.get("ring_bits") is not None
+    if ring and (manifest["ring_bits"] != 64 or manifest["prime"] is not None):
+        raise ValueError(f"ring_bits is {manifest['ring_bits']!r} beside prime {manifest['prime']!r}")
+    prime = 2 * manifest["largest_value"] + 1 if ring else manifest["prime"]
+    fixed = Format(bits["activation"], bits["weight"], prime, ring)
     layers: list[Layer] = []
     scales: dict[str, Scale] = {}
     specs: dict[str, SignTest] = {}
@@ -105,7 +118,7 @@ def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[Integ
     for entry in manifest["layers"]:
         entry = dict(entry)
         scale = Scale(entry.pop("frac_bits"), Fraction(*entry.pop("factor")))
-        mode, k = entry.pop("mode", None), entry.pop("k", None)
+        test = {key: entry.pop(key) for key in ("mode", "k", "low", "high") if key in entry}
         shares.append(entry.pop("shares", None))
         layer = layer_from_dict(entry)
         if layer.name in scales or not set(layer.inputs) <= scales.keys():
@@ -113,8 +126,7 @@ def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[Integ
         if isinstance(layer, Rescale):
             check_rescale_bits(layer.bits, prime)
         if isinstance(layer, ReLU):
-            k = tuple(k) if isinstance(k, list) else k
-            specs[layer.name] = NoFault() if mode == "exact" else TruncatedSign(k, mode, prime)
+            specs[layer.name] = _test_from_dict(test, prime, ring)
         layers.append(layer)
         scales[layer.name] = scale
     expected = {name for layer in layers for name in layer.tensor_names()}
@@ -123,9 +135,22 @@ def restore(manifest: dict[str, Any], weights: dict[str, Tensor]) -> tuple[Integ
     if manifest["output"]["layer"] not in scales:
         raise ValueError(f"there is no output layer {manifest['output']['layer']!r}")
     plan = IntegerPlan(fixed, tuple(layers), weights, scales, manifest["output"]["layer"])
-    if manifest["format"] > 1:
+    if manifest["format"] > 1 and not ring:
         _check_shares(manifest, plan, shares)
     return plan, specs
+
+
+def _test_from_dict(test: dict[str, Any], prime: int, ring: bool) -> SignTest:
+    """Inverse of :func:`_test_to_dict`; ValueError for a test that does not belong to the ring or field."""
+    match test:
+        case {"mode": "exact", **others} if not others:
+            return NoFault()
+        case {"mode": BitWindow.kind, "low": low, "high": high, **others} if ring and not others:
+            return BitWindow(low, high)
+        case {"mode": mode, "k": k, **others} if not ring and not others:
+            return TruncatedSign(tuple(k) if isinstance(k, list) else k, mode, prime)
+    place = "the ring Z_2^64" if ring else f"the field of p = {prime}"
+    raise ValueError(f"{test} is no sign test of {place}")
 
 
 def _check_shares(manifest: dict[str, Any], plan: IntegerPlan, shares: list[Any]) -> None:
@@ -156,6 +181,8 @@ def check_described(manifest: dict[str, Any], plan: IntegerPlan) -> None:
         "output": (manifest["output"], {"layer": plan.output, **_scale_to_dict(output)}),
         "vectors.images": (type(manifest["vectors"]["images"]), int),
     }
+    if manifest["format"] > 2:
+        facts["largest_value"] = (manifest["largest_value"], largest_centred(fixed.prime))
     if manifest["class_names"]:
         facts["number of class_names"] = ([len(manifest["class_names"])], list(classes))
     for what, (found, wanted) in facts.items():

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from circa_train.fault import TruncatedSign, truncated_sign
-from circa_train.field import largest_centred, to_centred
+from circa_train.fault import BitWindow, TruncatedSign, truncated_sign
+from circa_train.field import DEFAULT_PRIME, largest_centred, to_centred
 from circa_train.rescaling import local_rescale, offset_rescale
 
 
@@ -33,6 +33,19 @@ def sign_pairs(spec: TruncatedSign) -> dict[str, Tensor]:
     if isinstance(spec.k, tuple):
         x, t = (tensor[:, None].repeat(1, len(spec.k)) for tensor in (x, t))
     return {"x": x, "mask": t, "gate": truncated_sign(x, t, spec).long()}
+
+
+def window_pairs(spec: BitWindow) -> dict[str, Tensor]:
+    """``x``, ``mask`` (r, signed 64-bit patterns) and ``gate`` of a bit window, int64 (pairs,): for every bit
+    values of either sign just below, at and above it, under masks that lose a carry there and that do not. A
+    window one bit wider or narrower at either end answers one of them otherwise, if 31-bit values can tell.
+    """
+    steps = {sign * ((1 << j) + d) for j in range(31) for d in (-1, 0, 1) for sign in (1, -1)}
+    values = sorted(x for x in steps if abs(x) <= largest_centred(DEFAULT_PRIME))
+    bits = [1 << j for j in range(32)]
+    masks = sorted({0, -1, 2**63 - 1, -(2**63), *bits, *(bit - 1 for bit in bits)})
+    x, r = torch.cartesian_prod(torch.tensor(values), torch.tensor(masks)).T.contiguous()
+    return {"x": x, "mask": r, "gate": spec.gate(x, r).long()}
 
 
 def rescale_pairs(bits: int, prime: int) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ from circa_train.export.layers import (
 )
 from circa_train.field import DEFAULT_PRIME, check_prime, largest_centred
 from circa_train.fixed_point import check_finite, check_frac_bits, largest_frac_bits
+from circa_train.rescaling import RESCALINGS
 
 #: Signed values of 15 bits: a product has 29 bits and a sign, so that it fits into the 31 bits of the default
 #: field.
@@ -66,11 +67,16 @@ class Scale:
 
 @dataclass(frozen=True)
 class Format:
-    """The field, and the fraction bits of activations and of weights; an accumulator has the sum of both."""
+    """The field, and the fraction bits of activations and of weights; an accumulator has the sum of both.
+
+    A ``ring`` network lives in Z_2^64 instead, where nothing wraps: the field only bounds its values,
+    |x| <= (p - 1) / 2, and what exceeds that is an overflow all the same.
+    """
 
     activation_frac_bits: int
     weight_frac_bits: int
     prime: int = DEFAULT_PRIME
+    ring: bool = False
 
     def __post_init__(self) -> None:
         check_prime(self.prime)
@@ -80,6 +86,11 @@ class Format:
     @property
     def accumulator_frac_bits(self) -> int:
         return self.activation_frac_bits + self.weight_frac_bits
+
+    @property
+    def rescalings(self) -> tuple[str, ...]:
+        """The ways to drop fraction bits that are defined there: ``offset`` and ``local`` are of a field."""
+        return ("floor",) if self.ring else RESCALINGS
 
 
 @dataclass(frozen=True)

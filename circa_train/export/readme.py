@@ -18,7 +18,7 @@ with `python reader.py`, which needs numpy alone.
 | `weights.safetensors` | int32 tensors `<layer>.weight`, `<layer>.bias`, `<layer>.index` |
 | `vectors.safetensors` | `images` (uint8), `labels`, `inputs`, `mask.<layer>`, `logits.<how>`, `exact.<how>`, `pairs.<layer>.<key>` (int32) |
 | `network.onnx` | the real network (BatchNorm folded, exact ReLUs); its nodes have the names of the layers |
-| `reader.py` | a reader in 40 lines, and as many that recompute the test vectors |
+| `reader.py` | a reader in 95 lines, and a few more that recompute the test vectors |
 
 **What this folder does not give.** The digests find damage; they do not say who made the folder. Read
 `reader.py` before you run it. The gate's law assumes masks that are uniform, fresh for every sign test, and
@@ -30,7 +30,8 @@ data_offsets}}`; then the data, little-endian and row-major.
 
 ## Numbers
 
-`prime` is p. Every value is an integer in [-(p-1)/2, (p-1)/2], the *centred* representative of a field
+`prime` is p. (It is null for a network in the ring of integers modulo 2^`ring_bits`: see below.) Every value is an
+integer in [-(p-1)/2, (p-1)/2], the *centred* representative of a field
 element; whatever leaves that range is reduced modulo p. A layer's real value is `integer * factor /
 2^frac_bits`, with its own `frac_bits` and `factor` (a fraction, [numerator, denominator]). No sum of a
 linear layer leaves int64, whatever the inputs.
@@ -65,6 +66,12 @@ earlier layers), the `shape` of its value for one image, and by `kind`:
 `mode`: `poszero`: s = (x_s >> k) > (t >> k). `negpass`: s = (x_s >> k) >= (t >> k). `exact`: s = x > 0. `k`
 is one number, or one per channel. Masks must be exactly uniform, fresh for every element and every
 inference.
+
+**A ring.** Where `ring_bits` is 64, shares live modulo 2^64 and `mode` is `bit_window` (HummingBird, Maeng and Suh,
+2023) or `exact`. r is uniform on [0, 2^64), recorded as a signed 64-bit pattern; of the shares x + r and -r the bits
+[low, high) are kept, and s = 1 iff the top bit of their sum (of high - low bits) is 0. The values are those of the
+integers, up to `largest_value` in magnitude: nothing wraps. Only `floor` is defined there, and recorded; `offset`,
+`round_trips` and `shares` are absent.
 
 **Rescaling**, three ways; `rescaling` of the manifest is the one that this network is meant to be run with. Under
 a mask r uniform on [0, p) the server holds (x + r) mod p and the client -r.
@@ -116,6 +123,9 @@ somebody else reads it, too). In the offline phase the client sends the new mask
 gates, and the same masks of the rescalings, `exact.offset`, `exact.floor` and `exact.local`. If they do not:
 `vectors.layer_sums` and `vectors.offset_layer_sums` of the manifest have, per layer and image, the sum modulo p of all
 values under `floor` and `offset`; the first layer that differs is where to look.
+
+`vectors.overflows` counts the values that left the field, or the domain of the rescaling, in each of these runs: where
+it is 0, a runtime over a larger ring computes the same. `vectors.real_logits` are those of `network.onnx`, in float32.
 
 `pairs.<layer>.x` and `.mask` are values and masks that the images hardly reach: ties at every bit, wraps in both
 directions. `.gate` is the s of a `relu` (with one `k` per channel, channels are the second axis), `.local` and `.offset`

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from circa_train.export.layers import (
     Add,
@@ -33,6 +33,7 @@ from circa_train.export.layers import (
     Conv2d,
     Gather,
     Input,
+    Layer,
     Linear,
     MaxPool,
     Pad,
@@ -42,10 +43,23 @@ from circa_train.export.layers import (
     Scatter,
     Slice,
 )
-from circa_train.export.quantize import IntegerPlan
 
 #: Layers that only move elements: a mask goes where its value goes.
 MOVES = (Reshape, Slice, Pad, Gather, Concat, Scatter)
+
+
+class Layers(Protocol):
+    """A network as far as shares go: an :class:`~circa_train.export.quantize.IntegerPlan`, or what a party
+    knows without the weights.
+    """
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """In the order of execution."""
+
+    @property
+    def output(self) -> str:
+        """The name of the last one that counts."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ class Holding:
         }
 
 
-def holdings(plan: IntegerPlan) -> tuple[Holding, ...]:
+def holdings(plan: Layers) -> tuple[Holding, ...]:
     """What is held at every layer, in the order of execution."""
     kinds = {layer.name: layer for layer in plan.layers}
     order = {layer.name: place for place, layer in enumerate(plan.layers)}
@@ -119,7 +133,7 @@ def round_trips(held: Iterable[Holding]) -> int:
     return 1 + max((trip for holding in held for trip in holding.trips), default=-1)
 
 
-def masked_layers(plan: IntegerPlan) -> frozenset[str]:
+def masked_layers(plan: Layers) -> frozenset[str]:
     """The ReLUs, and the layers that move their values, whose masks a rescaling will read."""
     kinds = {layer.name: layer for layer in plan.layers}
     origins = _origins(plan)
@@ -134,7 +148,7 @@ def masked_layers(plan: IntegerPlan) -> frozenset[str]:
     return frozenset(found)
 
 
-def _origins(plan: IntegerPlan) -> dict[str, tuple[str, ...]]:
+def _origins(plan: Layers) -> dict[str, tuple[str, ...]]:
     """By layer: those that compute the elements of its value, past what only moves them; each once."""
     found: dict[str, tuple[str, ...]] = {}
     for layer in plan.layers:
@@ -144,7 +158,7 @@ def _origins(plan: IntegerPlan) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _chosen(plan: IntegerPlan) -> set[str]:
+def _chosen(plan: Layers) -> set[str]:
     """The values whose mask the client may choose for their one reader alone."""
     readers = Counter([name for layer in plan.layers for name in layer.inputs] + [plan.output])
     found: set[str] = set()
@@ -157,7 +171,7 @@ def _chosen(plan: IntegerPlan) -> set[str]:
     return found
 
 
-def _carried(plan: IntegerPlan) -> set[str]:
+def _carried(plan: Layers) -> set[str]:
     """The values that something other than a rescaling reads, also after they were moved."""
     read = {plan.output}
     for layer in reversed(plan.layers):

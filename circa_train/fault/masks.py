@@ -161,8 +161,12 @@ def check_address(seed: int, site: int, draw: int | Tensor) -> None:
 def element_numbers(shape: Sequence[int], first_element: int | Tensor, device: torch.device | str) -> Tensor:
     """Flat int64 tensor of the addresses of a tensor of ``shape``, in row-major order."""
     count = math.prod(shape)
-    if not isinstance(first_element, Tensor) and not 0 <= first_element <= MAX_ELEMENTS - count:
-        raise ValueError(
-            f"elements {first_element} to {first_element + count} leave [0, 2^42), the range of addresses"
-        )
+    if not isinstance(first_element, Tensor):
+        check_elements(first_element, count)
     return torch.arange(count, dtype=torch.int64, device=device) + first_element
+
+
+def check_elements(first: int, count: int) -> None:
+    """Refuse elements outside [0, 2^42)."""
+    if not 0 <= first <= MAX_ELEMENTS - count:
+        raise ValueError(f"elements {first} to {first + count} leave [0, 2^42), the range of addresses")

@@ -14,6 +14,7 @@ from circa_train.jobs.job import Job
 def work(job: Job) -> dict[str, Any]:
     """Measure every row, print the table, and return it with the profiles, if they are asked for."""
     sizes = job.cfg.benchmark
+    job.begin()
     rows = list(benchmark_rows(sizes, job.log.info))
     print(benchmark_table(rows))
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

@@ -10,14 +10,15 @@ from torch import nn
 from circa_train.data import Batches
 from circa_train.evaluation import FIRST_DRAW, evaluate
 from circa_train.export import is_export
+from circa_train.fixed_point import frac_bits_text
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
 from circa_train.jobs.export import export_evaluation
-from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
+from circa_train.jobs.faults import FaultPlan, build_fault, check_fault, refuse_counts
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import EvaluateConfig
 from circa_train.jobs.source import Source, open_source
-from circa_train.nn import evaluating, expect, observe, set_draw, stochastic_relus
+from circa_train.nn import evaluating, expect, magnitudes, observe, set_draw, stochastic_relus
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -34,19 +35,24 @@ def work(job: Job) -> dict[str, Any]:
     device = build_device(config.run.device)
     source = open_source(config.checkpoint, config.model, config.data, device, config.run.trust_code)
     plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
+    source.converted(config.fault, plan)
+    source.images(config.split)
+    refuse_counts(config.draws, config.batch_size)
+    job.begin()
     record = evaluation_record(source, plan, config)
     accuracy = record["accuracy"]
     job.log.info(
-        "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %d fraction bits",
+        "%s: %.2f%% [%.2f%%, %.2f%%] over %d draws; exact ReLU %.2f%%; %s fraction bits",
         job.folder.name, 100 * accuracy["mean"], 100 * accuracy["low"], 100 * accuracy["high"],
-        len(accuracy["draws"]), 100 * record["baseline_accuracy"], record["frac_bits"],
+        len(accuracy["draws"]), 100 * record["baseline_accuracy"],
+        frac_bits_text(record["frac_bits"]),
     )  # fmt: skip
     return record
 
 
 def evaluate_export(job: Job) -> dict[str, Any]:
     """An export folder is evaluated as the integer network it is, beside its float simulator."""
-    record = export_evaluation(job.cfg)
+    record = export_evaluation(job.cfg, job.begin)
     if record["warning"]:
         job.log.warning("%s", record["warning"])
     accuracy, difference = record["accuracy"], record["difference"]
@@ -84,7 +90,9 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "split": config.split,
         "checkpoint": config.checkpoint,
         "finetuned": source.finetuned,
+        "equalized": bool(metadata.get("equalized")),
         "trained_fault": metadata.get("fault"),
+        "training": {"seed": (metadata.get("config") or {}).get("seed"), "recipe": metadata.get("recipe")},
         "fault": plan.description,
         "severity": plan.severity,
         "frac_bits": source.frac_bits(config.fault, plan),
@@ -94,13 +102,18 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
 
 
 def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Per site, on the first batch: faults counted in one draw, and those the exact law expects of the same
-    activations.
+    """Per site, on the first batch: faults counted in one draw, those the exact law expects of the same
+    activations, and how large these are.
     """
     splits = source.splits
     batches = Batches(source.images(config.split), config.batch_size, mean=splits.mean, std=splits.std)
     images, _, first = next(iter(batches))
-    with evaluating(network), observe(network) as seen, expect(network) as expected:
+    with (
+        evaluating(network),
+        observe(network) as seen,
+        expect(network) as expected,
+        magnitudes(network) as sizes,
+    ):
         set_draw(network, FIRST_DRAW, first)
         network(images)
     return [
@@ -112,6 +125,7 @@ def site_records(network: nn.Module, source: Source, config: EvaluateConfig) -> 
             "low": seen[name].low if seen[name].values else None,
             "high": seen[name].high if seen[name].values else None,
             "overflows": seen[name].overflows,
+            "magnitudes": asdict(sizes[name]) if name in sizes else None,
         }
         for name in stochastic_relus(network)
     ]

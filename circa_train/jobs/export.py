@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,22 +29,29 @@ from circa_train.export import (
 from circa_train.export.accuracies import paired_difference
 from circa_train.export.ranges import wraps_warning
 from circa_train.fault import expected_faults, observed_faults
-from circa_train.files import file_digest
+from circa_train.files import file_digest, shown_path
 from circa_train.jobs.build import build_device, build_splits
 from circa_train.jobs.describe import describe_cost, describe_evaluation, describe_model
-from circa_train.jobs.faults import FROM_CHECKPOINT, build_fault, check_fault, refuse_rescale_bits
+from circa_train.jobs.faults import (
+    FROM_CHECKPOINT,
+    build_fault,
+    check_fault,
+    headroom_bits,
+    refuse_counts,
+    refuse_rescale_bits,
+    single_frac_bits,
+)
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import DrawsConfig, EvaluateConfig, ExportConfig
 from circa_train.jobs.source import Source, open_source
 from circa_train.nn import set_draw, set_specs, with_stochastic_relus, without_faults
-from circa_train.rescaling import RESCALINGS
 
 FOLDER = "export"  # inside the run's folder
 
 
 def work(job: Job) -> dict[str, Any]:
     """Check, load, fold, quantise, measure, and write the folder ``export`` inside the run's."""
-    record, conversion = export_record(job.cfg, job.folder)
+    record, conversion = export_record(job.cfg, job.folder, job.begin)
     accuracy, difference = record["accuracy"], record["accuracy"]["difference"]
     for fold in conversion.folds:
         job.log.debug("BatchNorm %s is now part of %s", fold.batch_norm, fold.into)
@@ -75,8 +83,12 @@ def work(job: Job) -> dict[str, Any]:
     return record
 
 
-def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any], Conversion]:
+def export_record(
+    config: ExportConfig, run_folder: Path, begin: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Any], Conversion]:
     """Convert, measure and write the export folder; returns what ``result.json`` holds for kind ``export``.
+
+    ``begin`` is called when everything is checked and loaded, as in :class:`~circa_train.jobs.job.Job`.
 
     Raises:
         ExportError, ConversionError: naming what cannot be exported; with the range report, if it does not
@@ -95,17 +107,17 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
     )
     splits, metadata = source.splits, source.checkpoint.metadata
     plan = build_fault(config.fault, metadata, config.run.trust_code)
-    recorded = metadata.get("frac_bits")
+    frac_bits = single_frac_bits(plan, metadata.get("frac_bits"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
         conversion = to_integers(
             source.network,
             plan.faults,
             _batches(_spread(splits.train, config.calibration_images), splits, config.batch_size),
-            frac_bits=plan.frac_bits if plan.frac_bits is not None or recorded is None else int(recorded),
+            frac_bits=frac_bits,
             weight_frac_bits=config.weight_frac_bits,
             value_bits=config.value_bits,
-            headroom_bits=config.fault.headroom_bits,
+            headroom_bits=headroom_bits(config.fault),
             seed=config.fault.seed,
             rescaling=config.rescaling,
             overflow=config.fault.overflow,
@@ -120,6 +132,8 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         overflow=config.fault.overflow,
     ).eval()
     images = _spread(_split(splits, config.split), config.images)
+    refuse_counts(config.draws, config.batch_size)
+    begin()
     network = conversion.network.to(device)
     compared = compare(
         network, simulator, images, splits, config.draws, config.batch_size, config.run.progress
@@ -140,7 +154,7 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         provenance=_provenance(source.checkpoint),
     )
     record = {
-        "folder": str(run_folder / FOLDER),
+        "folder": shown_path(run_folder / FOLDER),
         "digest": digest,
         "model": describe_model(metadata["model"]),
         "data": splits.name,
@@ -153,15 +167,19 @@ def export_record(config: ExportConfig, run_folder: Path) -> tuple[dict[str, Any
         "rescaling": config.rescaling,
         "integer_error": conversion.error,
         "warning": conversion.report.warning(config.rescaling),
-        "wraps_per_image": {name: conversion.report.wraps(name) for name in RESCALINGS},
+        "wraps_per_image": {
+            name: conversion.report.wraps(name) for name in conversion.network.plan.format.rescalings
+        },
         "accuracy": accuracy,
     }
     return record, conversion
 
 
-def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+def export_evaluation(
+    config: EvaluateConfig, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Evaluate an export folder as ``config`` asks: the record of kind ``evaluate``, with the difference from
-    floating point.
+    floating point. ``begin`` is called when everything is checked and loaded.
 
     ``fault=checkpoint`` is the export's own sign tests; others of its field may be tried, as on a checkpoint.
 
@@ -186,7 +204,7 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     own = {"sites": {name: spec.to_dict() for name, spec in network.specs.items()}}
     plan = build_fault(config.fault, {"fault": own})
     frac_bits = network.plan.format.accumulator_frac_bits
-    if plan.frac_bits not in (None, frac_bits):
+    if single_frac_bits(plan) not in (None, frac_bits):
         raise ValueError(
             f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it "
             "anew"
@@ -197,6 +215,8 @@ def export_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     for model in (network.to(device), simulator):
         set_specs(model, plan.faults)
     images = _split(splits, config.split)
+    refuse_counts(config.draws, config.batch_size)
+    begin()
     found = compare(network, simulator, images, splits, config.draws, config.batch_size, config.run.progress)
     provenance = manifest["provenance"]
     trained = provenance.get("trained_fault")

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from circa_train.files import file_digest, read_json
 from circa_train.runs import flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
-INPUT_KEYS = ("checkpoint", "teacher", "fault.path", "model.reduction.masks", "reduction.price.path")
+INPUT_KEYS = (
+    "checkpoint", "teacher", "fault.path", "fault.frac_bits", "model.reduction.masks", "reduction.price.path"
+)
 
 #: Keys that may name code of the user's own, whose source file enters the result.
 CODE_KEYS = ("model.name", "data.name")
@@ -33,7 +35,8 @@ def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
         code["fault.path"] = values.get("fault.path")
     if values.get("run.trust_code"):
         code |= _named_by(str(values.get("checkpoint")))
-    paths = {key: Path(str(values[key])) for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
+    named = {key: values[key] for key in INPUT_KEYS if values.get(key) not in (None, "", "???")}
+    paths = {key: Path(value) for key, value in named.items() if isinstance(value, str)}
     digests = {key: _digest(str(path), *_stamp(path)) for key, path in paths.items() if path.exists()}
     sources = {
         key: user_code.source_digest(str(name)) for key, name in code.items() if name not in (None, "???")
@@ -74,30 +77,67 @@ _FOLDER_PREFIX = "imagefolder:"
 #: A look at the files of a large set takes seconds, and a sweep looks before every job: one that took longer
 #: than this is not repeated before it is 2% of the time that has passed since.
 _QUICK, _SHARE = 0.02, 0.02
-_LOOKS: dict[Path, tuple[float, float, str]] = {}
+_LOOKS: dict[tuple[str, ...], tuple[float, float, str]] = {}
+
+#: Sets whose contents their name settles: official checksums, embedded images, a formula.
+_SETTLED = ("digits", "synthetic", "cifar10", "cifar100", "fashion_mnist", "checkpoint")
 
 
-def data_identity(name: str | None, root: str | os.PathLike[str]) -> str | None:
-    """A digest of the paths, sizes and modification times of a data set's image files, by the data set's
-    name; None for a set that is checked against official checksums, embedded, made by a formula, or the
-    user's own.
+def data_identity(
+    name: str | None, root: str | os.PathLike[str], named: Callable[[str], bool] = lambda name: True
+) -> str | None:
+    """What tells a data set from another one under the same name; None where the name settles it.
+
+    Of images in files, a digest of their paths, sizes and modification times. Of a set of the user's own,
+    whose files nobody but its code knows, a digest of the images and labels that the code returns now.
+
+    Args:
+        name: of the data set.
+        root: folder of the public data sets, which the user's code gets, too.
+        named: may code that this name refers to be run? Not because a file says so.
     """
-    if name is not None and name.startswith(_FOLDER_PREFIX):
+    if name is None or name in ("", "None", "???") or name.partition(":")[0] in _SETTLED:
+        return None
+    if name.startswith(_FOLDER_PREFIX):
         place = Path(name.removeprefix(_FOLDER_PREFIX)).expanduser()
     elif name in _DATA_FOLDERS:
         place = Path(root).expanduser() / _DATA_FOLDERS[name]
+    elif user_code.is_reference(name) and not named(name):
+        return "code that was not named"
     else:
-        return None
+        return _looked((name, str(root)), functools.partial(_own_digest, name, root))
     place = place.absolute()
-    seen, cost, found = _LOOKS.get(place, (0.0, 0.0, ""))
+    return _looked((str(place),), functools.partial(_files_digest, place))
+
+
+def _looked(key: tuple[str, ...], look: Callable[[], str]) -> str:
+    seen, cost, found = _LOOKS.get(key, (0.0, 0.0, ""))
     started = time.monotonic()
     if not found or cost < _QUICK or started - seen > cost / _SHARE:
-        digest = hashlib.sha256()
-        for line in sorted(_listing(place)):
-            digest.update(line)
-        found, ended = digest.hexdigest(), time.monotonic()
-        _LOOKS[place] = ended, ended - started, found
+        found, ended = look(), time.monotonic()
+        _LOOKS[key] = ended, ended - started, found
     return found
+
+
+def _own_digest(name: str, root: str | os.PathLike[str]) -> str:
+    """Digest of what the user's code returns; where it fails, of how: the job says why."""
+    from circa_train.checkpoint import digest  # these need torch, and other sets do not
+    from circa_train.data import decode_own
+
+    try:
+        decoded = decode_own(name, root)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    parts = (decoded.train, decoded.test, decoded.validation)
+    tensors = [None if part is None else [part.images, part.labels] for part in parts]
+    return digest([tensors, list(decoded.class_names)])
+
+
+def _files_digest(place: Path) -> str:
+    digest = hashlib.sha256()
+    for line in sorted(_listing(place)):
+        digest.update(line)
+    return digest.hexdigest()
 
 
 def _listing(place: Path) -> Iterator[bytes]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from circa_train.data import DataSplits
 from circa_train.fault import TruncatedSign
+from circa_train.files import shown_path
 from circa_train.jobs.build import build_device
 from circa_train.jobs.describe import describe_model
 from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
@@ -13,6 +19,7 @@ from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import SearchConfig
 from circa_train.jobs.source import open_source
+from circa_train.nn.scales import HEADROOM_BITS
 from circa_train.runs import fingerprint
 from circa_train.search import Answer, SearchSettings, search_truncation, summary, write_fault_file
 
@@ -30,6 +37,7 @@ def work(job: Job) -> dict[str, Any]:
     )
     plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
     settings, spec = build_search(config, plan)
+    splits = divided(source.splits, config.decide_on)
     if source.finetuned:
         job.log.warning(
             "this checkpoint was trained with faults: its accuracy need not fall as k rises, and with exact "
@@ -38,27 +46,54 @@ def work(job: Job) -> dict[str, Any]:
         )
     identity = data_identity(source.splits.name, config.data.root)
     seen = {} if identity is None else {"data": identity}
+    network = source.converted(config.fault, plan)
     store = job.folder / MEASURED
+    job.begin()
     if not job.resume:
         store.unlink(missing_ok=True)
     result = search_truncation(
-        source.converted(config.fault, plan), source.splits, spec, settings, store_path=store,
+        network, splits, spec, settings, store_path=store,
         identity=fingerprint(job.config, {**job.inputs, **seen}), report=job.log.info,
         progress=config.run.progress,
     )  # fmt: skip
     answer = Answer.of(result, settings)
     path = job.folder / FAULT_FILE
-    text = summary(answer, path)
+    text = summary(answer, Path(shown_path(path)))
     command = shlex.join([
-        "scripts/evaluate.py", f"checkpoint={config.checkpoint}", "fault=file", f"fault.path={path}",
+        "scripts/evaluate.py", f"checkpoint={config.checkpoint}", "fault=file",
+        f"fault.path={shown_path(path)}",
         f"fault.seed={config.fault.seed}", f"fault.overflow={config.fault.overflow}",
         f"draws.count={len(result.chosen_test.evaluation.accuracies)}",
     ])  # fmt: skip
-    write_fault_file(path, answer, [text, f"the same test accuracies: {command}"])
+    same = "the same test accuracies" if splits is source.splits else "accuracy on all test images"
+    write_fault_file(path, answer, [text, f"{same}: {command}"])
     job.log.info("%s", text)
-    return {**answer.record(), "fault_file": str(path),
-    "model": describe_model(source.checkpoint.metadata["model"]),
-            "data": source.splits.name, "checkpoint": config.checkpoint}  # fmt: skip
+    for warning in result.warnings:
+        job.log.warning("%s", warning)
+    return {
+        **answer.record(),
+        "decide_on": config.decide_on,
+        "fault_file": shown_path(path),
+        "model": describe_model(source.checkpoint.metadata["model"]),
+        "data": source.splits.name,
+        "checkpoint": config.checkpoint,
+    }
+
+
+def divided(splits: DataSplits, decide_on: str) -> DataSplits:
+    """The images that decide as ``validation``, and those that confirm as ``test``.
+
+    Raises:
+        ValueError: if ``decide_on`` is neither ``validation`` nor ``test``.
+    """
+    if decide_on == "validation":
+        return splits
+    if decide_on != "test":
+        raise ValueError(f"decide_on = {decide_on!r} is neither validation nor test")
+    places = torch.arange(len(splits.test))
+    return replace(
+        splits, validation=splits.test.subset(places[::2]), test=splits.test.subset(places[1::2])
+    )
 
 
 def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings, TruncatedSign]:
@@ -74,6 +109,9 @@ def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings,
         )
     settings = SearchSettings(
         budget=config.budget,
+        margin=config.margin,
+        joint=config.joint,
+        headroom_bits=HEADROOM_BITS if config.fault.headroom_bits is None else config.fault.headroom_bits,
         first_k=spec.k,
         draws=config.draws.count,
         max_draws=config.draws.most,

@@ -60,13 +60,15 @@ class FaultConfig:
     """What every sign test needs beside its own parameters.
 
     ``frac_bits: auto`` takes the checkpoint's own value if it was trained with faults, and otherwise fits one
-    on training images, ``headroom_bits`` below the largest that does not overflow. ``rescale_bits`` of them
+    on training images, ``headroom_bits`` below the largest that does not overflow. ``per_channel`` chooses
+    those of every channel by the exact law. Else a number, or a file that says them by site. ``headroom_bits:
+    null`` is 5 for one number for all, and 2 per channel. ``rescale_bits`` of them
     are dropped behind every ReLU, rounded as two parties do it: 0 for none.
     """
 
     kind: str = MISSING
     frac_bits: int | str = "auto"
-    headroom_bits: int = 5
+    headroom_bits: int | None = None
     rescale_bits: int = 0
     seed: int = 0
     overflow: str = "raise"
@@ -131,8 +133,9 @@ class RunConfig:
     """How and where a job runs; nothing here changes its result, so nothing here enters its identity.
 
     ``name`` replaces the label in front of the folder's hash, ``sweep`` names the folder of a multirun,
-    ``again`` ignores a finished result. ``trust_code`` imports
-    code that a checkpoint names: a network, a data set or a fault model of somebody\'s own.
+    ``again`` ignores a finished result. ``progress`` shows bars on a terminal, and elsewhere a line every
+    half minute. ``trust_code`` imports code that a checkpoint names: a network, a data set or a fault model
+    of somebody's own.
     """
 
     root: str = "runs"
@@ -255,6 +258,7 @@ class VerifyConfig:
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     verify: CheckConfig = field(default_factory=CheckConfig)
     split: str = "test"
 
@@ -265,18 +269,26 @@ SearchDrawsConfig: Any = mirrored(
 )
 
 _SearchFields: Any = mirrored(
-    "_SearchFields", SearchSettings, ("budget", "per_site", "trials", "images", "batch_size")
+    "_SearchFields",
+    SearchSettings,
+    ("budget", "margin", "joint", "per_site", "trials", "images", "batch_size"),
 )
 
 
 @dataclass
 class SearchConfig(_SearchFields):
-    """The search for k. What is not in a section is ``SearchSettings`` under the same names."""
+    """The search for k, modes and scales. What is not in a section is ``SearchSettings`` under its name.
 
+    ``fault`` is the network as it is, which the answer is compared with. ``decide_on: test`` is for weights
+    that have seen the validation images: every other test image decides, and the rest confirm.
+    """
+
+    decide_on: str = "validation"
     checkpoint: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     draws: SearchDrawsConfig = field(default_factory=SearchDrawsConfig)
 
@@ -317,6 +329,7 @@ class ExportConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     draws: ExportDrawsConfig = field(default_factory=ExportDrawsConfig)
     split: str = "test"
@@ -331,16 +344,126 @@ class ExportConfig:
 
 
 @dataclass
+class TwoPartyConfig:
+    """What both parties of a private inference must agree on, and where each keeps what is prepared.
+
+    ``offline`` prepares linear layers by a ``dealer`` or by ``homomorphic`` encryption. ``dealer`` is its
+    address, host:port; null is one that the server starts beside itself, and that is no secret to it.
+    ``stores`` is the folder of preparations; null is one in ``run.root``. ``timeout`` is of one message.
+    """
+
+    offline: str = "dealer"
+    dealer: str | None = None
+    stores: str | None = None
+    timeout: float = 60.0
+
+
+@dataclass
+class TlsConfig:
+    """TLS on the line. ``certificate`` and ``key`` are this party's, ``authority`` signed the other's: PEM
+    files.
+    """
+
+    certificate: str | None = None
+    key: str | None = None
+    authority: str | None = None
+
+
+@dataclass
+class ServeConfig:
+    """The server of private inferences; ``connections`` ends it after so many (null: never)."""
+
+    export: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 7766
+    pi: TwoPartyConfig = field(default_factory=TwoPartyConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    connections: int | None = None
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class DealConfig:
+    """A dealer for a network."""
+
+    export: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 7767
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class EmulateConfig:
+    """The line to the server as it is to be: ``bandwidth`` in bits per second (null: no limit), ``latency``
+    of a round trip in seconds.
+    """
+
+    bandwidth: float | None = None
+    latency: float = 0.0
+
+
+@dataclass
+class InferConfig:
+    """Private inferences.
+
+    ``images`` is a picture, a folder of pictures, a .npy file of uint8 (n, C, H, W), or an export folder,
+    whose test images are taken; the first ``limit`` (null: all), ``batch_size`` at a time. ``architecture``
+    insists on the network of that digest. ``compare`` is an export folder: logits are compared with what it
+    gives under the masks of this party. ``wait`` is how many seconds to wait for a server that does not
+    listen yet.
+    """
+
+    images: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 7766
+    limit: int | None = None
+    batch_size: int = 1
+    architecture: str | None = None
+    compare: str | None = None
+    wait: float = 0.0
+    pi: TwoPartyConfig = field(default_factory=TwoPartyConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(again=True))
+
+
+@dataclass
+class EqualizeConfig:
+    """A rewriting: scales chosen on ``calibration_images`` training images, powers of two from 2^``lowest``
+    to 2^``highest``; the largest value of a channel, times 2^``headroom_bits``, must fit into the field.
+    """
+
+    checkpoint: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    calibration_images: int = 256
+    batch_size: int = 64
+    lowest: int = -8
+    highest: int = 8
+    headroom_bits: int = 2
+
+
+@dataclass
 class BenchmarkConfig:
     benchmark: BenchmarkSizes = field(default_factory=BenchmarkSizes)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
 @dataclass
 class PlotConfig:
+    """Which results are collected, from run folders, tables and records, and what is made of them; ``report``
+    adds one page with all of it.
+    """
+
     runs: Any = MISSING
     out: str = "runs/plots"
     where: dict[str, Any] = field(default_factory=dict)
-    formats: list[str] = field(default_factory=lambda: ["png", "svg"])
+    formats: list[str] = field(default_factory=lambda: ["png", "svg", "pdf"])
     tolerance: float = 0.01
+    report: bool = False
     run: RunConfig = field(default_factory=RunConfig)

@@ -23,10 +23,17 @@ from circa_train.data import Batches, DataSplits, ImageSet
 from circa_train.evaluation import Evaluation, evaluate
 from circa_train.fault import NoFault
 from circa_train.jobs.build import build_splits, describe_data, model_arguments
-from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan
+from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, headroom_bits
 from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import AugmentConfig, DataConfig, FaultConfig, ModelConfig
-from circa_train.nn import fit_frac_bits, relu_sites, set_specs, with_stochastic_relus
+from circa_train.nn import (
+    fit_frac_bits,
+    fit_scales,
+    relu_sites,
+    set_frac_bits,
+    set_specs,
+    with_stochastic_relus,
+)
 
 #: Training images that fraction bits are fitted on, and how many at a time.
 _CALIBRATION_IMAGES = 1024
@@ -48,7 +55,7 @@ class Source:
     splits: DataSplits
     network: nn.Module
     data_seen: str | None = None
-    _fitted: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    _fitted: dict[tuple[Any, int], int | dict[str, Any]] = field(default_factory=dict, repr=False)
     _baselines: dict[str, Evaluation] = field(default_factory=dict, repr=False)
     _relus: dict[str, int] = field(default_factory=dict, repr=False)
     _converted: tuple[Any, nn.Module] | None = field(default=None, repr=False)
@@ -66,24 +73,26 @@ class Source:
         images: ImageSet = getattr(self.splits, split)
         return images
 
-    def frac_bits(self, section: FaultConfig, plan: FaultPlan) -> int:
+    def frac_bits(self, section: FaultConfig, plan: FaultPlan) -> int | dict[str, Any]:
         """Fraction bits by the rule of ``FaultConfig``: as given, else the checkpoint's, else fitted on
-        training images.
+        training images; ``per_channel`` is always fitted, to the sign tests that are asked for.
         """
         if plan.frac_bits is not None:
             return plan.frac_bits
         recorded = self.checkpoint.metadata.get("frac_bits")
-        if recorded is not None:
-            return int(recorded)
-        key = (plan.prime, section.headroom_bits)
+        if recorded is not None and not plan.per_channel:
+            return dict(recorded) if isinstance(recorded, Mapping) else int(recorded)
+        key = (str(plan.description) if plan.per_channel else plan.prime, headroom_bits(section))
         if key not in self._fitted:
-            self._fitted[key] = calibrated_frac_bits(self.network, self.splits, *key)
+            self._fitted[key] = calibrated_frac_bits(self.network, self.splits, plan, headroom_bits(section))
         return self._fitted[key]
 
     def converted(self, section: FaultConfig, plan: FaultPlan) -> nn.Module:
-        """The network with stochastic ReLUs; the same object for specs that differ only in the sign test."""
+        """The network with stochastic ReLUs; the same object for faults that differ only in the sign tests
+        and their fraction bits.
+        """
         bits = self.frac_bits(section, plan)
-        key = (bits, section.seed, section.overflow, section.rescale_bits)
+        key = (section.seed, section.overflow, section.rescale_bits)
         if self._converted is None or self._converted[0] != key:
             converted = with_stochastic_relus(
                 self.network,
@@ -95,6 +104,7 @@ class Source:
             )
             self._converted = key, converted.eval()
         network = self._converted[1]
+        set_frac_bits(network, bits)
         set_specs(network, plan.faults)
         return network
 
@@ -208,8 +218,14 @@ def check_data_fits(model: Mapping[str, Any], splits: DataSplits, path: str) -> 
             )
 
 
-def calibrated_frac_bits(network: nn.Module, splits: DataSplits, prime: int, headroom_bits: int) -> int:
-    """Fraction bits that leave ``headroom_bits`` above the activations of the first training images."""
+def calibrated_frac_bits(
+    network: nn.Module, splits: DataSplits, plan: FaultPlan, headroom: int
+) -> int | dict[str, Any]:
+    """Fraction bits that leave ``headroom`` bits above the activations of the first training images: one
+    number, or those of every channel by the law of the plan's sign tests.
+    """
     images = splits.train.subset(torch.arange(min(_CALIBRATION_IMAGES, len(splits.train))))
-    batches = Batches(images, _CALIBRATION_BATCH, mean=splits.mean, std=splits.std)
-    return fit_frac_bits(network, (batch[0] for batch in batches), prime, headroom_bits).frac_bits
+    batches = (batch[0] for batch in Batches(images, _CALIBRATION_BATCH, mean=splits.mean, std=splits.std))
+    if plan.per_channel:
+        return dict(fit_scales(network, batches, plan.faults, headroom_bits=headroom))
+    return fit_frac_bits(network, batches, plan.prime, headroom).frac_bits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,17 +13,24 @@ from torch import nn
 from circa_train import user_code
 from circa_train.checkpoint import load_checkpoint, load_foreign_state, load_network, load_state_into
 from circa_train.data import DataSplits
-from circa_train.files import set_aside
+from circa_train.files import set_aside, shown_path
 from circa_train.jobs.build import build_device, build_splits, check_model, describe_data, model_arguments
-from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, build_fault, refuse_rescale_bits
+from circa_train.jobs.faults import (
+    FROM_CHECKPOINT,
+    FaultPlan,
+    build_fault,
+    headroom_bits,
+    refuse_rescale_bits,
+)
 from circa_train.jobs.job import Job
 from circa_train.jobs.reduction import build_reduction, relu_prices, removed_by_rule
-from circa_train.jobs.settings import TrackerConfig, TrainConfig
+from circa_train.jobs.settings import TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn import build_model, with_stochastic_relus
 from circa_train.nn.models.kept_relus import relu_shapes
-from circa_train.runs import WandbSettings, build_tracker, config_hash
+from circa_train.runs import config_hash, recipe
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
+from circa_train.training.fitting import check_fit
 from circa_train.training.progress import OtherTraining
 from circa_train.training.states import BEST, LAST
 
@@ -35,20 +43,22 @@ def work(job: Job) -> dict[str, Any]:
     plan = build_fault(config.fault)
     settings = build_settings(config)
     reduction = build_reduction(config.reduction, exact=plan.exact)
-    wandb = build_wandb(config.tracker)
     check_model(config.model)
     with join_ranks(config.run.device) as ranks:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
         prepared = prepare(config, plan, device)
         shape = (prepared.splits.channels, prepared.splits.image_size, prepared.splits.image_size)
         prices = relu_prices(config.reduction, relu_shapes(prepared.network, shape) if reduction else ())
-        tracker = build_tracker(job.folder, wandb=wandb, config=job.config, rank=ranks.rank)
+        started_from = prepared.started_from or job.inputs.get("checkpoint")
+        prepared.metadata["recipe"] = recipe(job.config, started_from)
+        check_fit(settings, prepared.splits, prepared.network, prepared.teacher, ranks, reduction)
+        job.begin()
         if not job.resume and not config.run.again and ranks.is_main:
             set_states_aside(job, "they belong to another question, or to a result that is not whole")
 
         def go_on(resume: bool) -> TrainingResult:
             return train(
-                prepared.network, prepared.splits, settings, folder=job.folder, tracker=tracker,
+                prepared.network, prepared.splits, settings, folder=job.folder, tracker=job.tracker,
                 resume=resume,
                 teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
                 progress=config.run.progress,
@@ -57,15 +67,13 @@ def work(job: Job) -> dict[str, Any]:
             )  # fmt: skip
 
         try:
-            try:
-                result = go_on(job.resume)
-            except OtherTraining as error:  # raised before anything was taken from that state
-                if ranks.is_main:
-                    set_states_aside(job, str(error))
-                result = go_on(False)
-        finally:
-            tracker.finish()
-    job.log.info("best validation accuracy %.2f%%: %s", 100 * result.best_accuracy, result.best_checkpoint)
+            result = go_on(job.resume)
+        except OtherTraining as error:  # raised before anything was taken from that state
+            if ranks.is_main:
+                set_states_aside(job, str(error))
+            result = go_on(False)
+    best = shown_path(result.best_checkpoint)
+    job.log.info("best validation accuracy %.2f%%: %s", 100 * result.best_accuracy, best)
     return training_record(result, prepared, config)
 
 
@@ -89,12 +97,14 @@ class Prepared:
         splits: its data.
         teacher: a plain network to distil from, or None.
         metadata: what its checkpoints say of it.
+        started_from: the recipe of the checkpoint that its first weights are from, if that has one.
     """
 
     network: nn.Module
     splits: DataSplits
     teacher: nn.Module | None
     metadata: dict[str, Any]
+    started_from: str | None = None
 
 
 def build_settings(config: TrainConfig) -> TrainingSettings:
@@ -109,17 +119,6 @@ def build_settings(config: TrainConfig) -> TrainingSettings:
         **augment,
     }
     return TrainingSettings(**{**values, "milestones": tuple(config.optim.milestones)})
-
-
-def build_wandb(section: TrackerConfig) -> WandbSettings | None:
-    """Settings of the wandb mirror, or None for JSON lines alone."""
-    if section.name not in ("jsonl", "wandb"):
-        raise ValueError(f"tracker.name = {section.name!r} is not one of jsonl, wandb")
-    if section.name == "jsonl":
-        return None
-    return WandbSettings(
-        section.mode, section.project, section.entity, section.group, None, tuple(section.tags)
-    )
 
 
 def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepared:
@@ -147,9 +146,9 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     if plan.exact:
         refuse_rescale_bits(config.fault, "without sign tests the plain network is trained: leave it out")
     else:
-        frac_bits = plan.frac_bits if plan.frac_bits is not None else recorded
+        frac_bits = plan.frac_bits if plan.frac_bits is not None or plan.per_channel else recorded
         if frac_bits is None:
-            frac_bits = calibrated_frac_bits(network, splits, plan.prime, config.fault.headroom_bits)
+            frac_bits = calibrated_frac_bits(network, splits, plan, headroom_bits(config.fault))
         network = with_stochastic_relus(
             network,
             plan.faults,
@@ -172,7 +171,7 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
         if config.teacher is None
         else load_network(config.teacher, trust_code=config.run.trust_code).to(device)
     )
-    return Prepared(network, splits, teacher, metadata)
+    return Prepared(network, splits, teacher, metadata, described.get("recipe"))
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
@@ -189,6 +188,12 @@ def _described(config: TrainConfig) -> dict[str, Any]:
         metadata = load_checkpoint(config.checkpoint).metadata if config.checkpoint is not None else {}
     except ValueError:  # a foreign file says nothing of itself
         metadata = {}
+    if metadata.get("equalized"):
+        log.warning(
+            "%s was rewritten by equalize, and trains badly: a rescaled weight is another step size and "
+            "another decay. Fine-tune %s, which it was made from, and equalize the result",
+            config.checkpoint, metadata["equalized"]["checkpoint"],
+        )  # fmt: skip
     for group in wanted:
         if group not in metadata:
             why = (
@@ -207,29 +212,30 @@ def _described(config: TrainConfig) -> dict[str, Any]:
     return metadata
 
 
-def _start_from(path: str, network: nn.Module) -> int | None:
+def _start_from(path: str, network: nn.Module) -> int | dict[str, Any] | None:
     """Load the weights of our own or a foreign file; the fraction bits it was trained with, if it says so."""
     load_state_into(network, load_foreign_state(path), source=path)
     try:
         recorded = load_checkpoint(path).metadata.get("frac_bits")
     except ValueError:  # a foreign file says nothing of fraction bits
         return None
-    return None if recorded is None else int(recorded)
+    return dict(recorded) if isinstance(recorded, Mapping) else recorded
 
 
 def training_record(result: TrainingResult, prepared: Prepared, config: TrainConfig) -> dict[str, Any]:
     """What ``result.json`` holds for kind ``train``."""
-    learned = {} if result.masks is None else {"relus": result.relus, "masks": str(result.masks)}
+    learned = {} if result.masks is None else {"relus": result.relus, "masks": shown_path(result.masks)}
     return {
         "best_accuracy": result.best_accuracy,
         "epochs": result.epochs,
-        "best_checkpoint": str(result.best_checkpoint),
-        "last_checkpoint": str(result.last_checkpoint),
+        "best_checkpoint": shown_path(result.best_checkpoint),
+        "last_checkpoint": shown_path(result.last_checkpoint),
         "training_seconds": result.seconds,
         "model": prepared.metadata["model"]["name"],
         "data": prepared.splits.name,
         "fault": prepared.metadata["fault"],
         "frac_bits": prepared.metadata["frac_bits"],
         "finetuned": config.checkpoint is not None,
+        "recipe": prepared.metadata.get("recipe"),
         **learned,
     }

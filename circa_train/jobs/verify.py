@@ -28,6 +28,7 @@ from circa_train.export import check_export, is_export, open_export
 from circa_train.export.rescale_samples import rescale_samples
 from circa_train.export.vectors import DRAW, SEED
 from circa_train.fault import SignTest
+from circa_train.fixed_point import frac_bits_text
 from circa_train.gc.aes import KEY_BYTES, make_kernel
 from circa_train.gc.circuits import SignCircuit
 from circa_train.jobs.build import build_device
@@ -107,8 +108,8 @@ def work(job: Job) -> dict[str, Any]:
         )
     if record["network"]:
         job.log.info(
-            "the whole network, per image, %d fraction bits\n%s",
-            record["frac_bits"],
+            "the whole network, per image, %s fraction bits\n%s",
+            frac_bits_text(record["frac_bits"]),
             cost_table(record["network"]),
         )
     every = record["every"]
@@ -177,6 +178,8 @@ def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[d
     samples = SAMPLED if everything else config.verify.samples
     exported = is_export(config.checkpoint)
     found = (_from_export if exported else _from_checkpoint)(config, samples)
+    if job is not None:
+        job.begin()
     reports = [
         verify_site(s, transport=config.verify.transport, seed=config.verify.seed) for s in found.samples
     ]
@@ -203,14 +206,16 @@ def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[d
         }
         every, tallies = every_record(found.whole(), names, skipped, found.relus, **_place(job))
         tables.append(every_table(tallies.tallies))
+    mismatches = sum(sum(report.mismatches.values()) for report in reports)
+    mismatches += sum(sum(report.mismatches.values()) for report in rescaled)
+    mismatches += every["mismatches"] if every else 0
     record = {
         **found.head,
+        "verified": not mismatches and (every is None or _as_it_should_be(every)),
         "transport": config.verify.transport,
         "kernel": make_kernel(bytes(KEY_BYTES), "auto").name,
         "values": sum(report.values for report in reports),
-        "mismatches": sum(sum(report.mismatches.values()) for report in reports)
-        + sum(sum(report.mismatches.values()) for report in rescaled)
-        + (every["mismatches"] if every else 0),
+        "mismatches": mismatches,
         "sites": [_site_record(report, found.relus[report.site], four[report.site]) for report in reports],
         "rescalings": [asdict(report) for report in rescaled],
         "left_out": [{"site": name, "reason": reason} for name, reason in found.left_out.items()],
@@ -218,6 +223,13 @@ def verification_record(config: VerifyConfig, job: Job | None = None) -> tuple[d
         "every": every,
     }
     return record, tables
+
+
+def _as_it_should_be(every: Mapping[str, Any]) -> bool:
+    """Whether the circuits classified every image as the evaluation does, with faults as frequent as the
+    law says.
+    """
+    return not every["images_that_differ"] and not every["rates"]["doubted"]
 
 
 def _place(job: Job | None) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def every_record(
         relus: sign tests per image of every site.
         fingerprint: of the job.
         folder: where finished batches are kept and found; None keeps nothing.
-        progress: show a bar on the terminal.
+        progress: show a bar on a terminal, and elsewhere log a line now and then.
     """
     identity = _identity(whole, sites, fingerprint)
     started = time.perf_counter()

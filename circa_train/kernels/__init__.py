@@ -4,6 +4,7 @@
     ops            the operators, for every backend      cpu         the compiled CPU kernel
     eager          the short way to the CPU kernel       triton      the kernels for CUDA
     transformed    a site under torch.func               code_cache  machine code on the disk
+    masks          a site's masks on their own
 
 Nothing is imported before it is used: torch, numba and Triton take seconds. ``docs/kernels.md`` lists what is
 fragile in here, and how to switch it off.
@@ -17,6 +18,7 @@ from circa_train.lazy import face
 
 if TYPE_CHECKING:
     from circa_train.kernels.cpu.memory import keep_memory
+    from circa_train.kernels.masks import uniform_masks
     from circa_train.kernels.ops import (
         settings_from_text,
         settings_to_text,
@@ -35,6 +37,7 @@ __all__ = [
     "settings_to_text",
     "stochastic_relu",
     "stochastic_relu_without_gradient",
+    "uniform_masks",
 ]
 
 BACKENDS = ("auto", "reference", "cpu", "triton")
@@ -55,5 +58,6 @@ _HOMES = {
     "settings_to_text": "ops",
     "stochastic_relu": "ops",
     "stochastic_relu_without_gradient": "ops",
+    "uniform_masks": "masks",
 }
 __getattr__, __dir__ = face(__name__, _HOMES)

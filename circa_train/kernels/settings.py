@@ -11,7 +11,7 @@ from torch import Tensor
 from circa_train.fault import FAULT_COLUMNS, SignTest
 from circa_train.fault.masks import check_address
 from circa_train.field import as_int
-from circa_train.fixed_point import check_frac_bits, check_overflow_policy
+from circa_train.fixed_point import FracBits, check_overflow_policy, check_site_frac_bits
 
 #: What a kernel counts, in the order of its ``counts`` tensor (int64). Without statistics it counts the
 #: overflows only, and the others are 0.
@@ -20,16 +20,19 @@ COUNTS = ("overflows", *FAULT_COLUMNS)
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """A site: its sign test, fixed-point format, and part of the masks' address. Checked when made."""
+    """A site: its sign test, fixed-point format, and part of the masks' address. Checked when made.
+
+    ``frac_bits`` are of all channels, or one number per channel (dimension 1 of the activation).
+    """
 
     spec: SignTest
-    frac_bits: int
+    frac_bits: FracBits
     seed: int
     site: int
     overflow: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frac_bits", check_frac_bits(self.frac_bits))
+        object.__setattr__(self, "frac_bits", check_site_frac_bits(self.frac_bits))
         for name in ("seed", "site"):
             object.__setattr__(self, name, as_int(name, getattr(self, name)))
         check_overflow_policy(self.overflow)

@@ -18,6 +18,7 @@ how they are tested without a GPU.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor
 from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
 from circa_train.fault.masks import LANES, RUN
 from circa_train.field import largest_centred
+from circa_train.fixed_point import check_channels
 from circa_train.kernels.settings import COUNTS, SiteSettings, is_channels_last, largest_float
 
 #: Dtypes that the kernels compute, with the integer of the same size and the position of the sign.
@@ -56,31 +58,41 @@ def forward(z: Tensor, settings: SiteSettings, address: Tensor, statistics: bool
     counts = torch.zeros(len(COUNTS) + 1, dtype=torch.int64, device=z.device)
     if type(spec) is TruncatedSign:
         test, (low, high), threshold, direction = _TESTS[spec.mode], (0, 0), 2**32 % spec.prime, 0
-        k = spec.shift(z.shape, z.device)
+        spec.shift(z.shape, torch.device("cpu"))  # refuses another number of channels
+        k = spec.k
     else:
         test, k = _TESTS[type(spec)], 0
         low, high = (spec.low, spec.high) if type(spec) is BitWindow else (0, 0)
         threshold, direction = (
             (spec.threshold, _DIRECTIONS[spec.direction]) if type(spec) is UniformFault else (0, 0)
         )
+    check_channels(settings.frac_bits, z.shape)
     limit = largest_centred(settings.prime)
     bound = largest_float(limit)
-    ks = k.flatten() if isinstance(k, Tensor) else torch.full((1,), k, dtype=torch.int64, device=z.device)
+    ks, each_frac_bits = (_by_channel(given, z.device) for given in (k, settings.frac_bits))
+    common = settings.frac_bits if isinstance(settings.frac_bits, int) else settings.frac_bits[0]
     if z.numel():
         runs = -(-z.numel() // RUN) + 1  # one more, as the first run may begin before the tensor
         _forward[(runs,)](
-            dense.view(BITS[z.dtype]), y.view(BITS[z.dtype]), counts, address, ks,
+            dense.view(BITS[z.dtype]), y.view(BITS[z.dtype]), counts, address, ks, each_frac_bits,
             z.numel(), math.prod(z.shape[1:]), z.shape[1] if z.dim() > 1 else 1,
             max(math.prod(z.shape[2:]), 1), settings.seed & 0xFFFFFFFF, settings.seed >> 32, settings.site,
-            settings.prime, limit, bound, threshold, direction, settings.frac_bits, low, high,
+            settings.prime, limit, bound, threshold, direction, common, low, high,
             FLOAT=str(z.dtype).removeprefix("torch."), TEST=test, POLICY=_POLICIES[settings.overflow],
             STATISTICS=statistics,
-            PER_CHANNEL=ks.numel() > 1, CHANNELS_LAST=channels_last, LANES=LANES, num_warps=1,
+            PER_CHANNEL=ks.numel() > 1, SCALES=each_frac_bits.numel() > 1, CHANNELS_LAST=channels_last,
+            LANES=LANES, num_warps=1,
             enable_fp_fusion=False,
         )  # fmt: skip
     if dense is not z and y.stride() != torch.empty_like(z).stride():
         y = torch.empty_like(z).copy_(y)
     return y, counts
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_channel(given: int | tuple[int, ...], device: torch.device) -> Tensor:
+    """One int32, or one per channel, on the device. Kept, so that no forward has to copy it there again."""
+    return torch.tensor(given if isinstance(given, tuple) else (given,), dtype=torch.int32, device=device)
 
 
 def backward(grad: Tensor, y: Tensor) -> Tensor:
@@ -189,10 +201,10 @@ def _fixed(z, inside, scaled, frac_bits, limit, prime, POLICY: tl.constexpr):
     ]
 )
 def _forward(
-    z_pointer, y_pointer, counts, address, ks, elements, per_image, channels, plane,
+    z_pointer, y_pointer, counts, address, ks, each_frac_bits, elements, per_image, channels, plane,
     seed_low, seed_high, site, prime, limit, bound, threshold, direction, frac_bits, low, high,
     FLOAT: tl.constexpr, TEST: tl.constexpr, POLICY: tl.constexpr, STATISTICS: tl.constexpr,
-    PER_CHANNEL: tl.constexpr, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr,
+    PER_CHANNEL: tl.constexpr, SCALES: tl.constexpr, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     draw = tl.load(address)
     first = tl.load(address + 1) * per_image
@@ -224,6 +236,7 @@ def _forward(
         m0, m1 = w0.to(tl.int64) | (h0.to(tl.int64) << 32), w1.to(tl.int64) | (h1.to(tl.int64) << 32)
         m2, m3 = w2.to(tl.int64) | (h2.to(tl.int64) << 32), w3.to(tl.int64) | (h3.to(tl.int64) << 32)
     scale = ((frac_bits + 127) << 23).to(tl.float32, bitcast=True)
+    fraction = frac_bits
     outside, infinite, wrap_zeroed, wrap_passed, zeroed, passed = none, none, none, none, none, none
     for place in tl.static_range(4):
         mask = m0 if place == 0 else (m1 if place == 1 else (m2 if place == 2 else m3))
@@ -243,13 +256,16 @@ def _forward(
         else:
             z = bits.to(tl.float16, bitcast=True).to(tl.float32)
             sign = tl.full([LANES], -32768, tl.int16)
+        if SCALES:
+            fraction = tl.load(each_frac_bits + (start + within) // plane % channels, mask=valid, other=0)
+            scale = ((fraction + 127) << 23).to(tl.float32, bitcast=True)
         scaled = z * scale
         size = tl.abs(scaled)
         # from 2^23 on, numbers are integers
         size = tl.where(size < 8388608.0, (size + 8388608.0) - 8388608.0, size)
         scaled = tl.where(scaled < 0, -size, size)
         inside = size <= bound
-        x = _fixed(z, inside, scaled, frac_bits, limit, prime, POLICY)
+        x = _fixed(z, inside, scaled, fraction, limit, prime, POLICY)
         if TEST < 2:
             # modulo 2^32 a number below 0 is huge: of v and v + p (or v - p), the smaller one is reduced
             total = x.to(tl.uint32, bitcast=True) + mask

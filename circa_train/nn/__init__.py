@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from circa_train.nn.activation import StochasticReLU, raise_pending
     from circa_train.nn.calibration import fit_frac_bits
     from circa_train.nn.control import (
+        described_frac_bits,
         draw_state,
         evaluating,
         fault_buffer_names,
         faulty_relus,
+        frac_bits_by_site,
         load_draw_state,
         set_draw,
         set_faults,
+        set_frac_bits,
         set_specs,
         site_inputs,
         specs_by_site,
@@ -27,8 +30,9 @@ if TYPE_CHECKING:
     from circa_train.nn.models.own import check_name
     from circa_train.nn.models.registry import build_model, translate_keys
     from circa_train.nn.module_tree import module_at, put_module
-    from circa_train.nn.observation import expect, observe
+    from circa_train.nn.observation import expect, magnitudes, observe
     from circa_train.nn.rescaled import RescaledReLU
+    from circa_train.nn.scales import fit_scales
     from circa_train.nn.sites import relu_sites
     from circa_train.nn.tracing.in_place import redirect_in_place
     from circa_train.nn.tracing.relu_calls import relu_calls
@@ -39,13 +43,17 @@ __all__ = [
     "StochasticReLU",
     "build_model",
     "check_name",
+    "described_frac_bits",
     "draw_state",
     "evaluating",
     "expect",
     "fault_buffer_names",
     "faulty_relus",
     "fit_frac_bits",
+    "fit_scales",
+    "frac_bits_by_site",
     "load_draw_state",
+    "magnitudes",
     "module_at",
     "observe",
     "put_module",
@@ -55,6 +63,7 @@ __all__ = [
     "relu_sites",
     "set_draw",
     "set_faults",
+    "set_frac_bits",
     "set_specs",
     "site_inputs",
     "specs_by_site",
@@ -73,13 +82,17 @@ __getattr__, __dir__ = face(
         "StochasticReLU": "activation",
         "build_model": "models.registry",
         "check_name": "models.own",
+        "described_frac_bits": "control",
         "draw_state": "control",
         "evaluating": "control",
         "expect": "observation",
         "fault_buffer_names": "control",
         "faulty_relus": "control",
         "fit_frac_bits": "calibration",
+        "fit_scales": "scales",
+        "frac_bits_by_site": "control",
         "load_draw_state": "control",
+        "magnitudes": "observation",
         "module_at": "module_tree",
         "observe": "observation",
         "put_module": "module_tree",
@@ -89,6 +102,7 @@ __getattr__, __dir__ = face(
         "relu_sites": "sites",
         "set_draw": "control",
         "set_faults": "control",
+        "set_frac_bits": "control",
         "set_specs": "control",
         "site_inputs": "control",
         "specs_by_site": "control",

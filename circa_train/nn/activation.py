@@ -8,6 +8,7 @@ either z or 0. The gradient is the gate that was drawn: dy/dz = s.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,13 @@ from torch import Tensor, nn
 
 from circa_train.fault import SignTest
 from circa_train.fault.masks import MAX_DRAWS
-from circa_train.field import largest_centred
-from circa_train.fixed_point import FixedPointOverflow
+from circa_train.fixed_point import (
+    FixedPointOverflow,
+    FracBits,
+    check_site_frac_bits,
+    frac_bits_text,
+    range_text,
+)
 from circa_train.kernels import (
     COUNTS,
     SiteSettings,
@@ -43,7 +49,8 @@ class StochasticReLU(nn.Module):
 
     Args:
         spec: the sign test. ``NoFault()`` is bitwise ``nn.ReLU``, forward and backward.
-        frac_bits: fraction bits at which the sign test sees the activation.
+        frac_bits: fraction bits at which the sign test sees the activation: of all channels, or one number
+            per channel (dimension 1 of the activation). Only the gate depends on them, y is z itself or 0.
         seed: seed of the masks, in [0, 2^64).
         site: index of this site in its network, in [0, 2^16): sites with the same seed draw different masks.
         overflow: ``raise``, ``wrap`` or ``saturate``, see :mod:`circa_train.fixed_point`.
@@ -77,7 +84,7 @@ class StochasticReLU(nn.Module):
         self,
         spec: SignTest,
         *,
-        frac_bits: int = 16,
+        frac_bits: int | Sequence[int] = 16,
         seed: int = 0,
         site: int = 0,
         overflow: str = "raise",
@@ -86,7 +93,7 @@ class StochasticReLU(nn.Module):
     ) -> None:
         super().__init__()
         self.backend = check_backend(backend)
-        self.settings = SiteSettings(spec, frac_bits, seed, site, overflow)
+        self.settings = SiteSettings(spec, check_site_frac_bits(frac_bits), seed, site, overflow)
         self.name = name
         self.faults_enabled = True
         self.observer: Any = None
@@ -110,7 +117,7 @@ class StochasticReLU(nn.Module):
         return self.settings.spec
 
     @property
-    def frac_bits(self) -> int:
+    def frac_bits(self) -> FracBits:
         return self.settings.frac_bits
 
     @property
@@ -124,6 +131,10 @@ class StochasticReLU(nn.Module):
     def set_spec(self, spec: SignTest) -> None:
         """Put another sign test at this site; fixed-point format and masks' address stay."""
         self.settings = replace(self.settings, spec=spec)
+
+    def set_frac_bits(self, frac_bits: int | Sequence[int]) -> None:
+        """Let the sign test see the activation at other fraction bits; spec and masks' address stay."""
+        self.settings = replace(self.settings, frac_bits=check_site_frac_bits(frac_bits))
 
     def set_draw(self, draw: int, first_image: int = 0) -> None:
         """Choose the next draw, and which image of the whole batch comes first in the next input."""
@@ -221,16 +232,15 @@ class StochasticReLU(nn.Module):
             )
         if overflows and self.settings.overflow == "raise":
             raise FixedPointOverflow(
-                f"{site}: {overflows} activations since the last check overflow the field: frac_bits = "
-                f"{self.frac_bits} holds "
-                f"|z| <= {largest_centred(self.settings.prime) / 2.0**self.frac_bits:.6g} for p = "
-                f"{self.settings.prime}; "
+                f"{site}: {overflows} activations since the last check overflow the field: "
+                f"{range_text(self.frac_bits, self.settings.prime)}; "
                 "fit_frac_bits finds the largest that fits; overflow='wrap' or 'saturate' accept it knowingly"
             )
 
     def extra_repr(self) -> str:
         settings = self.settings
-        address = f"frac_bits={settings.frac_bits}, seed={settings.seed}, site={settings.site}"
+        frac_bits = frac_bits_text(settings.frac_bits)
+        address = f"frac_bits={frac_bits}, seed={settings.seed}, site={settings.site}"
         return f"{settings.spec}, {address}, overflow={settings.overflow!r}"
 
 

@@ -35,17 +35,18 @@ def fit_frac_bits(
     model: nn.Module,
     batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]],
     prime: int = DEFAULT_PRIME,
-    headroom_bits: int = 0,
+    headroom_bits: int = 5,
 ) -> FracBitsFit:
-    """The largest safe frac_bits for the ReLU inputs of ``model``, from exact forward passes in evaluation
-    mode.
+    """The largest frac_bits for the ReLU inputs of ``model`` that leave some headroom, from exact forward
+    passes in evaluation mode.
 
     Args:
         model: a plain or converted network (left as it was).
         batches: inputs as the network takes them, or tuples that start with them.
         prime: the field they must fit into.
         headroom_bits: fraction bits to stay below the largest: each doubles the range that unseen data may
-            take.
+            take. The default lets them be 32 times as large as what was seen, as the configurations do; 0 is
+            the largest that fits these batches, and other images may then overflow.
 
     Raises:
         ValueError: if there is no batch, an activation is not finite, or the headroom leaves nothing.
@@ -79,6 +80,7 @@ def fit_frac_bits(
     largest = largest_frac_bits(magnitude, prime)
     if not 0 <= headroom_bits <= largest:
         raise ValueError(
-            f"headroom_bits = {headroom_bits} is outside [0, {largest}], the fraction bits that fit"
+            f"headroom_bits = {headroom_bits} is outside [0, {largest}], the fraction bits that fit; lower "
+            "it, or take a larger prime"
         )
     return FracBitsFit(largest - headroom_bits, {name: ranges[name] for name in stochastic_relus(network)})

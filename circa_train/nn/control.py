@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from circa_train.fault import NoFault, SignTest
+from circa_train.fixed_point import FracBits, check_site_frac_bits
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.module_tree import kept_modes
 
@@ -58,6 +59,47 @@ def set_specs(model: nn.Module, spec: SignTest | Mapping[str, SignTest]) -> None
     relus = stochastic_relus(model)
     for name, site_spec in specs_by_site(spec, relus).items():
         relus[name].set_spec(site_spec)
+
+
+def frac_bits_by_site(
+    frac_bits: int | Sequence[int] | Mapping[str, int | Sequence[int]], sites: Iterable[str]
+) -> dict[str, FracBits]:
+    """Fraction bits of each site: the same for all, or a mapping that names every site and nothing else.
+
+    Raises:
+        ValueError, TypeError: if one is not an int, or a sequence of one per channel, in range; or if the
+            mapping names other sites. The site is named.
+    """
+    sites = list(sites)
+    if not isinstance(frac_bits, Mapping):
+        return dict.fromkeys(sites, check_site_frac_bits(frac_bits))
+    unknown, missing = sorted(set(frac_bits) - set(sites)), [name for name in sites if name not in frac_bits]
+    if unknown or missing:
+        wrong = f"no ReLU site is called {', '.join(unknown)}" if unknown else f"{', '.join(missing)} missing"
+        raise ValueError(f"frac_bits by site: {wrong}; the sites are {', '.join(sites)}")
+    found = {}
+    for name in sites:
+        try:
+            found[name] = check_site_frac_bits(frac_bits[name])
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"site {name}: {error}") from error
+    return found
+
+
+def set_frac_bits(
+    model: nn.Module, frac_bits: int | Sequence[int] | Mapping[str, int | Sequence[int]]
+) -> None:
+    """Let the sign tests of a converted network see other fraction bits, without tracing it again."""
+    relus = stochastic_relus(model)
+    for name, site_bits in frac_bits_by_site(frac_bits, relus).items():
+        relus[name].set_frac_bits(site_bits)
+
+
+def described_frac_bits(model: nn.Module) -> int | dict[str, FracBits]:
+    """The fraction bits of a converted network: one int if all sites have it, else by site."""
+    found = {name: relu.frac_bits for name, relu in stochastic_relus(model).items()}
+    first = next(iter(found.values()))
+    return first if isinstance(first, int) and all(each == first for each in found.values()) else found
 
 
 def set_draw(model: nn.Module, draw: int, first_image: int = 0) -> None:

@@ -8,7 +8,7 @@ faults; this is the one place where the two meet.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -16,7 +16,7 @@ from torch import fx, nn
 from circa_train.fault import NoFault, SignTest
 from circa_train.nn.activation import StochasticReLU
 from circa_train.nn.blocks import HOOKS, copy_hooks
-from circa_train.nn.control import check_sites, specs_by_site, stochastic_relus
+from circa_train.nn.control import check_sites, frac_bits_by_site, specs_by_site, stochastic_relus
 from circa_train.nn.mirror import adopt_state, ancestors, attach_constant, like, mirror
 from circa_train.nn.module_tree import put_module
 from circa_train.nn.rescaled import RescaledReLU
@@ -71,7 +71,7 @@ def with_stochastic_relus(
     model: nn.Module,
     spec: SignTest | Mapping[str, SignTest],
     *,
-    frac_bits: int = 16,
+    frac_bits: int | Sequence[int] | Mapping[str, int | Sequence[int]] = 16,
     seed: int = 0,
     overflow: str = "raise",
     backend: str = "auto",
@@ -93,8 +93,9 @@ def with_stochastic_relus(
         model: any network that torch.fx can trace.
         spec: the sign test of all sites, or ``{site name: spec}`` that names every site (:func:`relu_sites`
             lists them).
-        frac_bits: fraction bits of the values that the sign tests see; :func:`fit_frac_bits` finds the
-            largest safe one.
+        frac_bits: fraction bits of the values that the sign tests see: one number, or ``{site name: a number,
+            or one per channel}`` that names every site. :func:`fit_frac_bits` finds the largest safe number,
+            :func:`fit_scales` those of every channel.
         seed: of the masks. Sites are numbered in the order of execution, so each draws masks of its own.
         overflow: ``raise``, ``wrap`` or ``saturate``.
         backend: ``auto``, ``reference``, ``cpu`` or ``triton``; all give the same bits.
@@ -118,13 +119,14 @@ def with_stochastic_relus(
         model = with_exact_relus(model)
     graph = trace(model)
     calls = relu_calls(model, graph, other_activations)
-    specs = specs_by_site(spec, [name for name, _ in calls])
+    names = [name for name, _ in calls]
+    specs, bits = specs_by_site(spec, names), frac_bits_by_site(frac_bits, names)
     network = _converted(
         model,
         graph,
         [
             (node, _site(
-                specs[name], rescale_bits, frac_bits=frac_bits, seed=seed, site=index, overflow=overflow,
+                specs[name], rescale_bits, frac_bits=bits[name], seed=seed, site=index, overflow=overflow,
                 backend=backend, name=name
             ))
             for index, (name, node) in enumerate(calls)

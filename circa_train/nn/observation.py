@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from circa_train.fault import FaultKinds, expected_faults
+from circa_train.field import largest_centred
 from circa_train.fixed_point import to_fixed
 from circa_train.kernels import COUNTS
 from circa_train.nn.control import faulty_relus, site_inputs, stochastic_relus
@@ -93,3 +94,58 @@ def expect(model: nn.Module) -> Iterator[dict[str, FaultKinds]]:
 
     with site_inputs(model, record):
         yield expected
+
+
+@dataclass
+class Magnitudes:
+    """A histogram of fixed-point values by sign and bit length.
+
+    Attributes:
+        negative, positive: at index b, how many values have b + 1 bits: 2^b <= |x| < 2^(b + 1).
+        zeros: how many are zero.
+    """
+
+    negative: list[int]
+    positive: list[int]
+    zeros: int
+
+    @classmethod
+    def of(cls, x: Tensor, prime: int) -> Magnitudes:
+        """Of centred values x of Z_p.
+
+        >>> Magnitudes.of(torch.tensor([-3, 0, 1, 2, 3]), 17)
+        Magnitudes(negative=[0, 1, 0, 0], positive=[1, 2, 0, 0], zeros=1)
+        """
+        bits = largest_centred(prime).bit_length()
+        # |x| = m 2^e with m in [1/2, 1): e is the bit length, exactly so below 2^53
+        lengths = torch.frexp(x.double()).exponent.long().clamp(max=bits)
+        negative, positive = (
+            torch.bincount(lengths[side], minlength=bits + 1)[1:].tolist() for side in (x < 0, x > 0)
+        )
+        return cls(negative, positive, zeros=int((x == 0).sum()))
+
+    def __add__(self, other: Magnitudes) -> Magnitudes:
+        return Magnitudes(
+            [a + b for a, b in zip(self.negative, other.negative, strict=True)],
+            [a + b for a, b in zip(self.positive, other.positive, strict=True)],
+            self.zeros + other.zeros,
+        )
+
+
+@contextmanager
+def magnitudes(model: nn.Module) -> Iterator[dict[str, Magnitudes]]:
+    """While open, how large the fixed-point values are that enter each site with faults, added up; a dict by
+    site name, of the sites that ran.
+    """
+    faulty = faulty_relus(model)
+    seen: dict[str, Magnitudes] = {}
+
+    def record(site: str, z: Tensor) -> None:
+        if site in faulty:
+            relu = faulty[site]
+            x, _ = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.settings.overflow)
+            found = Magnitudes.of(x, relu.spec.prime)
+            seen[site] = seen[site] + found if site in seen else found
+
+    with site_inputs(model, record):
+        yield seen

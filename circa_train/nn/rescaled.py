@@ -20,15 +20,17 @@ Where these matter, evaluate the exported integer network. The gradient is strai
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circa_train.fault import SignTest, uniform_masks
+from circa_train.fault import SignTest
 from circa_train.field import to_centred
-from circa_train.fixed_point import FixedPointOverflow
+from circa_train.fixed_point import FixedPointOverflow, frac_bits_text, scale_like
+from circa_train.kernels import uniform_masks
 from circa_train.nn import replay
 from circa_train.nn.activation import StochasticReLU
 from circa_train.rescaling import check_rescale_bits, offset_rescale, outside_domain
@@ -50,17 +52,30 @@ class RescaledReLU(StochasticReLU):
     def __init__(self, spec: SignTest, *, bits: int, **options: Any) -> None:
         super().__init__(spec, **options)
         self.bits = check_rescale_bits(bits, spec.prime)
-        if bits > self.frac_bits:
-            raise ValueError(
-                f"site {self.name or '(unnamed)'}: {bits} bits cannot be dropped from values of "
-                f"{self.frac_bits} fraction bits"
-            )
+        self._check_bits()
         self._repeated = False
 
     @property
     def draws_masks(self) -> bool:
         """Whether two draws differ even with an exact gate."""
         return self.faults_enabled and self.bits > 0
+
+    def _check_bits(self) -> None:
+        fewest = self.frac_bits if isinstance(self.frac_bits, int) else min(self.frac_bits)
+        if self.bits > fewest:
+            raise ValueError(
+                f"site {self.name or '(unnamed)'}: {self.bits} bits cannot be dropped from values of "
+                f"{fewest} fraction bits"
+            )
+
+    def set_frac_bits(self, frac_bits: int | Sequence[int]) -> None:
+        before = self.settings
+        super().set_frac_bits(frac_bits)
+        try:
+            self._check_bits()
+        except ValueError:
+            self.settings = before
+            raise
 
     def set_spec(self, spec: SignTest) -> None:
         check_rescale_bits(self.bits, spec.prime)
@@ -93,25 +108,27 @@ class RescaledReLU(StochasticReLU):
     def _rescale(self, y: Tensor, address: Tensor) -> Tensor:
         """y on the coarser grid, under the masks of ``address``; the gradient of y."""
         prime, quarter = self.settings.prime, self.settings.prime // 4
-        x = to_centred(torch.round(y.detach().double() * 2.0**self.frac_bits).long(), prime)
+        scale = scale_like(self.frac_bits, y)
+        x = to_centred(torch.round(y.detach().double() * scale).long(), prime)
         outside = outside_domain(x, prime)
         if bool(outside.any()):
             if self.settings.overflow == "raise":
                 raise FixedPointOverflow(
                     f"site {self.name or '(unnamed)'}: {int(outside.sum())} of {x.numel()} values are "
                     "outside the domain of the offset rescaling, |z| < "
-                    f"{prime / 4 / 2.0**self.frac_bits:.6g} at {self.frac_bits} fraction bits for p = "
-                    f"{prime}; use fewer fraction bits, or accept it knowingly with overflow='wrap' or "
-                    "'saturate'"
+                    f"{prime / 4 / float(torch.as_tensor(scale).max()):.6g} at "
+                    f"{frac_bits_text(self.frac_bits)} fraction bits for p = {prime}; use fewer "
+                    "fraction bits, or accept it knowingly with overflow='wrap' or 'saturate'"
                 )
             self.overflows += outside.sum()
             if self.settings.overflow == "saturate":
                 x = x.clamp(-quarter, quarter)
+        draw, first_image = address.tolist()
         mask = uniform_masks(
-            x.shape, seed=self.seed, site=self.site, draw=address[0], prime=prime, device=x.device,
-            first_element=address[1] * math.prod(x.shape[1:]),
+            x.shape, seed=self.seed, site=self.site, draw=draw, prime=prime, device=x.device,
+            first_element=first_image * math.prod(x.shape[1:]),
         )  # fmt: skip
-        rescaled = offset_rescale(x, mask, self.bits, prime).double() * 2.0 ** (self.bits - self.frac_bits)
+        rescaled = offset_rescale(x, mask, self.bits, prime).double() * 2.0**self.bits / scale
         return rescaled.to(y.dtype) + (y - y.detach())
 
     def extra_repr(self) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from matplotlib.figure import Figure
 
 from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.field import DEFAULT_PRIME, largest_centred
-from circa_train.plots.style import dress, mode_name, new_figure, series_style
+from circa_train.plots.style import NotedFigure, dress, new_figure, series_style
+from circa_train.plots.words import mode_name
 
 _POINTS = 600
 
 
 def fault_probability_curves(
     ks: Sequence[int], *, mode: str = "poszero", prime: int = DEFAULT_PRIME
-) -> Figure:
+) -> NotedFigure:
     """P(fault) of a sign test against its input x, for each k: negative x on the left panel, positive on the
     right.
 

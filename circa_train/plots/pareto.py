@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
-from circa_train.plots.series import group, require_one
-from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
+from circa_train.cost import paper_circuits, relu_bytes
+from circa_train.fault import TruncatedSign
+from circa_train.field import DEFAULT_PRIME
+from circa_train.gc.protocol import AND_BYTES
+from circa_train.plots.drawing import commands, describe, exact_lines, grid, knee_limits, legend
+from circa_train.plots.lines import Line, Panel, panels
+from circa_train.plots.series import Point, group, weights_of
+from circa_train.plots.style import GREY, Note, NotedFigure, dress, plain, series_style
+from circa_train.plots.words import model_title
 from circa_train.runs import Row
 
 _MEBI = 2**20
+
+#: Circuits that a network would run without Circa, by letter of the paper's figure, with their names and
+#: markers here: both are exact.
+REFERENCES = {"a": ("full ReLU", "*"), "b": ("exact sign", "p")}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network with exact ReLUs, in one of the circuits without truncation."""
+
+    label: str
+    marker: str
+    point: Point
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -27,66 +48,151 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def accuracy_vs_bytes(rows: Sequence[Row]) -> Figure:
+def accuracy_vs_bytes(rows: Sequence[Row], searches: Sequence[Row] = ()) -> NotedFigure:
     """Accuracy against garbled-table bytes per inference (32 B per AND gate of the sign tests), with the
-    Pareto front.
+    Pareto front over all networks and methods.
 
-    Several models of one data set may share the figure; each (model, fine-tuned or not) is a series, each
-    point says its k.
+    A row of panels for each data set and split, on the right the same near the top. Each network and method
+    is a series, each point of the front says its k. Beside them stands every network that was not fine-tuned
+    with exact ReLUs, in the circuit of a full ReLU and in that of an exact sign.
+
+    Args:
+        rows: evaluations.
+        searches: rows of the kind ``search``: their answers are points, too.
 
     Raises:
-        MixedExperiments: if the rows hold several data sets or splits.
         ValueError: if no evaluation has a cost.
     """
-    rows = [row for row in rows if row.get("table_bytes")]
+    rows = [row for row in [*rows, *map(answer_row, searches)] if row.get("table_bytes")]
     if not rows:
         raise ValueError("no evaluation with a cost in bytes")
-    shared = require_one(rows, ("data", "split"), "accuracy against bytes")
-    figure, axes = new_figure()
-    points = [(row["table_bytes"] / _MEBI, row["accuracy"]) for row in rows]
-    front = pareto_front(points)
-    steps, heights = [x for x, _ in front], [y for _, y in front]
+    rows = [{**row, "mebibytes": row["table_bytes"] / _MEBI} for row in rows]
+    found = panels(rows, "mebibytes")
+    near = [knee_limits([line.points for line in panel.lines]) for panel in found]
+    figure, axes = grid([len(panel.lines) + 4 for panel in found], 2 if any(near) else 1)
+    for panel, (whole, *zoomed), limits in zip(found, axes, near, strict=True):
+        exact = references([row for line in panel.lines for row in line.rows])
+        _draw(figure, whole, panel, exact)
+        legend(whole)
+        for closer in zoomed:
+            if limits is None:
+                closer.set_axis_off()
+                continue
+            _draw(figure, closer, panel, exact, notes=False)
+            inside = [p.x for line in panel.lines for p in line.points if p.y >= limits.bottom]
+            closer.set_xlim(min(inside) / 1.1, max(inside) * 1.1)
+            closer.set_ylim(limits.bottom, limits.top)
+            exact_lines(closer, panel)
+            closer.set_title("the same, near the top", fontsize=9)
+    return figure
+
+
+def answer_row(search: Row) -> Row:
+    """The answer of a search as if it had been evaluated: on the test images that confirmed it or did not."""
+    gates, found = search.get("chosen.and_gates"), "chosen.test.accuracy"
+    return {
+        **{key: search.get(key) for key in ("run", "overrides", "model", "data", "checkpoint", "network")},
+        "kind": "search",
+        "split": "test",
+        "method": "searched" if search.get("beats_uniform") else "as it is",
+        "fault": "per site" if search.get("beats_uniform") else "truncated_sign",
+        "mode": None if search.get("beats_uniform") else search.get("mode"),
+        "k": None if search.get("beats_uniform") else search.get("k"),
+        "prime": None if search.get("beats_uniform") else search.get("prime"),
+        "frac_bits": search.get("frac_bits"),
+        "weights": search.get("weights"),
+        "finetuned": False,
+        "accuracy": search.get(f"{found}.mean"),
+        "accuracy_low": search.get(f"{found}.low"),
+        "accuracy_high": search.get(f"{found}.high"),
+        "images": search.get(f"{found}.images"),
+        "baseline_accuracy": search.get("chosen.test.baseline_accuracy"),
+        "and_gates": gates,
+        "table_bytes": None if gates is None else AND_BYTES * gates,
+    }
+
+
+def references(rows: Sequence[Row]) -> list[Reference]:
+    """Every network of the rows with exact ReLUs, in the circuits without truncation; of fine-tuned ones
+    only where there is no other.
+    """
+    known = [row for row in rows if row.get("relus") and row.get("baseline_accuracy") is not None]
+    plain = [row for row in known if not row.get("finetuned")] or known
+    models = {model_title(row.get("model")) for row in plain}
+    found: list[Reference] = []
+    for members in group(plain, lambda row: (str(row.get("model")), weights_of(row))).values():
+        row = members[0]
+        circuits = paper_circuits(TruncatedSign(k=0, prime=int(row.get("prime") or DEFAULT_PRIME)))
+        for letter, (name, marker) in REFERENCES.items():
+            size = row["relus"] * relu_bytes(circuits[letter][0], "tables") / _MEBI
+            accuracy = row["baseline_accuracy"]
+            label = f"{model_title(row.get('model'))}, {name}" if len(models) > 1 else name
+            found.append(Reference(label, marker, Point(size, accuracy, accuracy, accuracy, rows=(row,))))
+    return found
+
+
+def _draw(
+    figure: NotedFigure, axes: Axes, panel: Panel, exact: Sequence[Reference], *, notes: bool = True
+) -> None:
+    points = [point for line in panel.lines for point in line.points]
+    front = pareto_front([(point.x, point.y) for point in [*points, *(each.point for each in exact)]])
     axes.step(
-        steps, heights, where="post", color=GREY, linewidth=1, label="Pareto front, with its k", zorder=1
-    )
-    series = group(
-        rows,
-        lambda row: (
-            str(row["model"]),
-            bool(row.get("finetuned")),
-            mode_rank(row.get("mode")),
-            # sign tests by site, and exact ReLUs, have no mode of their own
-            row.get("mode") or {"none": "exact"}.get(row["fault"], row["fault"]),
-        ),
-    )
-    for index, ((model, tuned, _, mode), members) in enumerate(
-        sorted(series.items(), key=lambda item: item[0][:3])
-    ):
+        [x for x, _ in front], [y for _, y in front], where="post", color=GREY, linewidth=1,
+        label="Pareto front, with its k", zorder=1,
+    )  # fmt: skip
+    for index, line in enumerate(panel.lines):
         style = series_style(index)
         axes.plot(
-            [row["table_bytes"] / _MEBI for row in members],
-            [row["accuracy"] for row in members],
-            linestyle="none",
+            [point.x for point in line.points], [point.y for point in line.points], linestyle="none",
             marker=style.marker,
             markerfacecolor="none",  # points of two series at one place both show
-            markeredgecolor=style.color,
-            markeredgewidth=1.6,
-            markersize=7,
-            label=f"{model}, {mode_name(mode)}{', fine-tuned' if tuned else ''}",
-        )
-    unlabelled = set(front)
-    for row, point in zip(rows, points, strict=True):
-        if point in unlabelled and row.get("k") is not None:
-            unlabelled.discard(point)
-            offset = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
-            axes.annotate(str(row["k"]), point, fontsize=7, color=GREY, **offset)
-    axes.margins(x=0.06, y=0.08)  # room for the outermost numbers
+            markeredgecolor=style.color, markeredgewidth=1.6, markersize=6, label=plain(line.label),
+        )  # fmt: skip
+        if notes:
+            figure.notes += [Note(axes, p.x, p.y, _told(line, p)) for p in line.points]
+    for label, members in group(_by_label(exact), lambda item: item["label"]).items():
+        places = [item["reference"].point for item in members]
+        axes.plot(
+            [place.x for place in places], [place.y for place in places], linestyle="none",
+            marker=members[0]["reference"].marker, color=GREY, markersize=8, label=plain(label),
+        )  # fmt: skip
+        if notes:
+            figure.notes += [
+                Note(axes, p.x, p.y, f"{label}\n{p.y:.2%}, {p.x:,.1f} MiB\n{commands(p.rows)[0]}")
+                for p in places
+            ]
+    if not notes or knee_limits([line.points for line in panel.lines]) is None:
+        _name_the_front(axes, points, set(front))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.08, y=0.1)  # room for the outermost numbers
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     dress(
         axes,
-        title=str(shared["data"]),
+        title=panel.title,
         xlabel="garbled tables per inference (MiB)",
-        ylabel=f"{shared['split']} accuracy",
+        ylabel=f"{panel.split} accuracy" if notes else "",
     )
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    return figure
+
+
+def _by_label(exact: Sequence[Reference]) -> list[Row]:
+    return [{"label": each.label, "reference": each} for each in exact]
+
+
+def _name_the_front(axes: Axes, points: Sequence[Point], front: set[tuple[float, float]]) -> None:
+    for point in points:
+        k = point.rows[0].get("k")
+        if (point.x, point.y) in front and k is not None:
+            front.discard((point.x, point.y))
+            axes.annotate(
+                str(k), (point.x, point.y), fontsize=7, color=GREY, textcoords="offset points",
+                xytext=(0, 6), ha="center", annotation_clip=True,
+            )  # fmt: skip
+
+
+def _told(line: Line, point: Point) -> str:
+    k = point.rows[0].get("k")
+    at = "" if k is None else f", k = {k}"
+    return f"{line.label}{at}, {point.x:,.1f} MiB\n{describe(point)}"

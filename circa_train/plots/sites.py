@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
 from circa_train.plots.series import group, require_one
-from circa_train.plots.style import GREY, dress, mode_name, mode_rank, new_figure, series_style
+from circa_train.plots.style import GREY, NotedFigure, dress, new_figure, plain, series_style
+from circa_train.plots.words import data_title, mode_name, mode_rank, model_title
 from circa_train.runs import Row
 
 KINDS = ("wrap", "truncation")
 DIRECTIONS = ("zeroed", "passed")
 
 
-def site_fault_rates(rows: Sequence[Row]) -> Figure:
+def site_fault_rates(rows: Sequence[Row]) -> NotedFigure:
     """Observed and expected fault rates of every site of one evaluation: wrap and truncation, zeroed and
     passed.
 
@@ -33,7 +33,7 @@ def site_fault_rates(rows: Sequence[Row]) -> Figure:
     shared = require_one(rows, ("run",), "fault rates per site") | {
         key: rows[0].get(key) for key in ("model", "data", "mode", "k", "fault", "severity", "level")
     }
-    names = [str(row["site"]) for row in rows]
+    names = [plain(row["site"]) for row in rows]
     flips = [
         kind for kind in ("flip",) if any(row.get(f"expected.{kind}_{d}") for row in rows for d in DIRECTIONS)
     ]
@@ -75,11 +75,12 @@ def site_fault_rates(rows: Sequence[Row]) -> Figure:
     panels[0][0].legend(fontsize=8, frameon=False)
     test = mode_name(shared["mode"]) if shared["mode"] else shared["fault"]
     severity, level = ("k", shared["k"]) if shared["mode"] else (shared["severity"], shared["level"])
-    figure.suptitle(f"{shared['model']} on {shared['data']}, {test}, {severity} = {level}", fontsize=11)
+    named = f"{model_title(shared['model'])} on {data_title(shared['data'])}"
+    figure.suptitle(f"{plain(named)}, {test}, {severity} = {level}", fontsize=11)
     return figure
 
 
-def site_heat_map(rows: Sequence[Row]) -> Figure:
+def site_heat_map(rows: Sequence[Row]) -> NotedFigure:
     """Observed fault rate of each site (down, in order of execution) at each k (across), one panel per mode.
 
     White is a rate of zero.
@@ -110,11 +111,12 @@ def site_heat_map(rows: Sequence[Row]) -> Figure:
         grid = [[rates.get((mode, site, k), float("nan")) or float("nan") for k in ks] for site in sites]
         axes.imshow(grid, aspect="auto", cmap="cividis", norm=norm, interpolation="nearest")
         axes.set_xticks(range(len(ks)), [str(k) for k in ks], fontsize=8)
-        axes.set_yticks(range(len(sites)), sites, fontsize=7)
+        axes.set_yticks(range(len(sites)), map(plain, sites), fontsize=7)
         axes.set_xlabel("truncated bits k")
         axes.set_title(mode_name(mode), fontsize=10)
     figure.colorbar(panels[0][0].images[0], ax=list(panels[0]), label="faults per ReLU")
-    figure.suptitle(f"{shared['model']} on {shared['data']}", fontsize=11)
+    named = f"{model_title(shared['model'])} on {data_title(shared['data'])}"
+    figure.suptitle(plain(named), fontsize=11)
     return figure
 
 

@@ -7,7 +7,7 @@ The palette is Okabe and Ito's (2008). Printed in grey, markers and dashes still
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,9 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3
 
 GREY = "#555555"
 
-#: The modes of a truncated sign, in the order and with the names that figures show them.
-MODE_NAMES = {"poszero": "PosZero", "negpass": "NegPass"}
+#: What a figure can be written as: for a screen, for a page, for a paper.
+FORMATS = ("png", "svg", "pdf")
+
 _DOTS_PER_INCH = 200
 
 
@@ -49,60 +50,73 @@ def series_style(index: int) -> SeriesStyle:
     )
 
 
-def mode_name(mode: object) -> str:
-    return MODE_NAMES.get(str(mode), str(mode))
+@dataclass(frozen=True)
+class Note:
+    """What a figure says about one of its points: for a page that can be pointed at."""
+
+    axes: Axes
+    x: float
+    y: float
+    text: str
 
 
-def mode_rank(mode: object) -> int:
-    """Sort key: PosZero, NegPass, then anything else."""
-    return list(MODE_NAMES).index(str(mode)) if str(mode) in MODE_NAMES else len(MODE_NAMES)
+class NotedFigure(Figure):
+    """A figure that knows what its points are."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.notes: list[Note] = []
 
 
 def new_figure(
     rows: int = 1, columns: int = 1, *, width: float = 6.4, height: float = 4.2, **options: Any
-) -> tuple[Figure, Any]:
+) -> tuple[NotedFigure, Any]:
     """A figure (inches) with its axes, without pyplot; ``options`` go to ``Figure.subplots``."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = NotedFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
+
+
+def plain(text: object) -> str:
+    """Somebody's name as matplotlib shows it letter by letter: dollars begin no formula, and an underscore in
+    front does not hide it from the legend.
+    """
+    words = str(text).replace("$", r"\$")
+    return f" {words}" if words.startswith("_") else words
 
 
 def dress(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
     """Labels, a light grid behind the data, no box."""
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_title(plain(title), fontsize=11)
+    axes.set_xlabel(plain(xlabel))
+    axes.set_ylabel(plain(ylabel))
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(
-    figure: Figure, path: str | os.PathLike[str], *, command: str, formats: Sequence[str] = ("png", "svg")
+    figure: Figure, path: str | os.PathLike[str], *, command: str, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
     """Write ``path`` with each format's suffix, atomically; ``command`` goes into the metadata.
 
     The same figure gives the same bytes: no date, and fixed identifiers in SVG.
 
     Raises:
-        ValueError: for a format other than png and svg.
+        ValueError: for a format other than png, svg and pdf.
     """
-    _check_formats(formats)
+    unknown = [suffix for suffix in formats if suffix not in FORMATS]
+    if unknown:
+        raise ValueError(f"figures are written as {', '.join(FORMATS)}, not {', '.join(unknown)}")
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": "circa_train", "Comment": command},
+        "svg": {"Description": command, "Date": None},
+        "pdf": {"Creator": "circa_train", "Subject": command, "CreationDate": None},
+    }
     written = []
     for suffix in formats:
         target = Path(path).with_name(f"{Path(path).name}.{suffix}")
-        metadata = (
-            {"Software": "circa_train", "Comment": command}
-            if suffix == "png"
-            else {"Description": command, "Date": None}
-        )
-        draw = partial(figure.savefig, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
-        with matplotlib.rc_context({"svg.hashsalt": "circa_train"}):
+        draw = partial(figure.savefig, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata[suffix])
+        with matplotlib.rc_context({"svg.hashsalt": "circa_train", "pdf.fonttype": 42}):
             write_file(target, draw)
         written.append(target)
     return written
-
-
-def _check_formats(formats: Iterable[str]) -> None:
-    unknown = [suffix for suffix in formats if suffix not in ("png", "svg")]
-    if unknown:
-        raise ValueError(f"figures are written as png and svg, not {', '.join(unknown)}")

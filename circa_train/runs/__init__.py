@@ -9,7 +9,9 @@ from circa_train.lazy import face
 if TYPE_CHECKING:
     from circa_train.runs.folder import (
         FAILURE,
+        LOG,
         RESULT,
+        STARTED,
         RunFolder,
         config_hash,
         describe_machine,
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     )
     from circa_train.runs.lock import FolderInUse, owned, owner
     from circa_train.runs.metrics import build_tracker
+    from circa_train.runs.networks import recipe
     from circa_train.runs.records import DIGEST, read_record, sealed
     from circa_train.runs.table import Row, collect, select, site_rows, write_csv
     from circa_train.runs.text import describe_collection, format_rows
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DIGEST",
     "FAILURE",
+    "LOG",
     "RESULT",
+    "STARTED",
     "FolderInUse",
     "Row",
     "RunFolder",
@@ -47,6 +52,7 @@ __all__ = [
     "owner",
     "read_json",
     "read_record",
+    "recipe",
     "sealed",
     "select",
     "site_rows",
@@ -60,7 +66,9 @@ __getattr__, __dir__ = face(
         "DIGEST": "records",
         "FAILURE": "folder",
         "FolderInUse": "lock",
+        "LOG": "folder",
         "RESULT": "folder",
+        "STARTED": "folder",
         "Row": "table",
         "RunFolder": "folder",
         "Tracker": "tracker",
@@ -77,6 +85,7 @@ __getattr__, __dir__ = face(
         "owner": "lock",
         "read_json": "folder",
         "read_record": "records",
+        "recipe": "networks",
         "sealed": "records",
         "select": "table",
         "site_rows": "table",

@@ -22,11 +22,13 @@ This module needs neither torch nor Hydra.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,11 +37,13 @@ from pathlib import Path
 from typing import Any
 
 from circa_train.files import read_json, write_json, write_text
+from circa_train.runs.lock import LOCK
 from circa_train.runs.records import changed_files, describe_files, next_number, read_record, sealed
 
 #: Of result.json; format 1 had neither a digest, nor a number, nor files.
 FORMAT = 2
 CONFIG, STARTED, RESULT, FAILURE = "config.yaml", "started.json", "result.json", "failure.json"
+LOG = "job.log"
 
 #: Keys (a dotted name stands for its whole subtree) that say where and how a job runs, not what it computes.
 RESULT_NEUTRAL = ("run", "tracker", "data.root", "data.download")
@@ -117,6 +121,30 @@ def describe_machine() -> dict[str, Any]:
     return machine
 
 
+@functools.cache
+def code_version() -> dict[str, Any]:
+    """``{"commit": ..., "uncommitted": ...}``: the commit of the checkout that this package is in, and
+    whether files were changed since (None if git cannot tell); of an installed package, its version.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    told = _git(checkout, "rev-parse", "HEAD") if (checkout / ".git").exists() else None
+    if told is None:
+        return {"commit": describe_machine()["circa_train"], "uncommitted": None}
+    changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": told, "uncommitted": None if changed is None else changed != ""}
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """What git says; None where it is not there or refuses."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
 @dataclass
 class RunFolder:
     """One job's folder, and the protocol of its files.
@@ -127,8 +155,8 @@ class RunFolder:
         config: the resolved configuration, as plain data.
         overrides: what the command line (or the sweep) said, e.g. ``["fault.k=12"]``.
         inputs: digests of the files the job reads, by key.
-        data_now: the identity of a data set, by its name, as it is now; None for one whose files are not
-            looked at.
+        data_now: the identity of a data set, by its name, as it is now; None for one that its name settles.
+        begun: has this process taken possession of it?
     """
 
     path: Path
@@ -137,6 +165,7 @@ class RunFolder:
     overrides: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     data_now: Callable[[str], str | None] = field(default=lambda name: None, repr=False)
+    begun: bool = field(default=False, init=False)
     _started: float = field(default_factory=time.perf_counter, init=False, repr=False)
 
     @property
@@ -163,7 +192,7 @@ class RunFolder:
         wrong = changed_files(self.path, stored.get("files") or {})
         data = stored.get("data")
         if data is not None and self.data_now(str(data["name"])) != data["identity"]:
-            wrong.append(f"the files of data {data['name']}")
+            wrong.append(f"the contents of data {data['name']}")
         return stored, wrong
 
     def stale(self, neighbours: Iterable[Mapping[str, Any]] = ()) -> list[str]:
@@ -200,6 +229,7 @@ class RunFolder:
             it, so that what it left half done may be gone on with.
         """
         self._started = time.perf_counter()
+        self.begun = True
         self.path.mkdir(parents=True, exist_ok=True)
         earlier = read_json(self.path / STARTED) or {}
         stored, wrong = self._stored()
@@ -234,13 +264,24 @@ class RunFolder:
             "seconds": round(time.perf_counter() - self._started, 3),
             "finished": time.time(),
             "machine": describe_machine(),
+            **code_version(),
             "result": dict(result),
         })  # fmt: skip
         write_json(self.path / RESULT, content)
         return content
 
+    def withdraw(self) -> None:
+        """Remove the lock and the log of a job that was refused, if the folder holds nothing else. The folder
+        itself is left to who made it.
+        """
+        mine = {LOCK, LOG}
+        if {path.name for path in self.path.glob("*")} <= mine:
+            for name in mine:
+                (self.path / name).unlink(missing_ok=True)
+
     def fail(self, error: BaseException) -> None:
         """Write ``failure.json``: which job, and why."""
+        self.path.mkdir(parents=True, exist_ok=True)
         write_json(
             self.path / FAILURE,
             {

@@ -36,6 +36,7 @@ class WandbSettings:
         group: what the jobs of one multirun share.
         name: this job's name; None uses the run folder's.
         tags: words to filter by.
+        job_type: the kind of job, such as ``evaluate``.
     """
 
     mode: str = "offline"
@@ -44,6 +45,7 @@ class WandbSettings:
     group: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
+    job_type: str | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in WANDB_MODES:
@@ -137,6 +139,7 @@ class WandbTracker(Tracker):
             project=self._settings.project,
             entity=self._settings.entity,
             group=self._settings.group,
+            job_type=self._settings.job_type,
             name=self._settings.name or self._folder.name,
             tags=list(self._settings.tags),
             config=self._config,

@@ -1,9 +1,9 @@
 """The answer of a search: what it saves, as a record, as text, and as the fault file that all scripts accept.
 
-Savings are per image, beside uniform k and beside k = 0: AND gates; bytes stored for evaluation (tables,
-output word, labels); and seconds of garbling, evaluating and transfer on one core of this machine. Seconds
-are measured for three circuits and taken to be affine in the AND gates, as every gate is the same work: so
-that allocations a few gates apart compare by gates and not by the noise of a clock.
+Savings are per image, beside uniform k and k = 0 of the network as it is: AND gates; bytes stored for
+evaluation (tables, output word, labels); and seconds of garbling, evaluating and transfer on one core of this
+machine. Seconds are measured for three circuits and taken to be affine in the AND gates, as every gate is the
+same work: so that allocations a few gates apart compare by gates and not by the noise of a clock.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from circa_train.cost import circuits_of, measure_seconds, network_cost
 from circa_train.fault import SignTest, TruncatedSign
 from circa_train.field import bit_length
 from circa_train.files import write_text
+from circa_train.fixed_point import FracBits
 from circa_train.search.engine import SearchResult
-from circa_train.search.judging import Allocation, Judgement, name_of, specs_of
+from circa_train.search.judging import Judgement, name_of
 from circa_train.search.settings import SearchSettings
 
 #: Bytes are those that evaluation takes at rest; see :mod:`circa_train.cost`.
@@ -44,7 +45,8 @@ class Answer:
     Attributes:
         result: what the search found.
         settings: what it was asked for.
-        untruncated, uniform, chosen: prices at k = 0, at the uniform k, and of the answer.
+        untruncated, uniform, chosen: prices at k = 0 and at the uniform k of the network as it is, and of the
+            answer.
     """
 
     result: SearchResult
@@ -62,9 +64,9 @@ class Answer:
     ) -> Answer:
         """Price a result. ``seconds(relus, and_gates)`` replaces the measurement on this machine."""
         seconds = seconds or measured_rate(result.spec)
-        flat = (0,) * len(result.sites)
-        prices = [_price(result, ks, seconds) for ks in (flat, result.uniform.ks, result.chosen.ks)]
-        return cls(result, settings, *prices)
+        untruncated = result.uniform.choices.specs_of((0,) * len(result.sites))
+        specs = (untruncated, result.uniform.specs, result.chosen.specs)
+        return cls(result, settings, *(_price(result, each, seconds) for each in specs))
 
     def record(self) -> dict[str, Any]:
         """What ``result.json`` holds for kind ``search``."""
@@ -76,7 +78,10 @@ class Answer:
             "prime": result.spec.prime,
             "frac_bits": result.frac_bits,
             "beats_uniform": result.beats_uniform,
-            "confirmed": result.chosen_test.within,
+            "confirmed": result.confirmed,
+            "margin": self.settings.margin,
+            "joint": self.settings.joint,
+            "warnings": list(result.warnings),
             "accounting": ACCOUNTING,
             "untruncated": asdict(self.untruncated),
             "uniform": {
@@ -84,6 +89,7 @@ class Answer:
                 "validation": _judged(result.uniform),
                 "test": _judged(result.uniform_test),
             },
+            "scaled": None if result.scaled is None else {"validation": _judged(result.scaled)},
             "chosen": {
                 **asdict(self.chosen),
                 "validation": _judged(result.chosen),
@@ -99,22 +105,23 @@ class Answer:
         }
 
     def allocation(self) -> list[dict[str, Any]]:
-        """Per site: ReLUs, k, AND gates per image, and expected faults per image on the recorded
-        activations.
+        """Per site: ReLUs, sign test, fraction bits, AND gates and expected faults per image on the
+        recorded activations.
         """
-        result = self.result
-        specs = _specs(result, result.chosen.ks)
-        costs = network_cost(result.sites, specs, accounting="tables").sites
-        faults = {law.site: law.faults for law in result.laws}
+        chosen = self.result.chosen
+        costs = network_cost(self.result.sites, chosen.specs, accounting="tables").sites
+        frac_bits = chosen.choices.frac_bits_of(chosen.ks)
         return [
             {
                 "site": cost.site,
                 "relus": cost.relus,
                 "k": k,
+                "mode": chosen.specs[cost.site].mode,
+                "frac_bits": frac_bits if isinstance(frac_bits, int) else frac_bits[cost.site],
                 "and_gates": cost.and_gates,
-                "expected_faults": cost.relus * faults[cost.site][k] if cost.site in faults else None,
+                "expected_faults": cost.relus * faults,
             }
-            for cost, k in zip(costs, result.chosen.ks, strict=True)
+            for cost, k, faults in zip(costs, chosen.ks, self.result.faults, strict=True)
         ]
 
 
@@ -139,33 +146,46 @@ def summary(answer: Answer, path: Path) -> str:
     result = answer.result
     uniform, chosen = answer.uniform, answer.chosen
     lines = [
-        f"uniform: {result.uniform}",
+        f"as it is: {result.uniform}",
         f"         {_priced(uniform)}; {1 - uniform.and_gates / answer.untruncated.and_gates:.1%} fewer "
         "gates than k = 0",
     ]
+    if result.scaled is not None:
+        lines.append(f"scales and modes by the law, uniform: {result.scaled}")
     if result.beats_uniform:
         saved = 1 - chosen.and_gates / uniform.and_gates
         lines += [
-            f"per site: {result.chosen}",
-            f"         {_priced(chosen)}; {saved:.1%} fewer gates than uniform k",
+            f"the answer: {result.chosen}",
+            f"         {_priced(chosen)}; {saved:.1%} fewer gates than uniform k on the network as it is",
         ]
-    elif answer.settings.per_site:
-        lines.append("no allocation by site found within the budget beats uniform k; the answer is uniform k")
+    elif answer.settings.per_site or answer.settings.joint:
+        lines.append("no allocation found within the budget beats uniform k; the answer is uniform k")
     lines.append(
         f"{result.candidates} candidates, of which {result.runs} took network runs; the exact law decided "
         "the others"
     )
-    confirmed = "confirmed" if result.chosen_test.within else "NOT CONFIRMED"
+    confirmed = "CONFIRMED" if result.confirmed else "NOT CONFIRMED"
     lines.append(
         f"test images, {confirmed}: {result.chosen_test} (budget {100 * answer.settings.budget:g} points)"
     )
+    lines += [f"warning: {warning}" for warning in result.warnings]
     lines.append(f"fault=file fault.path={path}")
     return "\n".join(lines)
 
 
-def fault_file(sites: Mapping[str, SignTest], frac_bits: int, remarks: Sequence[str] = ()) -> str:
-    """The text of a fault file: remarks as comments, ``frac_bits``, and one sign test per site. YAML."""
-    content = {"frac_bits": frac_bits, "sites": {name: spec.to_dict() for name, spec in sites.items()}}
+def fault_file(
+    sites: Mapping[str, SignTest], frac_bits: int | Mapping[str, FracBits], remarks: Sequence[str] = ()
+) -> str:
+    """The text of a fault file: remarks as comments, ``frac_bits`` (one number, or by site), and one sign
+    test per site. YAML.
+    """
+    if isinstance(frac_bits, Mapping):
+        written: Any = {
+            name: bits if isinstance(bits, int) else list(bits) for name, bits in frac_bits.items()
+        }
+    else:
+        written = frac_bits
+    content = {"frac_bits": written, "sites": {name: spec.to_dict() for name, spec in sites.items()}}
     comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
     return "\n".join(
         [*comments, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)]
@@ -174,17 +194,15 @@ def fault_file(sites: Mapping[str, SignTest], frac_bits: int, remarks: Sequence[
 
 def write_fault_file(path: Path, answer: Answer, remarks: Sequence[str] = ()) -> Path:
     """Write the answer atomically as a fault file, and return its path."""
-    result = answer.result
-    write_text(path, fault_file(_specs(result, result.chosen.ks), result.frac_bits, remarks))
+    chosen = answer.result.chosen
+    write_text(path, fault_file(chosen.specs, chosen.choices.frac_bits_of(chosen.ks), remarks))
     return path
 
 
-def _specs(result: SearchResult, ks: Allocation) -> dict[str, TruncatedSign]:
-    return specs_of([name for name, _ in result.sites], ks, result.spec)
-
-
-def _price(result: SearchResult, ks: Allocation, seconds: Callable[[int, int], float]) -> Price:
-    cost = network_cost(result.sites, _specs(result, ks), accounting=ACCOUNTING)
+def _price(
+    result: SearchResult, specs: Mapping[str, TruncatedSign], seconds: Callable[[int, int], float]
+) -> Price:
+    cost = network_cost(result.sites, specs, accounting=ACCOUNTING)
     return Price(cost.and_gates, cost.bytes, seconds(cost.relus, cost.and_gates))
 
 
@@ -197,7 +215,9 @@ def _judged(judgement: Judgement) -> dict[str, Any]:
     loss_low, loss_high = judgement.loss_interval
     return {
         "ks": name_of(judgement.ks),
+        "choices": judgement.choices.name,
         "verdict": judgement.verdict,
+        "margin": judgement.margin,
         "accuracy": {
             "mean": judgement.evaluation.mean,
             "low": low,

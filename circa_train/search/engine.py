@@ -1,21 +1,21 @@
-"""The search: the largest uniform k within an accuracy budget, and then one k per site that saves more AND
-gates.
+"""The search: the fewest AND gates within an accuracy budget, over one k per site, one mode per site, and one
+scale per channel.
 
-1. *Uniform k*, by bisection: accuracy falls as k rises, so a handful of candidates are run.
-2. *Sensitivity*: each site alone gets faults once, at the first k that was too much for all of them, and the
-exact law extends
-   the measurement to every k (:mod:`circa_train.search.harm`).
-3. *Greedy path* (:mod:`circa_train.search.allocation`): hundreds of allocations in the order of predicted
-harm. Those below the
-   harm of the uniform answer are taken to be within the budget, those above the harm of the uniform k that
-   failed to be over it; between, and wherever that turns out wrong, the network decides, by bisection.
-4. *Refinement*: from the best so far, single bits at single sites, the one that saves most first; what the
-law foretells to
-   harm more than a candidate that failed is left out.
+1. *The network as it is*: its largest uniform k within the budget, by bisection. Accuracy falls as k rises,
+   so a handful of candidates are run. This is what the answer is compared with.
+2. *By the law*: for every k, the better mode of every site and the best scale of every channel
+   (:mod:`circa_train.search.choices`); again the largest uniform k, by bisection.
+3. *Sensitivity*: each site alone gets faults once, at the first k that was too much for all of them, and
+   the exact law extends the measurement to every k (:mod:`circa_train.search.harm`).
+4. *Greedy path* (:mod:`circa_train.search.allocation`): hundreds of allocations in the order of predicted
+   harm. Those below the harm of the uniform answer are taken to be within the budget, those above the harm
+   of the uniform k that failed to be over it; between, and wherever that turns out wrong, the network
+   decides, by bisection.
+5. *Refinement*: from the best so far, single bits at single sites, the one that saves most first; what the
+   law foretells to harm more than a candidate that failed is left out.
 
-Everything is decided on validation images. The uniform answer and the per-site answer are then measured on
-test images, which is reported and decides nothing. If no allocation within the budget needs fewer gates than
-uniform k, the answer is uniform k.
+Everything is decided on validation images, with a margin for others (:mod:`circa_train.search.judging`). The
+first and the last answer are then measured on test images, which is reported and decides nothing.
 """
 
 from __future__ import annotations
@@ -30,15 +30,25 @@ import torch
 from torch import nn
 
 from circa_train.cost import network_cost
-from circa_train.data import DataSplits, ImageSet
+from circa_train.data import Batches, DataSplits
 from circa_train.fault import TruncatedSign
 from circa_train.field import bit_length
-from circa_train.nn import relu_sites, set_specs, stochastic_relus
+from circa_train.fixed_point import FracBits
+from circa_train.nn import described_frac_bits, relu_sites, set_frac_bits, set_specs, stochastic_relus
+from circa_train.nn.scales import SiteValues, site_values
 from circa_train.search.allocation import Allocation, Tables, greedy_path, last_accepted
-from circa_train.search.harm import SiteLaw, site_gains, site_laws
+from circa_train.search.choices import as_it_is, by_the_law
+from circa_train.search.confirmation import on_test_images, seen_before
+from circa_train.search.harm import site_gains, tables_of
 from circa_train.search.judging import Judge, Judgement
 from circa_train.search.settings import SearchSettings
 from circa_train.search.store import Store
+
+#: Images per batch of the recorded pass.
+_RECORDED = 64
+
+#: Below the uniform k by so many bits, truncation does next to nothing: no scales are searched for.
+_LOWER = 3
 
 
 @dataclass(frozen=True)
@@ -47,30 +57,40 @@ class SearchResult:
 
     Attributes:
         sites: (name, ReLUs per image) in the order of execution.
-        spec: mode and prime of the sign tests.
-        frac_bits: fraction bits of the network.
-        uniform: the largest uniform k within the budget, on validation images.
+        spec: mode and prime of the network as it is.
+        frac_bits: fraction bits of the network as it is.
+        uniform: the largest uniform k within the budget, of the network as it is, on validation images.
+        scaled: the same with scales and modes by the law; None if the search was not joint.
         chosen: the answer: the allocation within the budget with the fewest AND gates.
-        uniform_test, chosen_test: the same two on test images.
-        laws: expected faults and errors by site and k; empty without a per-site search.
+        uniform_test, chosen_test: the first and the last on test images.
+        faults: by the law, faults to expect per activation of each site under ``chosen``.
         candidates: how many allocations were considered, and
         runs: how many of them took network runs.
+        warnings: what may make the answer worth less than it seems.
     """
 
     sites: tuple[tuple[str, int], ...]
     spec: TruncatedSign
-    frac_bits: int
+    frac_bits: int | dict[str, FracBits]
     uniform: Judgement
+    scaled: Judgement | None
     chosen: Judgement
     uniform_test: Judgement
     chosen_test: Judgement
-    laws: tuple[SiteLaw, ...]
+    faults: tuple[float, ...]
     candidates: int
     runs: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def beats_uniform(self) -> bool:
-        return self.chosen.ks != self.uniform.ks
+        """Does the answer need fewer AND gates than a uniform k of the network as it is?"""
+        return self.chosen != self.uniform
+
+    @property
+    def confirmed(self) -> bool:
+        """Is the answer within the budget on test images, too?"""
+        return self.chosen_test.within
 
 
 def search_truncation(
@@ -87,16 +107,16 @@ def search_truncation(
     """Search for the bits that ``network`` can do without.
 
     Args:
-        network: a converted network; its fraction bits, seed and overflow policy hold for the search, its
-            sign tests come back.
-        splits: its data; ``validation`` decides, ``test`` confirms.
+        network: a converted network; seed and overflow policy hold for the search, its sign tests and
+            fraction bits come back.
+        splits: its data; activations are recorded on ``train``, ``validation`` decides, ``test`` confirms.
         spec: mode and prime of the sign tests; its k says nothing (``settings.first_k`` does).
         settings: the budget, and how hard to look.
         store_path: where measurements are kept, so that a search that was cut off goes on; None keeps
             nothing.
         identity: names network and data; measurements under another identity are not used.
         report: called with a line of text after every decision.
-        progress: show bars on the terminal.
+        progress: show bars on a terminal, and elsewhere log a line now and then.
 
     Raises:
         ValueError: if the network has no stochastic site, the splits are empty, or not even k = 0 is within
@@ -111,17 +131,14 @@ def search_truncation(
             f"{splits.name} has {len(splits.validation)} validation and {len(splits.test)} test images; "
             "the search needs both (data.validation_fraction sets some of the training images aside)"
         )
-    before = {name: relu.spec for name, relu in relus.items()}
+    specs = {name: relu.spec for name, relu in relus.items()}
+    frac_bits = {name: relu.frac_bits for name, relu in relus.items()}
     store = Store(store_path, identity)
-    judge = partial(
-        Judge, network, mean=splits.mean, std=splits.std, spec=spec, settings=settings, store=store,
-        report=report,
-        progress=progress,
-    )  # fmt: skip
     try:
-        return _search(network, splits, spec, settings, judge, store, report, progress)
+        return _search(network, splits, spec, settings, store, report, progress)
     finally:
-        set_specs(network, before)
+        set_frac_bits(network, frac_bits)
+        set_specs(network, specs)
 
 
 def _search(
@@ -129,50 +146,70 @@ def _search(
     splits: DataSplits,
     spec: TruncatedSign,
     settings: SearchSettings,
-    make_judge: Callable[[ImageSet, str], Judge],
     store: Store,
     report: Callable[[str], None],
     progress: bool,
 ) -> SearchResult:
-    relus = stochastic_relus(network)
     sites = tuple(relu_sites(network, (splits.channels, splits.image_size, splits.image_size)))
-    judge = make_judge(splits.validation, "validation")
-    bits = bit_length(spec.prime)
+    frac_bits, bits = described_frac_bits(network), bit_length(spec.prime)
+    make_judge = partial(
+        Judge, network, mean=splits.mean, std=splits.std, settings=settings, store=store, report=report,
+        progress=progress,
+    )  # fmt: skip
     if settings.budget < 1 / len(splits.validation):
         report(
             f"note: the budget of {settings.budget:g} is less than one of {len(splits.validation)} "
             "validation images; "
             "only candidates that lose none are within it"
         )
-    uniform = judge((_uniform_k(judge, len(sites), bits, settings),) * len(sites))
-    best, laws, candidates = uniform, [], bits
-    if settings.per_site and len(sites) > 1:
+    seen = _recorded(network, splits, settings)
+    plain = make_judge(
+        splits.validation, "validation", as_it_is(network, seen, spec), others=len(splits.test)
+    )
+    uniform = plain((_uniform_k(plain, len(sites), bits, settings),) * len(sites))
+    judge, best, scaled, candidates = plain, uniform, None, bits
+    if settings.joint:
+        first_k = max(_only(uniform.ks) - _LOWER, 0)
+        choices = by_the_law(seen, spec, first_k, settings.headroom_bits)
+        judge = make_judge(splits.validation, "validation", choices, others=len(splits.test))
+        k = last_accepted(
+            lambda k: judge((k,) * len(sites)).within, bits, _only(uniform.ks), _only(uniform.ks) + 2
+        )
+        scaled = judge(((0 if k is None else k),) * len(sites))
+        best, candidates = scaled, candidates + bits
+    if settings.per_site and len(sites) > 1 and best.within:
         some = splits.validation.subset(torch.arange(min(settings.images, len(splits.validation))))
-        laws = site_laws(network, some, spec, mean=splits.mean, std=splits.std)
-        reference = TruncatedSign(min(uniform.ks[0] + 1, bits - 1), spec.mode, spec.prime)
+        reference = (min(_only(best.ks) + 1, bits - 1),) * len(sites)
         gains = site_gains(
-            network, some, laws, reference,
+            network, some, judge.choices, reference,
             mean=splits.mean, std=splits.std, batch_size=settings.batch_size, store=store, progress=progress,
         )  # fmt: skip
-        tables = Tables(
-            gates=tuple(
-                tuple(_gates(site, TruncatedSign(k, spec.mode, spec.prime)) for k in range(bits))
-                for site in sites
-            ),
-            harm=tuple(
-                tuple(gain * error for error in law.error) for gain, law in zip(gains, laws, strict=True)
-            ),
-        )
-        best, considered = _along_path(judge, tables, uniform, report)
+        tables = tables_of(judge.choices, gains, sites)
+        best, considered = _along_path(judge, tables, best, report)
         candidates += considered
         best, considered = _refine(judge, tables, best, settings.trials)
         candidates += considered
-    runs = len(judge.judged)
-    confirm = make_judge(splits.test, "test")
+    if not best.within or _gates(best, sites) >= _gates(uniform, sites):
+        best = uniform
+    uniform_test, best_test = on_test_images(make_judge, splits, (uniform, best))
     return SearchResult(
-        sites, spec, next(iter(relus.values())).frac_bits,
-        uniform, best, confirm(uniform.ks), confirm(best.ks), tuple(laws), candidates, runs,
+        sites, spec, frac_bits, uniform, scaled, best, uniform_test, best_test,
+        faults=best.choices.faults_of(best.ks, seen), candidates=candidates,
+        runs=len(plain.judged) + (len(judge.judged) if judge is not plain else 0),
+        warnings=seen_before(store),
     )  # fmt: skip
+
+
+def _recorded(network: nn.Module, splits: DataSplits, settings: SearchSettings) -> dict[str, SiteValues]:
+    """The activations of some training images at every site."""
+    images = splits.train.subset(torch.arange(min(settings.images, len(splits.train))))
+    batches = Batches(images, _RECORDED, mean=splits.mean, std=splits.std)
+    return site_values(network, (batch[0] for batch in batches))
+
+
+def _only(ks: Allocation) -> int:
+    """The k of an allocation that has one."""
+    return ks[0]
 
 
 def _uniform_k(judge: Judge, sites: int, bits: int, settings: SearchSettings) -> int:
@@ -187,12 +224,10 @@ def _uniform_k(judge: Judge, sites: int, bits: int, settings: SearchSettings) ->
         judged = judge((0,) * sites)
         raise ValueError(
             f"not even k = 0 is within the budget of {settings.budget:g}: it loses {judged.loss:.4f} of "
-            "accuracy "
-            f"{judged.exact:.4f} over {len(judged.evaluation.accuracies)} draws ({judged.verdict}). Faults "
-            "without "
-            "truncation are wraps, |x|/p each: lower fault.frac_bits, or fine-tune with the faults in the "
-            "loop. Where it is "
-            "undecided, a larger budget or more draws may help, too"
+            f"accuracy {judged.exact:.4f} over {len(judged.evaluation.accuracies)} draws, with a margin of "
+            f"{judged.margin:.4f} ({judged.verdict}). Faults without truncation are wraps, |x|/p each: lower "
+            "fault.frac_bits, or fine-tune with the faults in the loop. Where it is undecided, or the margin "
+            "is as large as the budget, a larger budget, more validation images or more draws may help, too"
         )
     return k
 
@@ -247,5 +282,5 @@ def _least_failed(judge: Judge, tables: Tables, best: Judgement) -> float:
     return min((harm for harm in harms if harm > borne), default=math.inf)
 
 
-def _gates(site: tuple[str, int], spec: TruncatedSign) -> int:
-    return network_cost([site], spec, accounting="tables").and_gates
+def _gates(judged: Judgement, sites: tuple[tuple[str, int], ...]) -> int:
+    return network_cost(sites, judged.specs, accounting="tables").and_gates

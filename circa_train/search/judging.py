@@ -1,36 +1,45 @@
-"""Is an allocation of truncated bits within the budget? Decided by repeated draws and the interval of their
-mean.
+"""Is an allocation of truncated bits within the budget? Decided by repeated draws, the interval of their
+mean, and a margin for other images.
 
 The loss of an allocation is the accuracy of the exact network less its own, on the same images, and its 95%
-interval is that of :class:`~circa_train.evaluation.Evaluation`, mirrored. Looking after 5, 10, 20, ... draws,
-a candidate is
+interval over draws is that of :class:`~circa_train.evaluation.Evaluation`, mirrored. A promise is kept on
+other images than those that it was made on. So the budget is reduced by a *margin* first. Let d be, per
+image, whether the exact network is right, less how often the faulty one is. The loss is the mean of d, and
+over n images it errs by sd(d) / sqrt(n); over m other images by sd(d) / sqrt(m). Their difference has a
+standard error of sd(d) sqrt(1/n + 1/m), of which the margin is ``settings.margin`` times. Where d is the
+same at all n images, their spread says nothing: so the margin is at least 1 - 0.05^(1/n), the share of images
+that differ of which none is among n with probability 5%.
 
-- *within* the budget as soon as the whole interval is,
-- *over* it as soon as the whole interval is,
+Looking after 5, 10, 20, ... draws, a candidate is
+
+- *within* the budget as soon as the whole interval is within what the margin leaves,
+- *over* it as soon as the whole interval is over that,
 - *undecided* if neither has happened after the last look; then it is not accepted: what a search promises has
   been shown.
 
-Several looks at one interval err a little more often than one does. All candidates are looked at under the
-same draws, which makes comparisons sharper, and the winner's estimate optimistic. For both reasons the answer
-is measured on test images.
+All candidates are looked at under the same draws and on the same images, which makes comparisons sharper, and
+the winner's estimate optimistic. So the answer is measured on test images, without a margin.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from circa_train.data import ImageSet
-from circa_train.evaluation import FIRST_DRAW, Evaluation, evaluate
+from circa_train.data import Batches, ImageSet
+from circa_train.evaluation import FIRST_DRAW, Evaluation, kept_draws, one_draw
 from circa_train.fault import TruncatedSign
-from circa_train.nn import set_specs, stochastic_relus, without_faults
+from circa_train.nn import without_faults
+from circa_train.search.allocation import Allocation
+from circa_train.search.choices import Choices
 from circa_train.search.settings import SearchSettings
 from circa_train.search.store import Store
-
-#: One k per site, in the order of execution.
-Allocation = tuple[int, ...]
 
 WITHIN, OVER, UNDECIDED = "within", "over", "undecided"
 
@@ -41,14 +50,18 @@ class Judgement:
 
     Attributes:
         ks: one k per site.
+        choices: what these k stand for.
         evaluation: its accuracies.
         exact: accuracy of the exact network on the same images.
+        margin: what the budget was reduced by.
         verdict: ``within``, ``over`` or ``undecided``.
     """
 
     ks: Allocation
+    choices: Choices
     evaluation: Evaluation
     exact: float
+    margin: float
     verdict: str
 
     @property
@@ -64,11 +77,18 @@ class Judgement:
         low, high = self.evaluation.interval
         return self.exact - high, self.exact - low
 
+    @property
+    def specs(self) -> dict[str, TruncatedSign]:
+        """The sign tests by site."""
+        return self.choices.specs_of(self.ks)
+
     def __str__(self) -> str:
         low, high = self.loss_interval
+        margin = f", margin {100 * self.margin:.2f}" if self.margin else ""
         return (
-            f"{name_of(self.ks)}: loses {100 * self.loss:.2f} points [{100 * low:.2f}, {100 * high:.2f}] "
-            f"over {len(self.evaluation.accuracies)} draws: {self.verdict}"
+            f"{name_of(self.ks)}, {self.choices.name}: loses {100 * self.loss:.2f} points "
+            f"[{100 * low:.2f}, {100 * high:.2f}]{margin} over {len(self.evaluation.accuracies)} draws: "
+            f"{self.verdict}"
         )
 
 
@@ -76,15 +96,16 @@ class Judge:
     """Judges allocations on one set of images; each once, the rest from memory or from the store.
 
     Args:
-        network: a converted network, whose sign tests are set as needed.
+        network: a converted network, whose sign tests and fraction bits are set as needed.
         images: the images.
         split: their name, for the store and for reports.
+        choices: what an allocation stands for.
+        others: how many other images the verdict is to hold for; 0: for these images only, without a margin.
         mean, std: normalisation.
-        spec: mode and prime of the sign tests.
         settings: budget and draws.
         store: measurements so far.
         report: told of every judgement.
-        progress: show bars on the terminal.
+        progress: show bars on a terminal, and elsewhere log a line now and then.
     """
 
     def __init__(
@@ -92,24 +113,27 @@ class Judge:
         network: nn.Module,
         images: ImageSet,
         split: str,
+        choices: Choices,
         *,
+        others: int,
         mean: Sequence[float],
         std: Sequence[float],
-        spec: TruncatedSign,
         settings: SearchSettings,
         store: Store,
         report: Callable[[str], None],
         progress: bool = False,
     ) -> None:
-        self._network, self._images, self._split = network, images, split
-        self._mean, self._std, self._progress = mean, std, progress
-        self._spec, self._settings, self._store, self._report = spec, settings, store, report
-        self._sites = list(stochastic_relus(network))
+        self._progress = progress
+        self._network, self._split, self.choices, self._others = network, split, choices, others
+        self._batches = Batches(images, settings.batch_size, mean=mean, std=std)
+        self._images = len(images)
+        self._settings, self._store, self._report = settings, store, report
         self.judged: dict[Allocation, Judgement] = {}
-        if not store.accuracies(f"{split} exact"):
+        if not store.draws(f"{split} exact"):
             with without_faults(network):
-                store.add_accuracy(f"{split} exact", self._evaluate(0))
-        self.exact = store.accuracies(f"{split} exact")[0]
+                store.add_draw(f"{split} exact", self._draw(0))
+        self._right = store.draws(f"{split} exact")[0].double()
+        self.exact = float(self._right.mean())
 
     def __call__(self, ks: Allocation) -> Judgement:
         """Judge an allocation."""
@@ -118,37 +142,46 @@ class Judge:
             self._report(f"{self._split}: {self.judged[ks]}")
         return self.judged[ks]
 
-    def specs(self, ks: Allocation) -> dict[str, TruncatedSign]:
-        """The sign tests of an allocation by site."""
-        return specs_of(self._sites, ks, self._spec)
-
     def _judge(self, ks: Allocation) -> Judgement:
-        key = f"{self._split} {','.join(map(str, ks))}"
-        set_specs(self._network, self.specs(ks))
+        key = f"{self._split} {self.choices.name} {','.join(map(str, ks))}"
+        self.choices.put(self._network, ks)
         judgement = None
         for total in self._settings.looks:
-            while (done := len(self._store.accuracies(key))) < total:
-                self._store.add_accuracy(key, self._evaluate(done))
-            measured = Evaluation(tuple(self._store.accuracies(key)[:total]), len(self._images))
+            while (done := len(self._store.draws(key))) < total:
+                self._store.add_draw(key, self._draw(done))
+            draws = torch.stack(self._store.draws(key)[:total]).double()
+            measured = Evaluation(tuple(draws.mean(1).tolist()), self._images)
+            margin = 0.0
+            if self._others:
+                margin = margin_of(self._right - draws.mean(0), self._others, self._settings.margin)
+            left = self._settings.budget - margin
             judgement = Judgement(
-                ks, measured, self.exact, verdict(measured, self.exact, self._settings.budget)
+                ks, self.choices, measured, self.exact, margin, verdict(measured, self.exact, left)
             )
             if judgement.verdict != UNDECIDED:
                 break
         assert judgement is not None
         return judgement
 
-    def _evaluate(self, draw: int) -> float:
-        return evaluate(
-            self._network,
-            self._images,
-            mean=self._mean,
-            std=self._std,
-            draws=1,
-            batch_size=self._settings.batch_size,
-            first_draw=FIRST_DRAW + draw,
-            progress=self._progress,
-        ).mean
+    def _draw(self, draw: int) -> Tensor:
+        """Which images are classified right in one draw: bool (images,)."""
+        options: Any = {"unit": "batch", "disable": not self._progress, "leave": False}
+        with (
+            kept_draws(self._network),
+            tqdm(total=len(self._batches), desc=f"draw {draw}", **options) as bar,
+        ):
+            return one_draw(self._network, self._batches, FIRST_DRAW + draw, bar)
+
+
+def margin_of(differences: Tensor, others: int, errors: float) -> float:
+    """``errors`` standard errors of the difference between the mean of ``differences`` and the mean over
+    ``others`` other images, see the module's page; 0 for ``errors`` = 0.
+    """
+    n = len(differences)
+    if errors == 0:
+        return 0.0
+    spread = float(differences.std()) if n > 1 else 1.0
+    return max(errors * spread * math.sqrt(1 / n + 1 / others), 1 - 0.05 ** (1 / n))
 
 
 def verdict(measured: Evaluation, exact: float, budget: float) -> str:
@@ -159,11 +192,6 @@ def verdict(measured: Evaluation, exact: float, budget: float) -> str:
     if exact - low <= budget:
         return WITHIN
     return OVER if exact - high > budget else UNDECIDED
-
-
-def specs_of(sites: Sequence[str], ks: Allocation, spec: TruncatedSign) -> dict[str, TruncatedSign]:
-    """The sign tests of an allocation by site, in the mode and field of ``spec``."""
-    return {site: TruncatedSign(k, spec.mode, spec.prime) for site, k in zip(sites, ks, strict=True)}
 
 
 def name_of(ks: Allocation) -> str:

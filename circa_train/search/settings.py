@@ -16,9 +16,16 @@ class SearchSettings:
         draws: fault draws after which a candidate is looked at first, at least 2. Undecided, it gets twice as
             many, and so on.
         max_draws: draws after which a candidate that is still undecided counts as over the budget.
+        margin: how many standard errors of the loss stay free below the budget, so that the answer holds on
+            the test images, too (:mod:`circa_train.search.judging`). 2: of answers whose loss is exactly at
+            the edge about one in forty will not be confirmed. 0: what holds on the validation images.
+        joint: choose the fraction bits of every channel and the mode of every site by the exact law, too.
+            False: the network as it is, in one mode.
+        headroom_bits: what the fraction bits that are chosen leave free, see :mod:`circa_train.nn.scales`.
         per_site: search for one k per site, too.
         trials: network runs that the refinement of the per-site answer may take.
-        images: validation images on which activations are recorded and sensitivities measured.
+        images: training images on which activations are recorded, and validation images on which
+            sensitivities are measured.
         batch_size: images per forward pass; changes no result.
     """
 
@@ -26,6 +33,9 @@ class SearchSettings:
     first_k: int = 12
     draws: int = 5
     max_draws: int = 40
+    margin: float = 2.0
+    joint: bool = True
+    headroom_bits: int = 2
     per_site: bool = True
     trials: int = 8
     images: int = 256
@@ -40,7 +50,11 @@ class SearchSettings:
             raise ValueError(
                 f"draws = {self.draws}, max_draws = {self.max_draws}: need 2 <= draws <= max_draws"
             )
-        for name, least in (("first_k", 0), ("trials", 0), ("images", 1), ("batch_size", 1)):
+        at_least = (
+            ("first_k", 0), ("margin", 0), ("headroom_bits", 0), ("trials", 0), ("images", 1),
+            ("batch_size", 1),
+        )  # fmt: skip
+        for name, least in at_least:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}: needs to be {least} or more")
 

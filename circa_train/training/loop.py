@@ -10,6 +10,7 @@ What it leaves on the disk, and when, is told by :mod:`circa_train.training.stat
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -21,8 +22,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from circa_train.bars import bar
 from circa_train.data import Augmentation, Batches, DataSplits
 from circa_train.nn.models.relaxed_relus import harden_relus
 from circa_train.runs import Tracker
@@ -37,6 +38,8 @@ from circa_train.training.settings import TrainingSettings
 from circa_train.training.states import States
 from circa_train.training.step import Stepper
 from circa_train.training.validation import Validation, validate
+
+logger = logging.getLogger(__name__)
 
 #: On a GPU, reading the loss waits for all work in flight; once in so many steps costs nothing that can be
 #: measured.
@@ -96,7 +99,8 @@ def train(
             is used.
         metadata: for the checkpoints; ``model`` (the arguments of build_model) makes them loadable by
             load_network.
-        progress: bars on or off; None shows them if stderr is a terminal.
+        progress: bars on a terminal, and elsewhere a line now and then; False shows neither. A line for
+            every epoch is logged anyway.
         inputs: digests of what else determines the result, by name, such as the file that the first weights
             are from: a state of other inputs is not resumed.
         reduction: learn which ReLUs stay, and fine-tune the network that has only these, see
@@ -123,7 +127,7 @@ def train(
             )  # fmt: skip
             run.begin(resume)
             with Interruption() as interruption:
-                run.fit(interruption, hide_bars=None if progress is None else not progress)
+                run.fit(interruption, progress)
             return run.result()
         finally:
             harden_relus(model)  # where a reduction has not come to its end
@@ -196,7 +200,7 @@ class _Run:
             drop_last=True,
         )
 
-    def fit(self, interruption: Interruption, hide_bars: bool | None) -> None:
+    def fit(self, interruption: Interruption, bars: bool | None) -> None:
         """All epochs that are left."""
 
         def stop() -> bool:
@@ -206,7 +210,7 @@ class _Run:
         while self.progress.epoch < self.settings.epochs:
             if linearisation is not None:
                 linearisation.require_met(self.progress.epoch, self.settings.epochs)
-            validation = self._validate(stop) if self._train_epoch(stop, hide_bars) else None
+            validation = self._validate(stop) if self._train_epoch(stop, bars) else None
             if validation is not None:
                 self._end_epoch(validation)
             else:
@@ -226,17 +230,15 @@ class _Run:
             )
             self.states.finish()
 
-    def _train_epoch(self, stop: Callable[[], bool], hide_bars: bool | None) -> bool:
+    def _train_epoch(self, stop: Callable[[], bool], bars: bool | None) -> bool:
         """The rest of the epoch at hand; False if it was stopped after a batch."""
         progress = self.progress
         training_mode(self.model, self.settings)
         batches = self._batches(progress.epoch)
         started = time.perf_counter()
-        with tqdm(
-            total=len(batches), initial=progress.batch, leave=False, unit="batch",
-            desc=f"epoch {progress.epoch + 1}/{self.settings.epochs}",
-            disable=hide_bars if self.ranks.is_main else True,
-        ) as bar:
+        epoch = f"epoch {progress.epoch + 1}/{self.settings.epochs}"
+        shown = bars if self.ranks.is_main else False
+        with bar(len(batches), epoch, "batches", shown=shown, initial=progress.batch) as seen:
             try:
                 for images, labels, place in islice(batches, progress.batch, None):
                     first = place - progress.batch * self.settings.batch_size
@@ -245,8 +247,8 @@ class _Run:
                     progress.step += 1
                     if self.device.type == "cpu" or progress.batch % _STEPS_BETWEEN_READINGS == 0:
                         self.states.check_finite()
-                        bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
-                    bar.update()
+                        seen.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+                    seen.update()
                     if stop():
                         return False
                 self.states.check_finite()
@@ -301,6 +303,13 @@ class _Run:
         self.stepper.put_sums(progress)
         if self.ranks.is_main:
             self.tracker.log(metrics | timing | rates, step=progress.step)
+            logger.info(
+                "epoch %d/%d: training loss %.4f, accuracy %.2f%%; validation accuracy %.2f%%%s; %.1f s, "
+                "%.0f images/s",
+                metrics["epoch"], self.settings.epochs, metrics["train_loss"],
+                100 * metrics["train_accuracy"], 100 * validation.accuracy, " (best)" if improved else "",
+                timing["seconds"], timing["images_per_second"],
+            )  # fmt: skip
         if improved:
             self.states.keep_best(metrics)
         self.states.save_last(progress, metrics)

@@ -17,7 +17,7 @@ from typing import Any
 from circa_train.checkpoint import CheckpointError, load_checkpoint, load_state_into, save_checkpoint
 from circa_train.data import DataSplits
 from circa_train.files import file_digest
-from circa_train.nn import draw_state, load_draw_state, set_draw, stochastic_relus
+from circa_train.nn import described_frac_bits, draw_state, load_draw_state, set_draw, stochastic_relus
 from circa_train.nn.models.mask_files import save_masks
 from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks
@@ -178,7 +178,7 @@ class States:
             else relus[0].spec.to_dict()
             if len(set(specs.values())) == 1
             else {"sites": sites},
-            "frac_bits": relus[0].frac_bits if faulty else None,
+            "frac_bits": described_frac_bits(self.stepper.model) if faulty else None,
             **self.metadata,
             **self._reduced(),
             "metrics": dict(metrics),

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from circa_train.fault import SignTest
-from circa_train.fault.masks import LANES, MAX_ELEMENTS, RUN, check_address
+from circa_train.fault.masks import LANES, RUN, check_address, check_elements
 from circa_train.philox import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL
 
 
@@ -37,8 +37,7 @@ def consecutive_masks(
         assert masks is not None  # an exact test has no circuit, and is not verified
         return np.asarray(masks)
     check_address(seed, site, draw)
-    if first < 0 or first + count > MAX_ELEMENTS:
-        raise ValueError(f"elements {first} to {first + count} leave [0, 2^42), the range of addresses")
+    check_elements(first, count)
     out = np.empty(count, dtype=np.int64)
     _compiled()(first, np.uint64(seed), site, draw, spec.prime, out)
     return out

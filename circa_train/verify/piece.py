@@ -103,14 +103,17 @@ class Site:
             yield at, length, image
             at += length
 
+    def channels_of(self, first: int, count: int) -> Numbers:
+        """The channel of each element of a piece."""
+        plane = self.relus // self.channels
+        return np.asarray((first + np.arange(count)) % self.relus // plane)
+
     def groups(self, first: int, count: int) -> list[tuple[SignTest, Numbers | None]]:
         """The sign tests in a piece, each with a single k, and where their elements are; None for all."""
         if not self.spec.by_channel:
             return [(self.spec, None)]
-        plane = self.relus // self.channels
-        channel = (first + np.arange(count)) % self.relus // plane
         order = list(self.circuits)
-        which = np.array([order.index(spec) for spec in self.spec.channels()])[channel]
+        which = np.array([order.index(spec) for spec in self.spec.channels()])[self.channels_of(first, count)]
         return [(order[i], np.flatnonzero(which == i)) for i in np.unique(which).tolist()]
 
 

@@ -213,12 +213,15 @@ class Tap:
         first = first_image * z[0].numel()
         elements = self._chosen[(self._chosen >= first) & (self._chosen < first + z.numel())] - first
         elements = elements.to(z.device)
+        plane, channels = math.prod(z.shape[2:]), z.shape[1] if z.dim() > 1 else 1
         z, y, k = (tensor.reshape(-1)[elements] for tensor in (z, y, _truncations(spec, z)))
         t = spec.masks_at(elements + first, seed=relu.seed, site=relu.site, draw=next_draw - 1)
         assert t is not None  # an exact test has no circuit, and is not sampled
         applied = let_through(z, y)
         if z.is_floating_point():
-            x, _ = to_fixed(z, relu.frac_bits, spec.prime, relu.settings.overflow)
+            x, _ = to_fixed(
+                z, relu.frac_bits, spec.prime, relu.settings.overflow, elements // plane % channels
+            )
         else:  # an integer zero looks the same behind either gate; its shares tie, so the law is the mode's
             x, applied = z, torch.where(z == 0, spec.gate(z, t).to(torch.int8), applied)
         arrays = [tensor.cpu().numpy() for tensor in (elements + first, x, t, k, applied.to(torch.int8))]

@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from circa_train.bars import bar
 from circa_train.evaluation import FIRST_DRAW, kept_draws
 from circa_train.fixed_point import to_fixed
 from circa_train.nn import StochasticReLU, evaluating, raise_pending, set_draw, stochastic_relus
@@ -102,7 +102,7 @@ def verify_every(
         draw: number of the draw.
         forward: inputs to logits; the network itself by default.
         workers: threads at the sites; as many as torch has by default.
-        progress: show a bar on the terminal.
+        progress: show a bar on a terminal, and elsewhere log a line now and then.
 
     Raises:
         ValueError: if there is no site or no image; and what the network's sites raise.
@@ -117,7 +117,7 @@ def verify_every(
     with (
         kept_draws(network), evaluating(network),
         _stopping_at(network, sites, workers or torch.get_num_threads()) as stops,
-        tqdm(total=images, desc="verifying", unit="image", disable=not progress, leave=False) as bar,
+        bar(images, "verifying", "images", shown=progress) as shown,
     ):  # fmt: skip
         for number, (inputs, given, first) in enumerate(batches):
             key = _digest(inputs, given, first, draw)
@@ -128,7 +128,7 @@ def verify_every(
                 raise_pending(network)
                 ledger.write(number, key, found)
             elif progress:
-                bar.initial += len(inputs)  # the estimate goes by what is computed now
+                shown.initial += len(inputs)  # the estimate goes by what is computed now
             for name in sites:
                 total["sites"][name] += SiteTally.from_dict(found["sites"][name])
             for phase, seconds in found["seconds"].items():
@@ -137,7 +137,7 @@ def verify_every(
             predictions.append(found["predictions"])
             if given is not None:
                 labels.append(given.cpu())
-            bar.update(len(inputs))
+            shown.update(len(inputs))
     return EveryReport(
         total["sites"],
         np.concatenate([np.array(part, dtype=np.int64) for part in predictions]),
@@ -214,13 +214,21 @@ def _compare(
     bench.work.start()
     applied = let_through(z, y).numpy()
     real = z.is_floating_point()
-    x = to_fixed(z, relu.frac_bits, relu.spec.prime, relu.settings.overflow)[0] if real else z
+    x = _fixed(site, relu, z, first) if real else z
     bench.work.lap("simulator")
     gates, tally = compare_piece(site, x.numpy(), applied, first, draw, bench, told=real)
     bench.work.start()
     y.copy_(torch.where(torch.from_numpy(gates), z, 0))
     bench.work.lap("output")
     return tally
+
+
+def _fixed(site: Site, relu: StochasticReLU, z: Tensor, first: int) -> Tensor:
+    """x of the elements from number ``first`` of the draw on."""
+    channels = None
+    if isinstance(relu.frac_bits, tuple):
+        channels = torch.from_numpy(site.channels_of(first, len(z)))
+    return to_fixed(z, relu.frac_bits, relu.spec.prime, relu.settings.overflow, channels)[0]
 
 
 @contextmanager

@@ -190,6 +190,16 @@ def test_the_real_network_must_be_that_of_the_integers(folder, sound):
             check_export(open_export(folder))
 
 
+def test_what_other_runtimes_compare_with_must_be_so(folder):
+    """The logits of the real network and the number of overflows are recomputed."""
+    with_manifest(folder, lambda m: m["vectors"]["real_logits"][1].__setitem__(0, 1e3))
+    with pytest.raises(ExportError, match="real_logits of the test vectors"):
+        check_export(open_export(folder))
+    with_manifest(folder, lambda m: m["vectors"]["overflows"].update({"logits.offset": 1}))
+    with pytest.raises(ExportError, match=r"overflows of logits\.offset are 0, the manifest says 1"):
+        check_export(open_export(folder))
+
+
 def test_vectors_of_other_shapes_types_and_names_are_refused(folder, sound):
     vectors = safetensors.torch.load((sound / "vectors.safetensors").read_bytes())
     changes = [

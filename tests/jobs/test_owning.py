@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from circa_train.checkpoint import load_checkpoint
+from circa_train.jobs import inputs
 from circa_train.jobs.job import run
 from circa_train.jobs.settings import (
     DataConfig,
@@ -60,8 +61,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def weights(path: Path) -> dict[str, Any]:
-    return {name: value.tolist() for name, value in load_checkpoint(path).state_dict.items()}
+#: Equal trainings with several threads may differ in the order of a sum: by 1e-8 where that was seen, while
+#: other seeds, other first weights or other data differ by more than 1e-2 somewhere.
+ROUNDING = 1e-5
+
+
+def difference(one: Path, other: Path) -> float:
+    """The largest one among the weights of two checkpoints."""
+    a, b = load_checkpoint(one).state_dict, load_checkpoint(other).state_dict
+    assert a.keys() == b.keys()
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+def test_the_tolerance_tells_trainings_apart(trained: Path) -> None:
+    assert difference(trained / "0" / "best.pt", trained / "1" / "best.pt") > 1000 * ROUNDING
 
 
 def test_a_fine_tuning_of_other_first_weights_is_not_resumed(
@@ -80,8 +93,11 @@ def test_a_fine_tuning_of_other_first_weights_is_not_resumed(
     assert "inputs.checkpoint" in caplog.text
     right = tmp_path / "right"
     run("train", training(checkpoint=str(first)), right)
+    other = tmp_path / "other"
+    run("train", training(checkpoint=str(trained / "0" / "best.pt")), other)
     for name in ("last.pt", "best.pt"):
-        assert weights(tmp_path / "tuned" / name) == weights(right / name)
+        assert difference(tmp_path / "tuned" / name, right / name) < ROUNDING
+        assert difference(tmp_path / "tuned" / name, other / name) > 1000 * ROUNDING
     assert (tmp_path / "tuned" / "last.stale-1.pt").is_file()
 
 
@@ -103,7 +119,7 @@ def test_a_result_without_its_files_is_none(trained: Path, tmp_path: Path, damag
     run("train", training(), place)
     assert (place / RESULT).read_bytes() != before
     for name in ("best.pt", "last.pt"):
-        assert weights(place / name) == weights(trained / "0" / name)
+        assert difference(place / name, trained / "0" / name) < ROUNDING
     assert [row["epoch"] for row in read_metrics(place)] == [1, 2]
 
 
@@ -129,6 +145,7 @@ def test_data_changed_under_the_same_path_are_noticed(tmp_path: Path) -> None:
     assert run("evaluate", tested, tmp_path / "tested") == measured
     for number in range(4):
         picture(tmp_path / "data" / "test" / "0" / f"{number}.png", 100 + number)
+    inputs._LOOKS.clear()  # on a machine so loaded that the look took long, it would not be repeated yet
     again = run("evaluate", tested, tmp_path / "tested")
     assert again["finished"] != measured["finished"]
     assert again["result"]["baseline_accuracy"] != measured["result"]["baseline_accuracy"]
@@ -248,4 +265,4 @@ def test_two_identical_trainings_at_once(trained: Path, tmp_path: Path) -> None:
     for process, error in zip(both, errors, strict=True):  # the later one came too late, or was refused
         assert process.returncode == 0 or "FolderInUse" in error, error
     assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == [1, 2]
-    assert weights(tmp_path / "run" / "best.pt") == weights(trained / "0" / "best.pt")
+    assert difference(tmp_path / "run" / "best.pt", trained / "0" / "best.pt") < ROUNDING

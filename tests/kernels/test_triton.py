@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 BITS = {2: torch.int16, 4: torch.int32}
-SPECS: tuple[tuple[SignTest, int], ...] = (  # with fraction bits
+SPECS: tuple[tuple[SignTest, int | tuple[int, ...]], ...] = (  # with fraction bits
     (TruncatedSign(12), 16),
     (TruncatedSign(28, "negpass"), 16),
     (TruncatedSign((1, 20, 30)), 16),
@@ -31,6 +31,8 @@ SPECS: tuple[tuple[SignTest, int], ...] = (  # with fraction bits
     (UniformFault(1.0, "passed"), 16),
     (BitWindow(4, 18), 16),
     (BitWindow(0, 63), 16),
+    (TruncatedSign(18), (16, 3, 24)),
+    (TruncatedSign((1, 20, 30), "negpass"), (0, 20, 16)),
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -44,7 +46,9 @@ def activation(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     return (z.clamp(-6e4, 6e4) if dtype == torch.float16 else z).reshape(shape).to(dtype)
 
 
-def check(spec: SignTest, frac_bits: int, dtype: torch.dtype, policy: str, device: str) -> None:
+def check(
+    spec: SignTest, frac_bits: int | tuple[int, ...], dtype: torch.dtype, policy: str, device: str
+) -> None:
     from circa_train.kernels import triton
 
     settings, address = SiteSettings(spec, frac_bits, 2**64 - 7, 9, policy), torch.tensor([2**40 + 3, 7])
@@ -93,8 +97,9 @@ def test_the_interpreted_kernels_equal_the_reference() -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.parametrize("by_channel", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_kernels_compile_for_a_gpu_that_is_not_there(dtype: str) -> None:
+def test_the_kernels_compile_for_a_gpu_that_is_not_there(dtype: str, by_channel: bool) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -103,11 +108,12 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(dtype: str) -> None:
 
     names, bits = _forward.arg_names, "*i32" if dtype == "float32" else "*i16"
     types = dict.fromkeys(names, "i32") | {"z_pointer": bits, "y_pointer": bits, "bound": "fp32"}
-    types |= dict.fromkeys(("counts", "address", "ks"), "*i64") | dict.fromkeys(
+    types |= dict.fromkeys(("counts", "address"), "*i64") | dict.fromkeys(
         ("seed_low", "seed_high", "threshold"), "i64"
     )
-    flags: dict[str, object] = {"FLOAT": dtype, "TEST": 0, "POLICY": 0, "STATISTICS": False}
-    flags |= {"PER_CHANNEL": False, "CHANNELS_LAST": False, "LANES": 64}
+    types |= dict.fromkeys(("ks", "each_frac_bits"), "*i32")
+    flags: dict[str, object] = {"FLOAT": dtype, "TEST": 0, "POLICY": 1, "STATISTICS": False}
+    flags |= {"PER_CHANNEL": by_channel, "SCALES": by_channel, "CHANNELS_LAST": False, "LANES": 64}
     constants = {(names.index(name),): value for name, value in flags.items()}
     source = ASTSource(_forward, types | dict.fromkeys(flags, "constexpr"), constants)
     assert (
@@ -124,7 +130,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(dtype: str) -> None:
 @pytest.mark.parametrize("policy", ["wrap", "saturate"])
 @pytest.mark.parametrize(("spec", "frac_bits"), SPECS, ids=repr)
 def test_the_compiled_kernels_equal_the_reference(
-    spec: SignTest, frac_bits: int, dtype: torch.dtype, policy: str
+    spec: SignTest, frac_bits: int | tuple[int, ...], dtype: torch.dtype, policy: str
 ) -> None:
     check(spec, frac_bits, dtype, policy, "cuda")
     check_counts("cuda")

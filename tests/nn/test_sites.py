@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from networks import EVERYTHING_SITES, Everything
 from torch import nn
 
 from circa_train import NoFault, TruncatedSign, fit_frac_bits, relu_sites, with_stochastic_relus
+from circa_train.export import to_integers
 from circa_train.field import largest_centred
 from circa_train.fixed_point import FixedPointOverflow
+from circa_train.jobs.faults import headroom_bits
+from circa_train.jobs.settings import FaultConfig
 from circa_train.nn.control import (
     draw_state,
     evaluating,
@@ -87,7 +92,7 @@ def test_context_managers_restore_what_was() -> None:
 
 def test_fit_frac_bits_is_the_largest_that_runs() -> None:
     model = Everything().eval()
-    fit = fit_frac_bits(model, [IMAGES[:2], (IMAGES[2:], torch.zeros(2))])
+    fit = fit_frac_bits(model, [IMAGES[:2], (IMAGES[2:], torch.zeros(2))], headroom_bits=0)
     assert list(fit.ranges) == EVERYTHING_SITES
     magnitude = max(max(-low, high) for low, high in fit.ranges.values())
     assert (
@@ -102,6 +107,16 @@ def test_fit_frac_bits_is_the_largest_that_runs() -> None:
         network(IMAGES)
     assert fit_frac_bits(network, [IMAGES], headroom_bits=3).frac_bits == fit.frac_bits - 3
     assert draw_state(network)["relu"] == [0, 0]
+
+
+def test_the_default_headroom_is_that_of_the_configurations() -> None:
+    model = Everything().eval()
+    largest = fit_frac_bits(model, [IMAGES], headroom_bits=0).frac_bits
+    default = fit_frac_bits(model, [IMAGES]).frac_bits
+    assert largest - default == headroom_bits(FaultConfig()) == 5
+    assert inspect.signature(to_integers).parameters["headroom_bits"].default == 5
+    network = with_stochastic_relus(model, TruncatedSign(0), frac_bits=default)
+    network(8 * IMAGES)  # does not overflow, whatever is eight times as large
 
 
 def test_fit_frac_bits_refuses() -> None:

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from circa_train.runs.csv_file import read_csv
 from circa_train.runs.folder import FAILURE, RESULT
+from circa_train.runs.networks import recipe
+from circa_train.runs.records import sealed
+from circa_train.runs.sites import allocation_rows
 from circa_train.runs.table import (
     EVALUATION_COLUMNS,
     collect,
@@ -191,3 +195,75 @@ def test_a_thousand_results_are_collected(tmp_path: Path) -> None:
     for k in range(1000):
         write(tmp_path / str(k), evaluation(k))
     assert len(collect(tmp_path).rows) == 1000
+
+
+def test_a_row_says_which_network_it_is_about(tmp_path: Path) -> None:
+    result = {**evaluation()["result"], "checkpoint": "runs/train/seed1-0123456789/best.pt",
+              "finetuned": True, "model": "resnet8 reduced",
+              "training": {"seed": 1, "recipe": "r"}}  # fmt: skip
+    row = to_row(evaluation(result=result, inputs={"checkpoint": "ab" * 32}))
+    named = {key: row[key] for key in ("network", "method", "seed", "recipe", "weights")}
+    assert named == {
+        "network": "seed1-0123456789", "method": "reduced, fine-tuned", "seed": 1, "recipe": "r",
+        "weights": "ababababab",
+    }  # fmt: skip
+    by_site = {"fault": {"sites": {"relu": {"kind": "none"}}}, "rescaling": "offset", "equalized": True}
+    row = to_row(evaluation(result=result | by_site))
+    assert row["method"] == "reduced, equalized, fine-tuned, searched, integer"
+
+
+def test_recipes_are_equal_for_seeds_and_nothing_else() -> None:
+    config = {"seed": 0, "epochs": 3, "checkpoint": "runs/seed0/best.pt", "run": {"root": "a"}}
+    other = {**config, "seed": 1, "checkpoint": "runs/seed1/best.pt", "run": {"root": "b"}}
+    assert recipe(config, "baseline") == recipe(other, "baseline")
+    assert recipe(config, "baseline") != recipe(other, "another")
+    assert recipe(config) != recipe({**config, "epochs": 4})
+
+
+def test_a_table_reads_back_to_the_same_text(tmp_path: Path) -> None:
+    odd = {"config_hash": "0012345678", "overrides": ["run.name=1e5", 'tags=["a,b"]'], "kind": "evaluate"}
+    rows = [to_row(evaluation(12, 0.1 + 0.2, **odd), "runs/a"), {"kind": "train", "best_accuracy": 1e-7}]
+    path = write_csv(rows, tmp_path / "results.csv")
+    back = read_csv(path)
+    assert to_csv(back) == path.read_text()
+    assert (back[0]["config_hash"], back[0]["accuracy"], back[0]["k"]) == ("0012345678", 0.1 + 0.2, 12)
+    assert back[0]["finetuned"] is False
+    found = collect(path)
+    assert [row["kind"] for row in found.rows] == ["evaluate", "train"]
+    assert site_rows(found) == []
+
+
+def test_a_table_beside_its_runs_counts_no_run_twice(tmp_path: Path) -> None:
+    write(tmp_path / "a", evaluation(8))
+    path = write_csv(collect(tmp_path).rows, tmp_path / "results.csv")
+    write(tmp_path / "b", evaluation(9))
+    assert [row["k"] for row in collect(tmp_path, path).rows] == [8, 9]
+    assert [row["k"] for row in collect(path).rows] == [8]
+
+
+def test_a_table_of_before_there_were_networks_gets_them(tmp_path: Path) -> None:
+    new = ("network", "method", "seed", "recipe", "weights")
+    old = {key: value for key, value in to_row(evaluation()).items() if key not in new}
+    old |= {"checkpoint": "runs/base-1/best.pt", "fault": "per site"}
+    path = write_csv([old], tmp_path / "old.csv")
+    (row,) = collect(path).rows
+    assert (row["network"], row["method"], row["recipe"]) == ("base-1", "searched", None)
+
+
+def test_a_kept_record_counts_under_its_own_name_and_a_foreign_table_is_skipped(tmp_path: Path) -> None:
+    write(tmp_path, evaluation(8), "kept.json")
+    (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
+    found = collect(tmp_path / "kept.json", tmp_path / "foreign.csv")
+    assert [row["run"] for row in found.rows] == [str(tmp_path / "kept.json")]
+    assert "no table of results" in found.skipped[0].reason
+
+
+def test_the_sites_of_a_search_with_their_harm(tmp_path: Path) -> None:
+    site = {"site": "relu", "relus": 10, "k": 12, "and_gates": 190, "expected_faults": 0.5}
+    content = {**evaluation(), "kind": "search", "result": {"k": 11, "allocation": [site]}}
+    write(tmp_path, content)
+    assert allocation_rows(collect(tmp_path))[0]["harm"] is None
+    values = {"accuracy": 1, "divergences as it is at k = 14,14": {"relu": 0.25}}
+    write(tmp_path, sealed({"values": values}), "measured.json")
+    (row,) = allocation_rows(collect(tmp_path))
+    assert (row["harm"], row["harm_k"], row["uniform_k"], row["k"]) == (0.25, 14, 11, 12)

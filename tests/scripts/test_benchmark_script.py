@@ -17,7 +17,8 @@ TINY = {
     "shape": "[2,4,8,8]", "pairs": 3, "evaluation_model": "resnet8", "evaluation_batch": 2,
     "training_model": "resnet8",
     "training_batch": 2, "network_pairs": 3, "law_elements": 100, "circuit_instances": 64, "circuit_pairs": 3,
-    "pipeline_images": 64, "pipeline_pairs": 1, "profiles": "true",
+    "pipeline_images": 64, "pipeline_pairs": 1, "profiles": "true", "two_party_model": "resnet8",
+    "two_party_repeats": 3,
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_the_record_says_what_each_rescaling_does(checkpoints, tmp_path, monkeyp
     assert result["rescaling"] == "offset"
     assert result["warning"] is None
     manifest = open_export(result["folder"]).manifest
-    assert manifest["format"] == 2
+    assert manifest["format"] == 3
     assert manifest["rescaling"] == "offset"
     assert manifest["vectors"]["images"] == 20
     measured = manifest["accuracy"]["rescalings"]

@@ -137,6 +137,25 @@ def test_refusals_have_one_line(checkpoint: Path, arguments: list[str], message:
     assert process.returncode == 2, output
     assert message in output
     assert "Traceback" not in output
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["c.json", "c.pt"], "nothing is left"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("evaluate", ["-m", "checkpoint=c.pt", "fault.k=3,4", "+epohcs=1"]),
+        ("evaluate", ["-m", "checkpoint=c.pt", "fault.k=3,4", "hydra.sweep.subdir=one"]),
+        ("cost", ["models=[nothing]"]),
+        ("plot", ["runs=nowhere", "out=plots/here"]),
+        ("train", ["epochs=0"]),
+    ],
+)
+def test_refused_sweeps_and_tools_leave_nothing(checkpoint: Path, script: str, arguments: list[str]) -> None:
+    process = started(script, *arguments, folder=checkpoint)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 2, output
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["c.json", "c.pt"]
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 DATA = "synthetic:classes=3,size=8,channels=1,images=240"
 QUICK = [
     "budget=0.1",
+    "margin=0",  # so few images leave no room for one
     "draws.count=3",
     "draws.most=6",
     "trials=2",
@@ -84,7 +85,7 @@ def test_the_answer_is_reproduced_by_an_evaluation(
 ) -> None:
     with caplog.at_level(logging.INFO):
         record = work_of("search")(
-            job("search", f"checkpoint={checkpoint}", "fault.seed=5", "fault.k=14", *QUICK)
+            job("search", f"checkpoint={checkpoint}", "fault.seed=5", "fault.k=14", "joint=false", *QUICK)
         )
     json.dumps(record, allow_nan=False)
     path = Path(record["fault_file"])
@@ -114,12 +115,36 @@ def test_the_answer_is_reproduced_by_an_evaluation(
         assert evaluated["fault"]["sites"].keys() == ks.keys()
 
 
+def test_scales_and_modes_are_searched_and_half_of_the_test_images_decide(
+    checkpoint: Path, job: Callable[..., Job]
+) -> None:
+    asked = ["fault.k=14", "decide_on=test", *QUICK]
+    record = work_of("search")(job("search", f"checkpoint={checkpoint}", *asked))
+    json.dumps(record, allow_nan=False)
+    content = yaml.safe_load(Path(record["fault_file"]).read_text())
+    images = {split: record["chosen"][split]["accuracy"]["images"] for split in ("validation", "test")}
+    assert record["decide_on"] == "test"
+    assert sum(images.values()) == len(load_data(DATA).test)
+    assert record["frac_bits"] == 16, "the network as it is"
+    assert content["frac_bits"] == {row["site"]: row["frac_bits"] for row in record["allocation"]}
+    for row in record["allocation"]:
+        assert content["sites"][row["site"]]["mode"] == row["mode"]
+    assert record["chosen"]["and_gates"] < record["uniform"]["and_gates"]
+    evaluated = work_of("evaluate")(job(
+        "evaluate", f"checkpoint={checkpoint}", "fault=file", f"fault.path={record['fault_file']}",
+        "run.device=cpu",
+    ))  # fmt: skip
+    assert evaluated["frac_bits"] == {name: tuple(bits) for name, bits in content["frac_bits"].items()}
+    assert evaluated["cost"]["and_gates"] == record["chosen"]["and_gates"]
+
+
 def test_refusals(checkpoint: Path, job: Callable[..., Job]) -> None:
     for overrides, message in (
         (["fault=uniform"], "has no k to search for"),
         (["budget=0"], "budget = 0.0"),
         (["draws.count=1"], "draws = 1"),
         (["fault.k=31"], "k = 31 is outside"),
+        (["decide_on=train"], "decide_on = 'train'"),
     ):
         with pytest.raises(ValueError, match=message):
             work_of("search")(job("search", f"checkpoint={checkpoint}", "run.device=cpu", *overrides))
@@ -140,7 +165,7 @@ def test_killed_and_started_again(checkpoint: Path, tmp_path: Path) -> None:
     """
     arguments = [f"checkpoint={checkpoint}", *QUICK, "draws.count=6", "draws.most=24"]
     whole = run([*arguments, f"run.root={tmp_path / 'whole'}"])
-    assert whole.returncode == 0, whole.stderr
+    assert whole.returncode in (0, 1), whole.stderr
     command = [sys.executable, "scripts/search.py", *arguments, f"run.root={tmp_path / 'killed'}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -155,13 +180,16 @@ def test_killed_and_started_again(checkpoint: Path, tmp_path: Path) -> None:
     assert before
 
     again = run([*arguments, f"run.root={tmp_path / 'killed'}"])
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == whole.returncode, again.stderr
     after = json.loads(measured.read_text())["accuracies"]
     assert all(after[key][: len(draws)] == draws for key, draws in before.items())
     first, second = (result_of(tmp_path / name) for name in ("whole", "killed"))
+    assert whole.returncode == (0 if first["confirmed"] else 1)
     assert first["chosen"]["test"] == second["chosen"]["test"]
     assert first["allocation"] == second["allocation"]
-    assert "finished before, skipped" in run([*arguments, f"run.root={tmp_path / 'killed'}"]).stdout
+    skipped = run([*arguments, f"run.root={tmp_path / 'killed'}"])
+    assert "finished before, skipped" in skipped.stdout
+    assert skipped.returncode == whole.returncode
 
 
 def result_of(root: Path) -> dict[str, Any]:

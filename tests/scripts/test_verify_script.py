@@ -17,9 +17,10 @@ from circa_train.checkpoint import load_network, save_checkpoint
 from circa_train.data import Batches, load_data
 from circa_train.export import save_export, to_integers
 from circa_train.fault import NoFault, TruncatedSign
+from circa_train.jobs import verify_every
 from circa_train.nn.models.registry import build_model
 from circa_train.nn.sites import relu_sites
-from circa_train.verify import checking
+from circa_train.verify import Verdict, checking
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "verify.py"
 
@@ -240,6 +241,28 @@ def test_a_mismatch_is_recorded_named_and_ends_with_1(
     printed = capfd.readouterr()
     assert named["text"] in printed.out + printed.err
     assert verify(*arguments)[0] == 1  # the stored result says so again
+
+
+@pytest.mark.parametrize("doubt", ["an image differs", "a rate is doubted"])
+def test_other_images_or_rates_than_they_should_be_end_with_1(
+    verify, monkeypatch: pytest.MonkeyPatch, doubt: str
+) -> None:
+    """No single answer is wrong, and yet the whole is not what it should be."""
+    if doubt == "an image differs":
+        honest = verify_every.one_draw
+
+        def one_image_off(*args: Any) -> Any:
+            right = honest(*args)
+            right[0] = ~right[0]
+            return right
+
+        monkeypatch.setattr(verify_every, "one_draw", one_image_off)
+    else:
+        monkeypatch.setattr(Verdict, "doubted", property(lambda self: True))
+    arguments = ("plain.pt", "fault=poszero", "verify.samples=all", "verify.images=4", "verify.sites=relu")
+    code, stored = verify(*arguments)
+    assert stored is not None
+    assert (code, stored["result"]["mismatches"], stored["result"]["verified"]) == (1, 0, False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,8 @@ def _double(x: int) -> int:
     return (x << 1) ^ (0x11B if x & 0x80 else 0)
 
 
-def _sbox() -> list[int]:
+@cache
+def _sbox() -> tuple[int, ...]:
     """Inversion in GF(2^8), then an affine map. Inverses are found by the powers of the generator X + 1."""
     powers = [1]
     while len(powers) < 255:
@@ -49,4 +52,4 @@ def _sbox() -> list[int]:
         for shift in range(1, 5):
             spread ^= inverse << shift
         box.append((spread & 0xFF) ^ (spread >> 8) ^ 0x63)
-    return box
+    return tuple(box)

@@ -50,6 +50,14 @@ class MessageKind(IntEnum):
     INPUT_LABELS = 6  # garbler: active labels of its own inputs
     OPENING = 7  # either: its shares of the two opened differences of a multiplication
     CORRECTION = 8  # server: what mends the wraps of a rescaling, masked
+    HANDSHAKE = 9  # either: which version, network and preparation of linear layers (circa_train.pi)
+    ARCHITECTURE = 10  # server: the layers of its network, without weights
+    REQUEST = 11  # client: prepare or run an inference, or end
+    SHARES = 12  # either: masked field elements
+    CIPHERTEXTS = 13  # either: homomorphic encryptions of one linear layer
+    GATES = 14  # server: active labels, corrections and product words of a piece of a round trip
+    ANSWER = 15  # client: transfers and shares of a round trip, masked
+    RECORD = 16  # nobody: a record of a store on the disk
 
 
 def chunks(instances: int, chunk: int) -> Iterator[slice]:
@@ -90,7 +98,7 @@ class Message:
     @classmethod
     def from_bytes(
         cls,
-        data: bytes | bytearray,
+        data: bytes | bytearray | memoryview,
         *,
         digest: bool = True,
         session: bytes | None = NO_SESSION,
@@ -233,7 +241,7 @@ def overhead(*, digest: bool = True) -> int:
     return _HEADER.size + (DIGEST_BYTES if digest else 0)
 
 
-def _checksum(header: bytes | bytearray, payload: NDArray[np.uint8]) -> bytes:
+def _checksum(header: bytes | bytearray | memoryview, payload: NDArray[np.uint8]) -> bytes:
     # The nonce binds the header by a first tag, so that the payload need not be copied behind it.
     gmac = AESGCM(bytes(16))
     of_header = gmac.encrypt(_NONCE, b"", header)

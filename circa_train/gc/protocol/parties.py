@@ -39,9 +39,10 @@ from circa_train.gc.protocol.base_ot import POINT_BYTES
 from circa_train.gc.protocol.beaver import OPENING_BYTES, Multiplication, Triples, TripleSource
 from circa_train.gc.protocol.channel import Channel, Traffic
 from circa_train.gc.protocol.garbling import Evaluator, GarbledBatch, Garbler, payload_bytes
+from circa_train.gc.protocol.gating import both_pads, pads
 from circa_train.gc.protocol.messages import Due, Message, MessageKind, chunks
 from circa_train.gc.protocol.ot import COLUMNS, EvaluatorTransfer, GarblerTransfer, column_bytes
-from circa_train.gc.protocol.rescaling import CORRECTION_BYTES, Rescaling, Share, Steps, pads_of
+from circa_train.gc.protocol.rescaling import CORRECTION_BYTES, Rescaling, Share, Steps
 from circa_train.gc.protocol.transport import Transport
 
 #: Instances per chunk: few megabytes at a time, and the cost of a call into the kernel does not show.
@@ -178,11 +179,10 @@ def _server(
             factor = x[part]
             if rescaling is not None:
                 factor, correction = rescaling.server_half(factor)
-                pads = [
-                    pads_of(hashes, b, _tweak(relu), part.start, relu.prime)
-                    for b in (blocks[wires], blocks[wires] ^ garbler.offset)
-                ]
-                message, own = rescaling.correct(correction, (pads[0], pads[1]))
+                pair = both_pads(
+                    hashes, blocks[wires], garbler.offset, _tweak(relu), part.start, relu.prime
+                )
+                message, own = rescaling.correct(correction, pair)
                 yield _about(message, relu, part)
                 factor = factor + own
             product = Multiplication(factor, share, _take(triples, part), leads=True)
@@ -228,7 +228,7 @@ def _client(
         if relu.shares_bit:
             factor = x[part]
             if rescaling is not None:
-                pad = pads_of(hashes, blocks[wires], _tweak(relu), part.start, relu.prime)
+                pad = pads(hashes, blocks[wires], _tweak(relu), part.start, relu.prime)
                 size = CORRECTION_BYTES * instances
                 message = yield _due(MessageKind.CORRECTION, size, relu, part)
                 factor = rescaled + rescaling.corrected(message, choice, pad)

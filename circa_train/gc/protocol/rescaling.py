@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from circa_train.field import check_prime
 from circa_train.gc.aes.engines import make_kernel
-from circa_train.gc.aes.hashing import Kernel, to_field
-from circa_train.gc.aes.key_schedule import KEY_BYTES, Blocks
+from circa_train.gc.aes.key_schedule import KEY_BYTES
 from circa_train.gc.aes.randomness import Randomness, Seed
 from circa_train.gc.circuits.sign import canonical
 from circa_train.gc.protocol.base_ot import POINT_BYTES
+from circa_train.gc.protocol.gating import both_pads, pads, send_product, take_product
 from circa_train.gc.protocol.messages import Due, Message, MessageKind, chunks
 from circa_train.gc.protocol.ot import COLUMNS, EvaluatorTransfer, GarblerTransfer, column_bytes
 
@@ -71,8 +71,9 @@ class Rescaling:
 
     def correct(self, correction: Share, pads: tuple[Share, Share]) -> tuple[Message, Share]:
         """(the server's message, its share of a d), from d and the pads (h0, h1) of both choices."""
-        words = ((pads[0] - pads[1] + correction) % self.prime).astype("<u4")
-        return Message(MessageKind.CORRECTION, words.view(np.uint8), instances=len(words)), -pads[0]
+        words, own = send_product(correction, pads, self.prime)
+        payload = words.astype("<u4").view(np.uint8)
+        return Message(MessageKind.CORRECTION, payload, instances=len(words)), own
 
     def corrected(self, message: Message, choice: NDArray[np.bool_], pad: Share) -> Share:
         """The client's share of a d, from the server's message and the pad of its choice.
@@ -85,12 +86,7 @@ class Rescaling:
             raise ValueError(
                 f"the server's correction holds {words.max()}, which is no element of Z_{self.prime}"
             )
-        return np.where(choice, pad + words, pad)
-
-
-def pads_of(kernel: Kernel, blocks: Blocks, tweak: int, first_instance: int, prime: int) -> Share:
-    """Elements of Z_p, uniform to whoever lacks the (n, 2) blocks."""
-    return to_field(kernel.tccr_hash(np.ascontiguousarray(blocks), tweak, first_instance), prime)
+        return take_product(words, choice, pad, self.prime)
 
 
 def server(
@@ -112,11 +108,9 @@ def server(
         size = COLUMNS * column_bytes(count)
         matrix = yield Due(MessageKind.OT_EXTENSION, size, first_instance=part.start, instances=count)
         blocks = transfer.extend(matrix, count)
-        first, second = (
-            pads_of(hashes, b, 0, part.start, rescaling.prime) for b in (blocks, blocks ^ offset)
-        )
+        pair = both_pads(hashes, blocks, offset, 0, part.start, rescaling.prime)
         own, correction = rescaling.server_half(share[part])
-        message, corrected = rescaling.correct(correction, (first, second))
+        message, corrected = rescaling.correct(correction, pair)
         yield replace(message, first_instance=part.start)
         result[part] = (own + corrected) % rescaling.prime
     return result
@@ -141,6 +135,6 @@ def client(
         message = yield Due(
             MessageKind.CORRECTION, CORRECTION_BYTES * count, first_instance=part.start, instances=count
         )
-        pad = pads_of(hashes, blocks, 0, part.start, rescaling.prime)
+        pad = pads(hashes, blocks, 0, part.start, rescaling.prime)
         result[part] = (own + rescaling.corrected(message, choice, pad)) % rescaling.prime
     return result

@@ -23,6 +23,9 @@ from typing import Protocol
 
 _FRAME = struct.Struct("<Q")
 
+#: Bytes in front of a message on the line.
+FRAME_BYTES = _FRAME.size
+
 #: No chunk of a layer comes near this; a longer frame is noise or another protocol.
 MAX_MESSAGE_BYTES = 1 << 31
 
@@ -157,7 +160,7 @@ class SocketTransport:
         self._socket.close()
 
     def _read(self, length: int, deadline: float) -> bytearray:
-        data, read = bytearray(), 0
+        data, read = bytearray(min(length, _PIECE)), 0
         while read < length:
             if read == len(data):
                 data.extend(bytes(min(length - read, max(_PIECE, read))))

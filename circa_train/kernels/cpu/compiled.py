@@ -39,6 +39,20 @@ def entry(backward: bool, itemsize: int) -> Any:
     return compiled(types.void(types.CPointer(_TASK)), make(itemsize, _sources()))
 
 
+@functools.cache
+def masks_entry() -> Any:
+    """The compiled entry for masks alone, used like :func:`entry`."""
+    return compiled(types.void(types.CPointer(_TASK)), _masks_entry(_sources()))
+
+
+def _masks_entry(sources: str) -> Callable[[Any], None]:
+    def masks(task: Any) -> None:
+        sources  # noqa: B018 - as below
+        walk.masks(task)
+
+    return masks
+
+
 def _forward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
     unsigned = _UNSIGNED[itemsize]
     real, real_bits = (np.float64, np.uint64) if itemsize == 8 else (np.float32, np.uint32)

@@ -28,7 +28,7 @@ class Numbers(NamedTuple):
     writing results could change the task.
     """
 
-    scale: Any  # 2^frac_bits, of the arithmetic's type
+    scale: Any  # 2^frac_bits, of the arithmetic's type; 1 where the values that come are scaled already
     prime: Any  # uint32
     sign: Any  # the sign bit of an element, as an unsigned number of its width
     magnitude: Any  # all bits but the sign, as an unsigned number of the width of the arithmetic's type
@@ -120,13 +120,21 @@ def quantise(values: Any, bits: Any, numbers: Any, x: Any) -> bool:
 
 
 @machine_code
-def repair(task: Any, values: Any, x: Any, counts: Any) -> None:
+def rescaled(values: Any, scales: Any, scaled: Any) -> None:
+    """Write the values of a run, each times the scale of its own channel."""
+    for i in range(RUN):
+        scaled[i] = values[i] * scales[i]
+
+
+@machine_code
+def repair(task: Any, values: Any, scales: Any, x: Any, counts: Any) -> None:
     """For each value of a run that does not fit: count it, and write to x what the policy says, or 0 where
     it says nothing. Computed in float64.
     """
     limit, prime = float(task.limit), float(task.prime)
     for i in range(RUN):
-        scaled = rint(np.float64(values[i]) * task.scale)
+        scale = np.float64(scales[i])
+        scaled = rint(np.float64(values[i]) * scale)
         if not abs(scaled) <= limit:
             counts[0] += 1
             x[i] = 0
@@ -137,7 +145,7 @@ def repair(task: Any, values: Any, x: Any, counts: Any) -> None:
             elif task.policy == WRAP:
                 # the product of a finite value overflowed: if the value is reduced first, it does not
                 if math.isinf(scaled):
-                    scaled = np.fmod(np.float64(values[i]), prime) * task.scale
+                    scaled = np.fmod(np.float64(values[i]), prime) * scale
                 residue = np.int64(np.fmod(scaled, prime))
                 residue += task.prime if residue < -task.limit else 0
                 x[i] = np.int32(residue - task.prime if residue > task.limit else residue)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from circa_train.fault import BitWindow, SignTest, TruncatedSign, UniformFault
-from circa_train.fault.masks import MAX_ELEMENTS, RUN
+from circa_train.fault.masks import RUN, check_elements
 from circa_train.field import largest_centred
+from circa_train.fixed_point import check_channels
 from circa_train.kernels.cpu import compiled, layouts, memory, tasks, team
 from circa_train.kernels.cpu.tasks import PLACE
 from circa_train.kernels.settings import COUNTS, SiteSettings, is_channels_last
@@ -46,11 +47,11 @@ NOT_FINITE = COUNTED + tasks.NOT_FINITE
 
 
 def _circa(spec: TruncatedSign, shape: torch.Size, task: Any) -> Any:
-    """Fill in the sign test of a task. Returns the array of k, because the task has only its address."""
+    """Fill in the sign test of a task. Returns the array of 2^k - 1, as the task has only its address."""
     if spec.by_channel:
         spec.shift(shape, torch.device("cpu"))  # refuses another number of channels
     task["test"] = tasks.POSZERO if spec.mode == "poszero" else tasks.NEGPASS
-    return np.atleast_1d(np.array(spec.k, dtype=np.int64))
+    return np.atleast_1d((1 << np.array(spec.k, dtype=np.int64)) - 1).astype(np.uint32)
 
 
 def _uniform(spec: UniformFault, shape: torch.Size, task: Any) -> Any:
@@ -59,12 +60,12 @@ def _uniform(spec: UniformFault, shape: torch.Size, task: Any) -> Any:
         spec.threshold,
         _DIRECTIONS[spec.direction],
     )
-    return np.zeros(1, dtype=np.int64)
+    return np.zeros(1, dtype=np.uint32)
 
 
 def _window(spec: BitWindow, shape: torch.Size, task: Any) -> Any:
     task["test"], task["low"], task["high"] = tasks.WINDOW, spec.low, spec.high
-    return np.zeros(1, dtype=np.int64)
+    return np.zeros(1, dtype=np.uint32)
 
 
 #: The sign tests that this kernel computes. A class derived from one of them is another sign test: this
@@ -98,20 +99,19 @@ def run_forward(
     With ``in_place``, y is written over z if z has no gaps in memory. Runs of z with a value that the site's
     policy refuses are left as they were, so that the error can say what was wrong.
     """
-    template, _ks, per_image = _template(
+    template, _arrays, per_image = _template(
         settings, z.shape, is_channels_last(z), z.dtype, statistics, torch.get_num_threads()
     )
     dense = z if template[_LAYOUT] != tasks.ROWS else z.contiguous()
     y = dense if in_place or dense is not z else memory.empty_like(dense)
     first = first_image * per_image
-    if first + z.numel() > MAX_ELEMENTS:
-        raise ValueError(f"elements {first} to {first + z.numel()} leave [0, 2^42), the range of addresses")
+    check_elements(first, z.numel())
     task = type(template).from_buffer_copy(template)
     task[_Z], task[_Y], task[_DRAW] = dense.data_ptr(), y.data_ptr(), draw
     if first:
         task[_FIRST_RUN], task[_LEAD] = divmod(first, RUN)
         task[_SHIFT] = task[_LEAD] if task[_LAYOUT] == tasks.ROWS else 0
-    _run(False, z.element_size(), task)
+    _run(_address(False, z.element_size()), task)
     if dense is not z and y.stride() != torch.empty_like(z).stride():
         y = torch.empty_like(z).copy_(y)
     return y, task
@@ -126,8 +126,8 @@ def _template(
     statistics: bool,
     threads: int,
 ) -> tuple[Any, Any, int]:
-    """(the task of such a tensor, complete but for addresses and draw; the array of k, which has to live as
-    long as the task; elements per image).
+    """(the task of such a tensor, complete but for addresses and draw; arrays that have to live as long as
+    the task; elements per image).
     """
     elements, plane, channels = (
         math.prod(shape),
@@ -143,10 +143,14 @@ def _template(
         _POLICIES[settings.overflow],
     )
     task["seed"], task["site"] = settings.seed, settings.site
-    task["prime"], task["limit"], task["scale"] = settings.prime, limit, 2.0**settings.frac_bits
-    task["reach"] = _reach(limit, settings.frac_bits, dtype == torch.float64)
-    k = _TESTS[type(settings.spec)](settings.spec, shape, task)
-    task["k"], task["k_count"] = k.ctypes.data, len(k)
+    task["prime"], task["limit"] = settings.prime, limit
+    check_channels(settings.frac_bits, shape)
+    frac_bits = np.atleast_1d(settings.frac_bits)
+    scales, common = 2.0**frac_bits, int(frac_bits[0]) if len(frac_bits) == 1 else 0
+    task["scales"], task["scale_count"], task["scale"] = scales.ctypes.data, len(scales), 2.0**common
+    task["reach"] = _reach(limit, common, dtype == torch.float64)
+    dropped = _TESTS[type(settings.spec)](settings.spec, shape, task)
+    task["dropped"], task["dropped_count"] = dropped.ctypes.data, len(dropped)
     unit = CHUNK
     if channels_last:  # a chunk has whole planes, of all channels that lie in one tile or one cache line
         tiled = plane % RUN == 0 and channels % layouts.CHANNELS == 0
@@ -155,7 +159,7 @@ def _template(
         unit = plane * (together if channels % together == 0 else channels)
     task["chunk"] = _chunk(elements, dtype.itemsize, unit, threads)
     template = tasks.integers(threads).from_buffer_copy(task.tobytes() + bytes(8 * threads))
-    return template, k, elements // shape[0] if elements and len(shape) else 0
+    return template, (dropped, scales), elements // shape[0] if elements and len(shape) else 0
 
 
 @functools.cache
@@ -187,17 +191,42 @@ def backward(grad: Tensor, y: Tensor) -> Tensor:
     task[_Z], task[_Y], task[_OUT], task[_ELEMENTS] = grad.data_ptr(), y.data_ptr(), out.data_ptr(), y.numel()
     task[_CHUNK] = _chunk(y.numel(), y.element_size(), CHUNK, threads)
     task[_THREADS], task[_NUMBER] = threads, team.thread_number()
-    _run(True, y.element_size(), task)
+    _run(_address(True, y.element_size()), task)
     return out
 
 
-def _run(is_backward: bool, itemsize: int, task: Any) -> None:
-    """Have a task done. What it still lacks, its own address and the number of its chunks, is filled in."""
+def uniform_masks(
+    shape: Sequence[int], *, seed: int, site: int, draw: int, prime: int, first_element: int
+) -> Tensor:
+    """The masks of :func:`circa_train.fault.masks.uniform_masks`, on the CPU. The address is a valid one."""
+    out = memory.empty(tuple(shape), torch.int64)
+    threads = torch.get_num_threads()
+    record = np.zeros((), dtype=tasks.TASK)
+    record["seed"], record["site"], record["draw"], record["prime"] = seed, site, draw, prime
+    task = tasks.integers(threads).from_buffer_copy(record.tobytes() + bytes(8 * threads))
+    task[_Y], task[_ELEMENTS] = out.data_ptr(), out.numel()
+    task[_CHUNK] = _chunk(out.numel(), out.element_size(), CHUNK, threads)
+    task[_FIRST_RUN], task[_LEAD] = divmod(first_element, RUN)
+    task[_SHIFT] = task[_LEAD]
+    task[_THREADS], task[_NUMBER] = threads, team.thread_number()
+    _run(_masks_address(), task)
+    return out
+
+
+def _run(kernel: int, task: Any) -> None:
+    """Have a task done by the compiled function at address ``kernel``. What it still lacks, its own address
+    and the number of its chunks, is filled in.
+    """
     task[_HERE] = ctypes.addressof(task)
     task[_CHUNKS] = -(-(task[_ELEMENTS] + task[_SHIFT]) // task[_CHUNK])
-    team.run(_address(is_backward, itemsize), task[_HERE], min(task[_THREADS], task[_CHUNKS]))
+    team.run(kernel, task[_HERE], min(task[_THREADS], task[_CHUNKS]))
 
 
 @functools.cache
 def _address(is_backward: bool, itemsize: int) -> int:
     return int(compiled.entry(is_backward, itemsize).address)
+
+
+@functools.cache
+def _masks_address() -> int:
+    return int(compiled.masks_entry().address)

@@ -1,5 +1,5 @@
-"""Where the elements of a run lie in a tensor, and their k where it differs from channel to channel; in
-machine code.
+"""Where the elements of a run lie in a tensor, and their k and scale where these differ from channel to
+channel; in machine code.
 
 A run whose elements lie one after the other in memory is computed there. Any other is copied to a buffer of
 256 elements: a run that the tensor has only in part, and a run of a channels-last tensor, whose elements lie
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from circa_train.fault.masks import LANES, RUN
-from circa_train.kernels.cpu.intrinsics import array_at, machine_code
+from circa_train.kernels.cpu.intrinsics import machine_code
 from circa_train.kernels.cpu.tasks import ROWS, TILED
 
 #: A tile has 16 channels, and 4 pixels that are neighbours. The other pixels of its blocks are as many again
@@ -90,25 +90,23 @@ def copy_tile(task: Any, at: int, tensor: Any, buffer: Any, gather: bool) -> Non
 
 
 @machine_code
-def dropped_of(task: Any, start: int, dropped: Any) -> None:
-    """Write 2^k - 1 for the 256 elements from ``start`` on. For elements that the tensor does not have the
-    value does not matter.
+def spread(task: Any, start: int, of_channels: Any, count: int, of_elements: Any) -> None:
+    """Write what each of the 256 elements from ``start`` on has of its channel: of ``count`` numbers one for
+    all channels, or one each. For elements that the tensor does not have it does not matter.
     """
-    k = array_at(task.k, task.k_count, np.int64)
     place = 0
     while place < RUN:
         at = max(start + place, 0)
-        count = min(RUN - place, task.plane - at % task.plane)
-        low = np.uint32((1 << k[at // task.plane % task.k_count]) - 1)
-        for i in range(place, place + count):
-            dropped[i] = low
-        place += count
+        length = min(RUN - place, task.plane - at % task.plane)
+        number = of_channels[at // task.plane % count]
+        for i in range(place, place + length):
+            of_elements[i] = number
+        place += length
 
 
 @machine_code
-def dropped_of_tile(task: Any, at: int, dropped: Any) -> None:
-    """Write 2^k - 1 for the elements of a tile, by the k of their channel."""
-    k = array_at(task.k, task.k_count, np.int64)
+def spread_tile(task: Any, at: int, of_channels: Any, of_elements: Any) -> None:
+    """The same for the elements of a tile, with one number per channel."""
     channel = _tile(task, at)[0] % task.channels
     for i in range(RUN):
-        dropped[i] = np.uint32((1 << k[channel + i % CHANNELS]) - 1)
+        of_elements[i] = of_channels[channel + i % CHANNELS]

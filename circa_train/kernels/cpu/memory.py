@@ -41,7 +41,15 @@ _MOST_ADVISED = 4096
 
 def empty_like(tensor: Tensor) -> Tensor:
     """``torch.empty_like(tensor)``, in large pages if it is large and the system has some."""
-    result = torch.empty_like(tensor)
+    return _in_large_pages(torch.empty_like(tensor))
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """``torch.empty(shape, dtype=dtype)``, in large pages likewise."""
+    return _in_large_pages(torch.empty(shape, dtype=dtype))
+
+
+def _in_large_pages(result: Tensor) -> Tensor:
     size = result.numel() * result.element_size()
     if size >= LARGE_PAGE:
         _advise(result.data_ptr(), size)

@@ -42,8 +42,8 @@ TASK = np.dtype(
         ("layout", "i8"),  # ROWS (row-major), STRIDED or TILED (channels are adjacent in memory)
         ("brain_float", "i8"),  # bool: 16-bit floats are bfloat16
         ("test", "i8"),  # POSZERO, NEGPASS, UNIFORM, WINDOW
-        ("k", "i8"),  # address of one int64 k, or of one per channel
-        ("k_count", "i8"),
+        ("dropped", "i8"),  # address of one uint32 2^k - 1, or of one per channel
+        ("dropped_count", "i8"),
         ("threshold", "i8"),  # UNIFORM: words below it flip
         ("direction", "i8"),
         ("low", "i8"),  # WINDOW
@@ -52,7 +52,10 @@ TASK = np.dtype(
         ("limit", "i8"),  # largest centred value
         # the largest |z| whose x does not exceed it, as the bit pattern of the arithmetic's type
         ("reach", "u8"),
-        ("scale", "f8"),  # 2^frac_bits
+        ("scales", "i8"),  # address of one float64 2^frac_bits, or of one per channel
+        ("scale_count", "i8"),
+        # one scale: that; one per channel: 1.0, and so is what ``reach`` is of, because values come scaled
+        ("scale", "f8"),
         ("policy", "i8"),
         ("statistics", "i8"),  # bool
         ("seed", "u8"),

@@ -1,4 +1,4 @@
-"""The walk over a tensor in machine code: one thread's part of a forward or a backward.
+"""The walk over a tensor in machine code: one thread's part of a forward, a backward, or masks alone.
 
 Threads take chunks of the tensor until there are none left. A chunk is walked in *runs*, the 256 elements
 that share 64 Philox blocks (:mod:`circa_train.fault.masks`), a batch of them at a time: their masks first,
@@ -31,6 +31,8 @@ class _Room(NamedTuple):
     z: Any  # a copy of a run of the input
     y: Any  # a run of the output, before it is copied to its places
     values: Any  # a run of the input as float32, if elements have 16 bits
+    scales: Any  # 2^frac_bits for each element of a run, of the arithmetic's type
+    scaled: Any  # a run of the input times its scales, if these differ from channel to channel
     x: Any  # the fixed-point values of a run (int32)
     gate: Any  # the gates of a run (uint32)
     dropped: Any  # 2^k - 1 for each element of a run (uint32)
@@ -54,6 +56,8 @@ def forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
         z=stack(np.uint64, RUN),  # whatever the width of an element, up to 8 bytes
         y=stack(np.uint64, RUN),
         values=stack(np.float32, RUN),
+        scales=stack(np.uint64, RUN),  # whatever the width of the arithmetic's type, up to 8 bytes
+        scaled=stack(np.uint64, RUN),
         x=stack(np.int32, RUN),
         gate=stack(np.uint32, RUN),
         dropped=stack(np.uint32, RUN),
@@ -70,8 +74,10 @@ def forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
     counts = array_at(room.counts, COUNTERS, np.int64)
     counts[:] = 0
     layouts.steps_of(task, array_at(room.steps, LANES, np.uint64))
-    if task.k_count == 1:
-        layouts.dropped_of(task, 0, array_at(room.dropped, RUN, np.uint32))
+    if task.dropped_count == 1:
+        _find_dropped(task, 0, 0, array_at(room.dropped, RUN, np.uint32))
+    if task.scale_count == 1:
+        _find_scales(task, 0, 0, array_at(room.scales, RUN, real))
     thread = tasks.thread_of(task)
     while True:
         chunk = tasks.take(task, thread)
@@ -139,9 +145,14 @@ def _run(
     values, bits = array_at(values_at, RUN, real), array_at(values_at, RUN, real_bits)
     if width == 2:
         gates.widen(z, task.brain_float != 0, bits, values)
-    if task.k_count > 1:
+    if task.dropped_count > 1:
         _find_dropped(task, start, offset, array_at(room.dropped, RUN, np.uint32))
-    if _signs(task, numbers, room, run, values, bits, z, y):
+    scales, scaled, scaled_bits = array_at(room.scales, RUN, real), values, bits
+    if task.scale_count > 1:
+        _find_scales(task, start, offset, scales)
+        scaled, scaled_bits = array_at(room.scaled, RUN, real), array_at(room.scaled, RUN, real_bits)
+        gates.rescaled(values, scales, scaled)
+    if _signs(task, numbers, room, run, scaled, scaled_bits, values, scales, z, y):
         if not there:
             _scatter(task, start, offset, count, array_at(task.y, task.elements, unsigned), y)
     elif there and task.z == task.y:
@@ -178,16 +189,35 @@ def _scatter(task: Any, start: int, offset: int, count: int, tensor: Any, buffer
 
 @inlined
 def _find_dropped(task: Any, start: int, offset: int, dropped: Any) -> None:
-    """Write 2^k - 1 for a run's elements, if k differs from channel to channel."""
-    if task.layout == TILED:
-        layouts.dropped_of_tile(task, start, dropped)
-    else:
-        layouts.dropped_of(task, start - offset, dropped)
+    """Write 2^k - 1 for a run's elements: of one k, or as it differs from channel to channel."""
+    count = task.dropped_count
+    _find(task, start, offset, array_at(task.dropped, count, np.uint32), count, dropped)
 
 
 @inlined
-def _signs(task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, y: Any) -> bool:
+def _find_scales(task: Any, start: int, offset: int, scales: Any) -> None:
+    """Write 2^frac_bits for a run's elements: one scale, or as it differs from channel to channel."""
+    count = task.scale_count
+    _find(task, start, offset, array_at(task.scales, count, np.float64), count, scales)
+
+
+@inlined
+def _find(task: Any, start: int, offset: int, of_channels: Any, count: int, of_elements: Any) -> None:
+    if task.layout == TILED and count > 1:
+        layouts.spread_tile(task, start, of_channels, of_elements)
+    else:
+        layouts.spread(task, start - offset, of_channels, count, of_elements)
+
+
+@inlined
+def _signs(
+    task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, real: Any, scales: Any, z: Any,
+    y: Any,
+) -> bool:  # fmt: skip
     """Write y of a run: by a single loop if the sign test has one and all values fit, else step by step.
+
+    ``values`` times the scale of ``numbers`` is what is rounded; ``real`` times ``scales`` is the same, from
+    the values as they came.
 
     Returns False if the run has a value that the policy refuses. Then y is not usable. The host will raise,
     and it needs z for the message.
@@ -199,20 +229,21 @@ def _signs(task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any,
             return True
         if task.test == NEGPASS and gates.negpass(values, bits, z, t, dropped, numbers, y):
             return True
-    return _step_by_step(task, numbers, room, run, values, bits, z, t, dropped, y)
+    return _step_by_step(task, numbers, room, run, values, bits, real, scales, z, t, dropped, y)
 
 
 @inlined
 def _step_by_step(
-    task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, z: Any, t: Any, dropped: Any, y: Any
-) -> bool:
+    task: Any, numbers: Any, room: Any, run: int, values: Any, bits: Any, real: Any, scales: Any, z: Any,
+    t: Any, dropped: Any, y: Any,
+) -> bool:  # fmt: skip
     """What :func:`_signs` does, for every sign test: first arrays of x and of gates, then y. Also counts
     overflows, and faults if they are asked for.
     """
     x, gate = array_at(room.x, RUN, np.int32), array_at(room.gate, RUN, np.uint32)
     counts = array_at(room.counts, COUNTERS, np.int64)
     if not gates.quantise(values, bits, numbers, x):
-        gates.repair(task, values, x, counts)
+        gates.repair(task, real, scales, x, counts)
         if task.policy == tasks.RAISE or counts[tasks.NOT_FINITE] > 0:
             return False
     base, steps = array_at(room.bases, BATCH, np.uint64)[run], array_at(room.steps, LANES, np.uint64)
@@ -247,3 +278,32 @@ def backward(task_pointer: Any, width: int, unsigned: Any) -> None:
         out, zero = array_at(task.out + offset, count, unsigned), unsigned(0)
         for i in range(count):
             out[i] = grad[i] if y[i] != 0 else zero
+
+
+@machine_code
+def masks(task_pointer: Any) -> None:
+    """One thread's part of the masks of consecutive elements, written as int64 to ``task.y``."""
+    task = carray(task_pointer, 1)[0]
+    bases_at, steps = stack(np.uint64, BATCH), stack(np.uint64, LANES)
+    drawn_at = stack(np.uint32, BATCH_MASKS)
+    bases = array_at(bases_at, BATCH, np.uint64)
+    layouts.steps_of(task, array_at(steps, LANES, np.uint64))
+    thread = tasks.thread_of(task)
+    while True:
+        chunk = tasks.take(task, thread)
+        if chunk < 0:
+            break
+        at = max(chunk * task.chunk - task.shift, 0)
+        end = min((chunk + 1) * task.chunk - task.shift, task.elements)
+        while at < end:
+            runs, first, offset = 0, at, (task.lead + at) % RUN
+            while at < end and runs < BATCH:
+                bases[runs] = layouts.base_of(task, at)
+                at += RUN - (task.lead + at) % RUN
+                runs += 1
+            draw_masks(task, bases, runs, steps, drawn_at, 0, 0, 0)
+            count = min(at, end) - first
+            drawn = array_at(drawn_at + 4 * offset, count, np.uint32)
+            out = array_at(task.y + 8 * first, count, np.int64)
+            for i in range(count):
+                out[i] = np.int64(drawn[i])

@@ -1,0 +1,211 @@
+"""How finely each channel is to be resolved: fraction bits chosen by the exact law.
+
+relu(c z) = c relu(z), so the scale 2^f at which a sign test sees a channel is free. It decides the faults:
+a larger x = round(z 2^f) ties less often (ties need |x| < 2^k), and wraps more often (|x| of p masks do).
+For the pre-activations of calibration images the law gives, for every f, the expected squared error of the
+channel's outputs,
+
+    D(f) = mean of z^2 P(gate != [z > 0] | x),
+
+and the f with the least D is taken, channel by channel. Equally good ones: the smallest, which wraps least.
+
+The rule of overflow: the largest |z| that calibration sees in a channel, times 2^headroom_bits, must fit into
+the field. It holds under every overflow policy, so no candidate overflows on the calibration images, and
+other images may reach 2^headroom_bits times as far. A channel that hardly moves has seen little of what other
+images do: it counts as if it reached a 2^8-th of what the site reaches. There its squares are 2^16 times
+smaller than the largest of the site, and more resolution would gain nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from circa_train.fault import SignTest, TruncatedSign, fault_probability
+from circa_train.fixed_point import MAX_FRAC_BITS, FracBits, check_finite, largest_frac_bits, to_fixed
+from circa_train.nn.control import evaluating, site_inputs, specs_by_site, stochastic_relus, without_faults
+from circa_train.nn.convert import as_stochastic
+from circa_train.nn.tracing.leaves import refuse_unfinished
+from circa_train.nn.tracing.preserving import unchanged
+
+#: Values that are kept of each channel and batch. Errors of neighbouring f differ by factors, so a
+#: thousand values of a channel decide between them.
+_KEPT = 256
+
+#: Fraction bits below the largest allowed that are computed one by one: the best lies a few bits below it.
+#: Below them nearly every value ties, D hardly changes, and nothing is chosen.
+_WINDOW = 18
+
+#: A channel counts as if it reached this share of its site at least.
+_LEAST_REACH = 2.0**-8
+
+#: The headroom of every channel, in bits, if nothing else is said.
+HEADROOM_BITS = 2
+
+
+@dataclass(frozen=True)
+class SiteValues:
+    """Pre-activations of a site on calibration images.
+
+    Attributes:
+        values: float64 (channels, values): a sample of each channel's, and the two extremes of everything
+            that was seen. A rare large value counts: without it the law would close a channel that is nearly
+            always negative for good.
+        reach: float64 (channels,): the largest |z| of each, over everything that was seen.
+    """
+
+    values: Tensor
+    reach: Tensor
+
+    def largest(self, prime: int, headroom_bits: int = HEADROOM_BITS) -> list[int]:
+        """The largest fraction bits of each channel that keep the headroom."""
+        least = float(self.reach.max()) * _LEAST_REACH or 1.0
+        return [
+            largest_frac_bits(max(reach, least) * 2.0**headroom_bits, prime) for reach in self.reach.tolist()
+        ]
+
+
+def site_values(
+    model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
+) -> dict[str, SiteValues]:
+    """The pre-activations at every site, in exact forward passes in evaluation mode; the model is left as it
+    was.
+
+    Args:
+        model: a plain or converted network.
+        batches: inputs as the network takes them, or tuples that start with them.
+
+    Raises:
+        ValueError: if there is no batch, or an activation is not finite or has no channels.
+    """
+    network = as_stochastic(model)
+    refuse_unfinished(network)
+    kept: dict[str, list[Tensor]] = {name: [] for name in stochastic_relus(network)}
+    ends: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(name: str, z: Tensor) -> None:
+        if z.dim() < 2:
+            raise ValueError(f"site {name}: an activation of shape {tuple(z.shape)} has no channels")
+        try:
+            check_finite(z)
+        except ValueError as error:
+            raise ValueError(f"site {name}: {error}") from error
+        rows = z.transpose(0, 1).flatten(1)
+        # an odd stride meets every place of an image in turn
+        kept[name].append(rows[:, :: rows.shape[1] // _KEPT | 1].double())
+        low, high = (extreme.double() for extreme in torch.aminmax(rows, dim=1))
+        seen = ends.get(name, (low, high))
+        ends[name] = torch.minimum(seen[0], low), torch.maximum(seen[1], high)
+
+    with unchanged(model), site_inputs(network, record), evaluating(network), without_faults(network):
+        for batch in batches:
+            network(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    if not ends:
+        raise ValueError("batches is empty; calibration needs at least one batch of inputs")
+    return {
+        name: SiteValues(
+            torch.cat([*parts, torch.stack(ends[name], 1)], 1), torch.stack(ends[name]).abs().amax(0)
+        )
+        for name, parts in kept.items()
+    }
+
+
+def scale_errors(
+    seen: SiteValues, spec: TruncatedSign, headroom_bits: int = HEADROOM_BITS
+) -> Tensor:
+    """D of every channel at 0 to 62 fraction bits: float64 (channels, 63), infinite where the headroom would
+    not be kept.
+    """
+    channels, largest = len(seen.values), torch.tensor(seen.largest(spec.prime, headroom_bits))
+    errors = torch.full((channels, MAX_FRAC_BITS + 1), torch.inf, dtype=torch.float64)
+    rows = torch.arange(channels)
+    for below in range(_WINDOW + 1):
+        bits = (largest - below).clamp(min=0)
+        errors[rows, bits] = squared_errors(seen, tuple(bits.tolist()), spec).cpu()
+    lowest = (largest - _WINDOW).clamp(min=0)
+    below_all = torch.arange(MAX_FRAC_BITS + 1) < lowest[:, None]
+    more = torch.nextafter(errors[rows, lowest], torch.tensor(torch.inf, dtype=torch.float64))
+    return torch.where(below_all, more[:, None], errors)
+
+
+def squared_errors(
+    seen: SiteValues, frac_bits: FracBits, spec: TruncatedSign, overflow: str = "raise"
+) -> Tensor:
+    """D of every channel at given fraction bits: float64 (channels,). Under ``wrap`` and ``saturate`` a value
+    that does not fit is tested as what it becomes.
+
+    Raises:
+        FixedPointOverflow: under ``raise``, if a value does not fit.
+    """
+    values = seen.values
+    x = to_fixed(values.T, frac_bits, spec.prime, overflow)[0].T
+    opened = torch.empty_like(values)
+    for channel_spec, rows in _rows(spec, len(values)):
+        part = x[rows]
+        wrong = fault_probability(part, channel_spec)
+        tie = 0.0 if spec.mode == "poszero" else 1.0  # x = 0 is no fault of the law, but it decides about z
+        opened[rows] = torch.where(part > 0, 1 - wrong, torch.where(part < 0, wrong, tie))
+    return (values**2 * torch.where(values > 0, 1 - opened, opened)).mean(1)
+
+
+def _rows(spec: TruncatedSign, channels: int) -> list[tuple[TruncatedSign, list[int] | slice]]:
+    """The sign tests with a single k, each with the channels that have it."""
+    if not spec.by_channel:
+        return [(spec, slice(None))]
+    each = spec.channels()
+    if len(each) != channels:
+        raise ValueError(f"spec has k for {len(each)} channels, but the site has {channels}")
+    return [(one, [i for i, other in enumerate(each) if other == one]) for one in dict.fromkeys(each)]
+
+
+def best_frac_bits(errors: Tensor) -> tuple[int, ...]:
+    """The fraction bits with the least error, per channel; of equally good ones the smallest."""
+    return tuple(errors.argmin(1).tolist())
+
+
+def fit_scales(
+    model: nn.Module,
+    batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]],
+    spec: SignTest | Mapping[str, SignTest],
+    *,
+    headroom_bits: int = HEADROOM_BITS,
+) -> dict[str, FracBits]:
+    """Fraction bits of every channel of every site, chosen by the law for the sign tests ``spec``.
+
+    Args:
+        model: a plain or converted network (left as it was).
+        batches: calibration inputs as the network takes them, or tuples that start with them; a few hundred
+            training images.
+        spec: the sign test of all sites, or one per site.
+        headroom_bits: each doubles the range that other images may take, see the module's page.
+
+    Returns:
+        {site: one number per channel}, for ``with_stochastic_relus(..., frac_bits=...)``. A site that stays
+        exact gets one number.
+
+    Raises:
+        ValueError: as :func:`site_values`; for a sign test whose faults are not those of a truncation; or if
+            the headroom leaves nothing.
+
+    Example:
+        >>> spec = TruncatedSign(20)
+        >>> network = with_stochastic_relus(model, spec, frac_bits=fit_scales(model, [images], spec))
+    """
+    if not 0 <= headroom_bits <= 30:
+        raise ValueError(f"headroom_bits = {headroom_bits} is outside [0, 30]")
+    seen = site_values(model, batches)
+    found: dict[str, FracBits] = {}
+    for name, site_spec in specs_by_site(spec, seen).items():
+        if site_spec.is_exact:
+            found[name] = min(seen[name].largest(site_spec.prime, headroom_bits))
+        elif type(site_spec) is TruncatedSign:
+            found[name] = best_frac_bits(scale_errors(seen[name], site_spec, headroom_bits))
+        else:
+            raise ValueError(
+                f"site {name}: scales are chosen by the law of Circa's truncated sign, and the test there is "
+                f"{site_spec.kind!r}; fit_frac_bits finds one number for any sign test"
+            )
+    return found

@@ -1,0 +1,111 @@
+"""Fraction bits of each channel by the exact law, held against enumeration and against what is measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import Everything
+from torch import nn
+
+from circa_train import NoFault, TruncatedSign, UniformFault, fit_scales, with_stochastic_relus
+from circa_train.field import largest_centred
+from circa_train.nn.control import described_frac_bits, set_frac_bits, stochastic_relus
+from circa_train.nn.scales import SiteValues, best_frac_bits, scale_errors, site_values, squared_errors
+
+GENERATOR = torch.Generator().manual_seed(3)
+IMAGES = torch.randn(6, 3, 8, 8, generator=GENERATOR)
+
+
+def slow_error(values: list[float], frac_bits: int, spec: TruncatedSign) -> float:
+    """D by trying every mask at every value."""
+    masks, total = torch.arange(spec.prime), 0.0
+    for z in values:
+        gates = spec.gate(torch.tensor(round(z * 2**frac_bits)), masks)
+        total += z**2 * float((gates != (z > 0)).double().mean())
+    return total / len(values)
+
+
+@pytest.mark.parametrize("mode", ["poszero", "negpass"])
+def test_the_error_is_the_mean_over_all_masks_and_the_best_is_the_least(mode: str) -> None:
+    spec = TruncatedSign((3, 5, 2), mode, 251)
+    rows = [[0.3, -0.8, 0.0, 2.5], [0.01, 0.02, -0.03, -0.001], [1.0, -7.0, 3.3, -0.2]]
+    values = torch.tensor(rows, dtype=torch.float64)
+    seen = SiteValues(values, values.abs().amax(1))
+    errors, largest = scale_errors(seen, spec, headroom_bits=1), seen.largest(251, 1)
+    assert largest == [4, 11, 3]
+    for channel, k in enumerate((3, 5, 2)):
+        row = values[channel].tolist()
+        assert torch.isinf(errors[channel, largest[channel] + 1 :]).all()
+        for frac_bits in range(largest[channel] + 1):
+            slow = slow_error(row, frac_bits, TruncatedSign(k, mode, 251))
+            assert float(errors[channel, frac_bits]) == pytest.approx(slow, rel=1e-12, abs=1e-15)
+        best = best_frac_bits(errors)[channel]
+        assert errors[channel, best] == errors[channel].min()
+
+
+def test_a_value_that_rounds_to_zero_is_decided_by_the_tie() -> None:
+    """At 0 fraction bits 0.3 is x = 0: PosZero loses it, NegPass passes -0.3. The law sees no fault."""
+    values = torch.tensor([[0.3], [-0.3]], dtype=torch.float64)
+    for mode, want in (("poszero", [0.09, 0.0]), ("negpass", [0.0, 0.09])):
+        errors = scale_errors(SiteValues(values, values.abs().amax(1)), TruncatedSign(12, mode), 30)
+        assert errors[:, 0].tolist() == pytest.approx(want)
+
+
+def test_calibration_sees_every_value_and_keeps_the_headroom() -> None:
+    model, spec = Everything().eval(), TruncatedSign(20)
+    seen = site_values(model, [IMAGES[:4], (IMAGES[4:], torch.zeros(2))])
+    frac_bits = fit_scales(model, [IMAGES[:4], (IMAGES[4:], torch.zeros(2))], spec)
+    assert list(frac_bits) == list(seen)
+    for name, values in seen.items():
+        bits = frac_bits[name]
+        assert isinstance(bits, tuple)
+        assert len(bits) == len(values.reach)
+        assert torch.equal(values.values.abs().amax(1), values.reach), "the extremes are among them"
+        for reach, number in zip(values.reach.tolist(), bits, strict=True):
+            assert reach * 2.0**number * 4 <= largest_centred(spec.prime)
+    network = with_stochastic_relus(model, spec, frac_bits=frac_bits)
+    network(IMAGES * 2)  # no overflow
+    assert described_frac_bits(network) == frac_bits
+    set_frac_bits(network, 14)
+    assert described_frac_bits(network) == 14
+
+
+def test_less_is_lost_than_with_any_single_number() -> None:
+    """Channels of very different reach: the squared error that is measured is the law's, and the least."""
+    torch.manual_seed(1)
+    z = torch.randn(400, 5, 4, 4) * torch.tensor([8.0, 1.0, 0.1, 0.02, 3.0]).reshape(-1, 1, 1)
+    model, spec = nn.Sequential(nn.Identity(), nn.ReLU()), TruncatedSign(20)
+    chosen = fit_scales(model, [z], spec)
+
+    def measured(frac_bits: object) -> float:
+        network = with_stochastic_relus(model, spec, frac_bits=frac_bits, overflow="wrap", seed=5)
+        errors = [(network(z) - z.relu()) ** 2 for _ in range(4)]
+        return float(torch.stack(errors).double().mean())
+
+    own, rows = measured(chosen), z.transpose(0, 1).flatten(1).double()
+    law = squared_errors(SiteValues(rows, rows.abs().amax(1)), chosen["1"], spec)
+    assert own == pytest.approx(float(law.mean()), rel=0.25)  # 5 sigma: 2000 faults or more, of unequal size
+    assert all(own < measured(single) for single in range(14, 26))
+
+
+def test_refusals() -> None:
+    model = Everything().eval()
+    names = list(stochastic_relus(with_stochastic_relus(model, NoFault())))
+    with pytest.raises(ValueError, match=r"site .*'uniform'.*fit_frac_bits"):
+        fit_scales(model, [IMAGES], UniformFault(0.1))
+    with pytest.raises(ValueError, match="batches is empty"):
+        fit_scales(model, [], TruncatedSign(3))
+    with pytest.raises(ValueError, match="headroom_bits = 31"):
+        fit_scales(model, [IMAGES], TruncatedSign(3), headroom_bits=31)
+    with pytest.raises(ValueError, match=r"k for 2 channels"):
+        fit_scales(model, [IMAGES], TruncatedSign((3, 4)))
+    with pytest.raises(ValueError, match="NaN"):
+        fit_scales(model, [IMAGES * float("nan")], TruncatedSign(3))
+    mixed = {name: NoFault() if i else TruncatedSign(9) for i, name in enumerate(names)}
+    found = fit_scales(model, [IMAGES], mixed)
+    assert isinstance(found[names[0]], tuple)
+    assert isinstance(found[names[1]], int)
+    with pytest.raises(ValueError, match=r"frac_bits by site: .* missing"):
+        with_stochastic_relus(model, mixed, frac_bits={names[0]: 12})
+    with pytest.raises(ValueError, match=rf"site {names[1]}: frac_bits = 99"):
+        with_stochastic_relus(model, mixed, frac_bits={**found, names[1]: 99})
