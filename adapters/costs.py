@@ -1,27 +1,23 @@
 """The table of what was run and what it cost: from the records that the adapters print, one JSON line each.
 
-    python adapters/costs.py results/adapters/records.jsonl > results/adapters/table.md
+    python adapters/costs.py results/adapters/records.jsonl
 
 Bytes are those that all parties sent together, per sign test; microseconds likewise, of the machine on which
-the records were made. MPyC's figures are of the sign tests alone. SPU's are of its comparisons (``less``),
-which is what a sign test is there: the one of an exact ReLU, or the several with which recorded masks are
-emulated, shifts (``shift_right_arithmetic``) and selections included.
+the records were made. MPyC's are of its sign tests, dealing left out; SPU's of its comparisons (``less``)
+with exact ReLUs. Where recorded masks are emulated, a sign test is several comparisons, and shifts among
+those of the rescalings; only the whole image is given then.
 """
 
 import json
 import sys
 
-#: By runtime, the parts of a record that a sign test is made of, for exact ReLUs and with recorded masks.
-PARTS = {
-    "MPyC": {"exact": ("sign tests",), "logits": ("sign tests",)},
-    "SPU": {"exact": ("less",), "logits": ("less", "shift_right_arithmetic", "and", "equal", "negate")},
-}
+#: By runtime and kind of vectors, the part of a record that is its sign tests.
+PARTS = {("MPyC", "exact"): "sign tests", ("MPyC", "logits"): "sign tests", ("SPU", "exact"): "less"}
 
 
 def row(record):
-    name, kind = record["runtime"].split()[0], record["what"].partition(".")[0]
-    parts, tests = PARTS.get(name, {}).get(kind, ()), record["sign_tests"]
-    costs = [sum(record[key].get(part, 0) for part in parts) / tests for key in ("bytes", "seconds")]
+    part = PARTS.get((record["runtime"].split()[0], record["what"].partition(".")[0]), "")
+    costs = [record[key].get(part, 0) / record["sign_tests"] for key in ("bytes", "seconds")]
     sent = f"{costs[0]:.1f}" if costs[0] else "-"
     spent = f"{1e6 * costs[1]:.2f}" if costs[1] else "-"
     total = sum(v for k, v in record["seconds"].items() if k not in ("start", "all, compilation included"))
@@ -43,5 +39,5 @@ def table(records):
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1]) as file:
-        print(table([json.loads(line) for line in file]))
+    with open(sys.argv[1]) as file:  # a runtime may print lines of its own between the records
+        print(table([json.loads(line) for line in file if line.startswith("{")]))

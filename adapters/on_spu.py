@@ -6,8 +6,8 @@ SPU needs a Python before 3.12 and numpy before 2: ``make spu`` makes an environ
 among two or more parties, and its triples come from a dealer; CHEETAH is a protocol of two parties alone,
 with lattices and oblivious transfer. SPU expresses exact sign tests and the exact shift (``floor``).
 Truncated signs, bit windows and the rescalings ``offset`` and ``local`` are emulated, from the recorded masks
-as secret inputs: a program on SPU cannot look at its shares. Over the ring the network is that over Z_p as
-long as nothing leaves the field; a run in which the manifest counts overflows is refused.
+as secret inputs: a program on SPU cannot look at its shares. The ring computes what Z_p does while nothing
+leaves the field; a run in which the manifest counts overflows is refused.
 """
 
 import re
@@ -22,6 +22,15 @@ from running import Laps, main, open_network, printed, reader, report
 from spu import libspu
 
 jax.config.update("jax_enable_x64", True)
+
+
+class Patient(libspu.link.Desc):  # the simulator's parties give up after 30 s, too soon on a busy machine
+    def __init__(self):
+        super().__init__()
+        self.recv_timeout_ms = 1_800_000
+
+
+libspu.link.Desc = Patient
 
 
 def into_field(v, p):  # of -p <= v < 2p
@@ -53,10 +62,8 @@ def layer(at, xs, tensors):
         index = reader.places(at, [each.shape[1:] for each in xs], tensors)
         flat = [jnp.zeros((len(x), 1), int), *(each.reshape(len(x), -1) for each in xs)]
         return jnp.concatenate(flat, 1)[:, index.reshape(-1)].reshape(len(x), *index.shape)
-    if kind in ("add", "shift"):
-        return xs[0] + xs[1] if kind == "add" else x << at["bits"]
-    if kind == "linear":
-        return x @ w.T + b
+    if kind in ("add", "shift", "linear"):
+        return x @ w.T + b if w is not None else x << at["bits"] if len(xs) == 1 else x + xs[1]
     pads = [(pad, pad) for pad in at["padding"]]
     if kind == "conv2d":
         parts = zip(jnp.split(x, at["groups"], 1), jnp.split(w, at["groups"], 0), strict=True)
@@ -89,12 +96,11 @@ def run(folder, images=2, what="exact.floor", protocol="SEMI2K", parties=2):
     if manifest["vectors"].get("overflows", {}).get(what) != 0:
         raise NotImplementedError(f"{what} of {folder}: by the manifest, values may leave the field")
     needed = [["relu"], []][kind == "exact"] + [["rescale"], []][how == "floor"]
-    wanted = {at["name"] for at in manifest["layers"] if at["kind"] in needed}
-    masks = reader.masks_of(manifest["layers"], tensors, vectors, how)
-    masks = {name: mask for name, mask in masks.items() if name in wanted and mask is not None}
+    found = reader.masks_of(manifest["layers"], tensors, vectors, how)
+    masks = {at["name"]: found[at["name"]] for at in manifest["layers"] if at["kind"] in needed}
+    masks = {name: mask for name, mask in masks.items() if mask is not None}
     index = {key: value for key, value in tensors.items() if key.endswith(".index")}
-    protocol_kind = getattr(libspu.ProtocolKind, protocol)
-    config = libspu.RuntimeConfig(protocol=protocol_kind, field=libspu.FieldType.FM64)
+    config = libspu.RuntimeConfig(getattr(libspu.ProtocolKind, protocol), libspu.FieldType.FM64)
     config.enable_pphlo_profile, laps, lines = True, Laps(), []
     on_spu = simulation.sim_jax(simulation.Simulator(int(parties), config), network(manifest, how, index))
     secret = {key: value for key, value in tensors.items() if key not in index}

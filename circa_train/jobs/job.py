@@ -55,32 +55,32 @@ class Job:
         cfg: the configuration, as the dataclasses of :mod:`circa_train.jobs.settings` (``job.cfg.fault.k``).
         config: the same as plain data, for records.
         folder: where this job writes, once it has begun.
-        log: its logger.
-        inputs: digests of the files it reads, by key of the configuration.
-        take: takes possession of the folder; returns ``resume`` and ``tracker``.
-        begun: has it?
         resume: may it go on from what an earlier attempt left in the folder? Not if that was on other
             contents.
+        log: its logger.
+        inputs: digests of the files it reads, by key of the configuration.
+        take: takes possession of the folder, and says ``resume`` and ``tracker``; None for a caller that did.
+        begun: has it begun?
         tracker: what metrics are told to.
     """
 
     cfg: Any
     config: dict[str, Any]
     folder: Path
+    resume: bool
     log: logging.Logger
     inputs: Mapping[str, str] = field(default_factory=dict)
-    take: Callable[[], tuple[bool, Tracker]] = field(default=lambda: (False, Tracker()), repr=False)
+    take: Callable[[], tuple[bool, Tracker]] | None = field(default=None, repr=False)
     begun: bool = False
-    resume: bool = False
     tracker: Tracker = field(default_factory=Tracker)
 
     def begin(self) -> None:
         """Everything given has been checked and loaded: from here on the folder is written to. Calling it
         again does nothing.
         """
-        if not self.begun:
+        if not self.begun and self.take is not None:
             self.resume, self.tracker = self.take()
-            self.begun = True
+        self.begun = True
 
 
 def run(kind: str, config: Any, folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def perform(
         )
         return resume, tracker
 
-    job = Job(cfg, dict(folder.config), folder.path, log, folder.inputs, take)
+    job = Job(cfg, dict(folder.config), folder.path, False, log, folder.inputs, take)
     with owned(folder.path, waiting) if leads else nullcontext():
         stored = folder.finished()  # another process may have ended since the caller looked
         if leads and stored is not None and not cfg.run.again:

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from circa_train.files import write_text
 from circa_train.jobs.settings import PlotConfig
+from circa_train.jobs.tracked import show_figures, wandb_settings
 from circa_train.plots import gallery, save_figure
 from circa_train.report import Content, report_page
 from circa_train.runs import Row, collect, describe_collection, format_rows, select, site_rows, write_csv
@@ -29,6 +31,9 @@ def work(config: PlotConfig, command: str) -> None:
         config: what to collect, and where to write.
         command: goes into the figures' metadata and the report.
     """
+    mirror = wandb_settings(config.tracker)
+    if mirror is not None and "png" not in config.formats:
+        raise ValueError(f"formats = {config.formats}: figures are shown in wandb as PNG; add png")
     folders = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     found = collect(*folders)
     print(describe_collection(found))
@@ -64,6 +69,8 @@ def work(config: PlotConfig, command: str) -> None:
     print(format_rows(rows))
     for name, reason in drawn.left_out.items():
         print(f"not drawn: {name}: {reason}")
+    if mirror is not None:
+        show_figures(mirror, out, [path for path in written if path.suffix == ".png"], asdict(config))
     print("written:", *(f"  {path}" for path in written), sep="\n")
 
 

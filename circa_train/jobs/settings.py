@@ -466,4 +466,5 @@ class PlotConfig:
     formats: list[str] = field(default_factory=lambda: ["png", "svg", "pdf"])
     tolerance: float = 0.01
     report: bool = False
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)

@@ -7,12 +7,14 @@ interval, k, cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from circa_train.jobs.settings import TrackerConfig
 from circa_train.runs import Tracker, WandbSettings, flatten
+from circa_train.runs.wandb_mirror import WandbTracker, wandb_mode
 
 #: What records call a number, by dotted path, and what it is called in metrics; a path that a record does not
 #: have says nothing.
@@ -111,6 +113,19 @@ def run_name(folder: str, config: Mapping[str, Any]) -> str:
     if seed is not None:
         parts.append(f"seed{seed}")
     return "-".join(parts)
+
+
+def show_figures(
+    settings: WandbSettings, folder: Path, files: Iterable[Path], config: Mapping[str, Any]
+) -> None:
+    """Show figures in a run of their own, of job type ``plot``; nothing if WANDB_MODE says ``disabled``."""
+    mode = wandb_mode(settings.mode)
+    if mode == "disabled":
+        return
+    tracker = WandbTracker(folder, replace(settings, mode=mode, job_type="plot"), config)
+    for file in files:
+        tracker.figure(file)
+    tracker.finish()
 
 
 def tell(tracker: Tracker, record: Mapping[str, Any]) -> None:

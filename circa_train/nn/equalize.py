@@ -54,10 +54,10 @@ HEADROOM_BITS = 2
 _LEAST_REACH = 2.0**-8
 #: Elements of a site's batch that the law is computed for. Damages of neighbouring exponents differ by
 #: factors, so a sample decides between them.
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 15
 
-#: Damages that differ by less are equal: their sums are rounded.
-_ROUNDING = 1e-9
+#: A gain of less than this part of the damage is no reason to rescale: the sample does not tell it from none.
+_WORTH = 1e-3
 
 
 def equalize(
@@ -227,7 +227,7 @@ class _Measured:
 
 
 def _choose(groups: ChannelGroups, measured: _Measured) -> list[int]:
-    """The exponent of least damage for each group; of equally good ones the nearest to 0."""
+    """The exponent of least damage for each group; of those that are as good, the nearest to 0."""
     damage = sum(table[:, :-1] for table in measured.damage.values())
     assert isinstance(damage, Tensor)
     allowed = measured.allowed()
@@ -237,7 +237,7 @@ def _choose(groups: ChannelGroups, measured: _Measured) -> list[int]:
     for places in groups.sites.values():
         present = places[places != NONE].unique()
         seen[present] = True
-    best = (damage <= damage.amin(0) * (1 + _ROUNDING)).long().argmax(0).tolist()
+    best = (damage <= damage.amin(0) * (1 + _WORTH)).long().argmax(0).tolist()
     some = allowed.any(0).tolist()
     lowest = measured.exponents[0]
     chosen = [0] * groups.count

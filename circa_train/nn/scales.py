@@ -2,12 +2,15 @@
 
 relu(c z) = c relu(z), so the scale 2^f at which a sign test sees a channel is free. It decides the faults:
 a larger x = round(z 2^f) ties less often (ties need |x| < 2^k), and wraps more often (|x| of p masks do).
-For the pre-activations of calibration images the law gives, for every f, the expected squared error of the
-channel's outputs,
+For the pre-activations of calibration images the law gives, for every f, the damage to the channel's outputs
 
-    D(f) = mean of z^2 P(gate != [z > 0] | x),
+    D(f) = mean of z^2 (P + c P^2),    P = P(gate != [z > 0] | x),    c = SYSTEMATIC,
 
 and the f with the least D is taken, channel by channel. Equally good ones: the smallest, which wraps least.
+z^2 P is the expected squared error (:mod:`circa_train.nn.damage`). Of it z^2 P^2 is the square of the error's
+mean: what every draw does alike at equal values. The following layers add over neighbours and channels, where
+chance averages out and the mean does not. So the mean counts more. Ties are of this kind (P is near 1 for
+small x), wraps are not.
 
 The rule of overflow: the largest |z| that calibration sees in a channel, times 2^headroom_bits, must fit into
 the field. It holds under every overflow policy, so no candidate overflows on the calibration images, and
@@ -19,15 +22,16 @@ smaller than the largest of the site, and more resolution would gain nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from circa_train.fault import SignTest, TruncatedSign, fault_probability
+from circa_train.fault import SignTest, TruncatedSign
 from circa_train.fixed_point import MAX_FRAC_BITS, FracBits, check_finite, largest_frac_bits, to_fixed
 from circa_train.nn.control import evaluating, site_inputs, specs_by_site, stochastic_relus, without_faults
 from circa_train.nn.convert import as_stochastic
+from circa_train.nn.damage import squared_damage
 from circa_train.nn.tracing.leaves import refuse_unfinished
 from circa_train.nn.tracing.preserving import unchanged
 
@@ -41,6 +45,9 @@ _WINDOW = 18
 
 #: A channel counts as if it reached this share of its site at least.
 _LEAST_REACH = 2.0**-8
+
+#: How much more the systematic part of an error counts, in D.
+SYSTEMATIC = 4.0
 
 #: The headroom of every channel, in bits, if nothing else is said.
 HEADROOM_BITS = 2
@@ -120,45 +127,37 @@ def scale_errors(
     not be kept.
     """
     channels, largest = len(seen.values), torch.tensor(seen.largest(spec.prime, headroom_bits))
+    candidates = (largest - torch.arange(_WINDOW + 1)[:, None]).clamp(min=0)  # one row per step down
+    # all at once: as many channels as there are candidates
+    every = SiteValues(seen.values.repeat(len(candidates), 1), seen.reach)
+    repeated = replace(spec, k=spec.k * len(candidates)) if isinstance(spec.k, tuple) else spec
+    found = squared_errors(every, tuple(candidates.flatten().tolist()), repeated).reshape(candidates.shape)
     errors = torch.full((channels, MAX_FRAC_BITS + 1), torch.inf, dtype=torch.float64)
-    rows = torch.arange(channels)
-    for below in range(_WINDOW + 1):
-        bits = (largest - below).clamp(min=0)
-        errors[rows, bits] = squared_errors(seen, tuple(bits.tolist()), spec).cpu()
-    lowest = (largest - _WINDOW).clamp(min=0)
+    errors.scatter_(1, candidates.T, found.T.cpu())
+    lowest = candidates[-1]
     below_all = torch.arange(MAX_FRAC_BITS + 1) < lowest[:, None]
-    more = torch.nextafter(errors[rows, lowest], torch.tensor(torch.inf, dtype=torch.float64))
-    return torch.where(below_all, more[:, None], errors)
+    more = torch.nextafter(errors.gather(1, lowest[:, None]), torch.tensor(torch.inf, dtype=torch.float64))
+    return torch.where(below_all, more, errors)
 
 
 def squared_errors(
     seen: SiteValues, frac_bits: FracBits, spec: TruncatedSign, overflow: str = "raise"
 ) -> Tensor:
     """D of every channel at given fraction bits: float64 (channels,). Under ``wrap`` and ``saturate`` a value
-    that does not fit is tested as what it becomes.
+    that does not fit counts as wrong for certain.
 
     Raises:
         FixedPointOverflow: under ``raise``, if a value does not fit.
     """
-    values = seen.values
-    x = to_fixed(values.T, frac_bits, spec.prime, overflow)[0].T
-    opened = torch.empty_like(values)
-    for channel_spec, rows in _rows(spec, len(values)):
-        part = x[rows]
-        wrong = fault_probability(part, channel_spec)
-        tie = 0.0 if spec.mode == "poszero" else 1.0  # x = 0 is no fault of the law, but it decides about z
-        opened[rows] = torch.where(part > 0, 1 - wrong, torch.where(part < 0, wrong, tie))
-    return (values**2 * torch.where(values > 0, 1 - opened, opened)).mean(1)
-
-
-def _rows(spec: TruncatedSign, channels: int) -> list[tuple[TruncatedSign, list[int] | slice]]:
-    """The sign tests with a single k, each with the channels that have it."""
-    if not spec.by_channel:
-        return [(spec, slice(None))]
-    each = spec.channels()
-    if len(each) != channels:
-        raise ValueError(f"spec has k for {len(each)} channels, but the site has {channels}")
-    return [(one, [i for i, other in enumerate(each) if other == one]) for one in dict.fromkeys(each)]
+    values = seen.values.T  # dimension 1 is the channel
+    squares, damage = values**2, squared_damage(values, spec, frac_bits)
+    outside = damage.isinf()
+    if bool(outside.any()):
+        if overflow == "raise":
+            to_fixed(values, frac_bits, spec.prime)
+        damage = torch.where(outside, squares, damage)
+    systematic = torch.where(squares > 0, damage**2 / squares, 0.0)
+    return (damage + SYSTEMATIC * systematic).mean(0)
 
 
 def best_frac_bits(errors: Tensor) -> tuple[int, ...]:

@@ -176,6 +176,11 @@ class WandbTracker(Tracker):
 
         self._guarded(record)
 
+    def figure(self, path: str | os.PathLike[str]) -> None:
+        """Show a drawn PNG, under its file's name."""
+        name = f"figures/{Path(path).stem}"
+        self._guarded(lambda: self.run.log({name: self._wandb.Image(str(path))}))
+
     def finish(self) -> None:
         self._guarded(lambda: self.run.finish())
 

@@ -31,7 +31,7 @@ class Choices:
         sites: qualified names, in the order of execution.
         specs: ``specs[site][k]``.
         frac_bits: ``frac_bits[site][k]``.
-        errors: by the law, the mean square that faults add to an output: ``errors[site][k]``.
+        errors: by the law, the damage to an output: ``errors[site][k]``.
     """
 
     name: str

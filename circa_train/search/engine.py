@@ -179,7 +179,7 @@ def _search(
         best, candidates = scaled, candidates + bits
     if settings.per_site and len(sites) > 1 and best.within:
         some = splits.validation.subset(torch.arange(min(settings.images, len(splits.validation))))
-        reference = (min(_only(best.ks) + 1, bits - 1),) * len(sites)
+        reference = min(_only(best.ks) + 1, bits - 1)
         gains = site_gains(
             network, some, judge.choices, reference,
             mean=splits.mean, std=splits.std, batch_size=settings.batch_size, store=store, progress=progress,

@@ -3,9 +3,10 @@ network.
 
 For a site with recorded activations z the law gives, for every sign test and scale,
 
-    E = mean of z^2 P(gate wrong | z),
+    E = mean of z^2 (P + c P^2),    P = P(gate wrong | z),
 
-the mean square that faults add to its outputs (a fault moves an output by |z|, whatever its direction).
+the mean square that faults add to its outputs (a fault moves an output by |z|, whatever its direction), the
+systematic part counted more (:mod:`circa_train.nn.scales`).
 Networks respond to small errors linearly and different sites err independently, so squares of errors add up,
 and
 
@@ -25,7 +26,7 @@ from torch import nn
 from circa_train.cost import network_cost
 from circa_train.data import ImageSet
 from circa_train.diagnosis import site_sensitivity
-from circa_train.search.allocation import Allocation, Tables
+from circa_train.search.allocation import Tables
 from circa_train.search.choices import Choices
 from circa_train.search.store import Store
 
@@ -34,7 +35,7 @@ def site_gains(
     network: nn.Module,
     images: ImageSet,
     choices: Choices,
-    ks: Allocation,
+    k: int,
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -42,16 +43,14 @@ def site_gains(
     store: Store,
     progress: bool = False,
 ) -> list[float]:
-    """Divergence of the answers per squared error of each site's outputs, with the faults of ``ks`` at it
-    alone.
-    """
-    key = f"divergences {choices.name} at k = {','.join(map(str, ks))}"
+    """Divergence of the answers per damage to each site's outputs, with the faults of ``k`` at it alone."""
+    key = f"divergences at k = {k}"
     if store.value(key) is None:
-        choices.put(network, ks)
+        choices.put(network, (k,) * len(choices.sites))
         rows = site_sensitivity(network, images, mean=mean, std=std, batch_size=batch_size, progress=progress)
         store.set_value(key, {row.site: row.divergence for row in rows})
     divergences = store.value(key)
-    errors = [of[k] for of, k in zip(choices.errors, ks, strict=True)]
+    errors = [of[k] for of in choices.errors]
     return [
         divergences[site] / error if error > 0 else 0.0
         for site, error in zip(choices.sites, errors, strict=True)

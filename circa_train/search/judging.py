@@ -26,12 +26,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from circa_train.bars import bar
 from circa_train.data import Batches, ImageSet
 from circa_train.evaluation import FIRST_DRAW, Evaluation, kept_draws, one_draw
 from circa_train.fault import TruncatedSign
@@ -165,12 +164,9 @@ class Judge:
 
     def _draw(self, draw: int) -> Tensor:
         """Which images are classified right in one draw: bool (images,)."""
-        options: Any = {"unit": "batch", "disable": not self._progress, "leave": False}
-        with (
-            kept_draws(self._network),
-            tqdm(total=len(self._batches), desc=f"draw {draw}", **options) as bar,
-        ):
-            return one_draw(self._network, self._batches, FIRST_DRAW + draw, bar)
+        shown = bar(len(self._batches), f"draw {draw}", "batches", shown=self._progress)
+        with kept_draws(self._network), shown as seen:
+            return one_draw(self._network, self._batches, FIRST_DRAW + draw, seen)
 
 
 def margin_of(differences: Tensor, others: int, errors: float) -> float:

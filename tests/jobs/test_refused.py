@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def asked(kind: str, checkpoint: Path | str, **values: Any) -> Any:
+def asked(kind: str, source: Path | str, **values: Any) -> Any:
     """A job's configuration, without faults; dotted names go into its sections."""
     makers: dict[str, Any] = {
         "evaluate": EvaluateConfig, "verify": VerifyConfig, "search": SearchConfig, "export": ExportConfig,
@@ -53,7 +53,7 @@ def asked(kind: str, checkpoint: Path | str, **values: Any) -> Any:
         )  # fmt: skip
     else:
         config = makers[kind](
-            checkpoint=str(checkpoint), model=ModelConfig(name="checkpoint"), run=RunConfig(**QUIET),
+            checkpoint=str(source), model=ModelConfig(name="checkpoint"), run=RunConfig(**QUIET),
             data=DataConfig(name="checkpoint"), fault=FaultConfig(kind="none"),
         )  # fmt: skip
     for key, value in values.items():

@@ -13,18 +13,21 @@ import wandb
 from circa_train import build_model
 from circa_train.checkpoint import save_checkpoint
 from circa_train.jobs.job import KINDS, perform, run, run_folder_of
+from circa_train.jobs.plot import work as plot_work
 from circa_train.jobs.settings import (
     DataConfig,
     EvaluateConfig,
     ExportConfig,
     ModelConfig,
+    PlotConfig,
     RunConfig,
     SearchConfig,
     SearchDrawsConfig,
     TrackerConfig,
     VerifyConfig,
 )
-from circa_train.jobs.tracked import run_name, steps, summary
+from circa_train.jobs.tracked import run_name, show_figures, steps, summary
+from circa_train.runs import WandbSettings
 from circa_train.runs.metrics import read_metrics, read_summary
 
 NETWORK = {"name": "resnet8", "num_classes": 3, "image_size": 8, "width": 0.25, "in_channels": 1}
@@ -184,6 +187,27 @@ def test_every_kind_of_job_has_a_tracker() -> None:
     for kind in KINDS:
         config: Any = getattr(settings, f"{kind.capitalize()}Config")
         assert "tracker" in config.__dataclass_fields__, kind
+
+
+def test_figures_are_shown(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "Image", lambda path: f"image of {path}")
+    monkeypatch.setattr(FakeRun, "log", lambda self, metrics, step=None: shown.append(metrics))
+    show_figures(WandbSettings(tags=("a",)), tmp_path, [Path("a/knee.png"), Path("a/law.png")], {"out": "a"})
+    assert shown == [{"figures/knee": "image of a/knee.png"}, {"figures/law": "image of a/law.png"}]
+    assert (runs[0].arguments["job_type"], runs[0].arguments["tags"]) == ("plot", ["a"])
+    assert runs[0].finished
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    show_figures(WandbSettings(), tmp_path, [Path("a/knee.png")], {})
+    assert len(runs) == 1
+
+
+def test_figures_that_wandb_cannot_show_are_refused(tmp_path: Path) -> None:
+    config = PlotConfig(runs=str(tmp_path), formats=["pdf"], tracker=TrackerConfig(name="wandb"))
+    with pytest.raises(ValueError, match="add png"):
+        plot_work(config, "")
 
 
 def test_the_old_name_of_the_trackers_still_works() -> None:

@@ -89,7 +89,7 @@ def test_a_pickle_that_cannot_be_read_though_its_digest_is_right(cache: Callable
 
 def test_no_place_to_keep_code_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """As numba finds it where neither its folder, nor that of the source, nor the user's can be written."""
-    monkeypatch.setattr(caching._CacheImpl, "_locator_classes", [])
+    monkeypatch.setattr(caching.FunctionCache._impl_class, "_locator_classes", [])
     with pytest.warns(UserWarning, match="NUMBA_CACHE_DIR"):
         assert right(compiled(SIGNATURE, add_seventeen))
 
@@ -114,7 +114,7 @@ def test_code_that_is_wrong_is_an_error_of_its_own(cache: Callable[[str], list[P
 PROGRAM = """
 import warnings, torch
 from numba.core import caching
-caching._CacheImpl._locator_classes = []  # no place that can be written
+caching.FunctionCache._impl_class._locator_classes = []  # no place that can be written
 from circa_train import TruncatedSign
 from circa_train.kernels import reference
 from circa_train.kernels.cpu import launch

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from circa_train import BitWindow, NoFault, StochasticReLU, TruncatedSign, UniformFault, with_stochastic_relus
 from circa_train.fault import FaultKinds, SignTest, expected_faults
+from circa_train.field import DEFAULT_PRIME
 from circa_train.fixed_point import to_fixed
 from circa_train.nn.control import set_draw, set_faults, site_inputs, stochastic_relus
-from circa_train.nn.observation import SiteObservation, expect, observe
+from circa_train.nn.observation import Magnitudes, SiteObservation, expect, magnitudes, observe
 
 SPECS: list[SignTest] = [
     TruncatedSign(20),
@@ -142,3 +143,36 @@ def test_the_law_is_added_up_at_every_site_with_faults(spec: SignTest) -> None:
         model(inputs())
         model(inputs())
     assert twice[first.name] == once + once
+
+
+def test_magnitudes_are_counted_by_sign_and_bit_length() -> None:
+    prime = 251
+    x = torch.arange(-125, 126)
+    found = Magnitudes.of(x, prime)
+    values = x.tolist()
+    assert found.zeros == 1
+    for b in range(7):
+        assert found.positive[b] == sum(v > 0 and v.bit_length() == b + 1 for v in values)
+        assert found.negative[b] == sum(v < 0 and (-v).bit_length() == b + 1 for v in values)
+    assert len(found.positive) == len(found.negative) == 7
+    powers = torch.tensor([2**29 - 1, 2**29, 1 - 2**29, -(2**29)])  # ends of bins at the default prime
+    far = Magnitudes.of(powers, DEFAULT_PRIME)
+    assert (far.positive[28:], far.negative[28:]) == ([1, 1], [1, 1])
+
+
+def test_magnitudes_of_a_network_add_up_over_its_batches() -> None:
+    network = with_stochastic_relus(nn.Sequential(nn.ReLU()), TruncatedSign(k=2), frac_bits=4)
+    with magnitudes(network) as seen:
+        network(torch.tensor([[0.25, -0.0625]]))
+        network(torch.tensor([[0.0, 1.0]]))
+    (found,) = seen.values()
+    assert (found.positive[:5], found.negative[0], found.zeros) == ([0, 0, 1, 0, 1], 1, 1)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.kind)
+def test_magnitudes_count_every_value_under_any_fault_model(spec: SignTest) -> None:
+    model = network(spec)
+    with magnitudes(model) as seen, observe(model) as observed:
+        model(inputs())
+    totals = {name: sum(m.negative) + sum(m.positive) + m.zeros for name, m in seen.items()}
+    assert totals == {name: site.values for name, site in observed.items()}

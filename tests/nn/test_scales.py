@@ -10,7 +10,8 @@ from torch import nn
 from circa_train import NoFault, TruncatedSign, UniformFault, fit_scales, with_stochastic_relus
 from circa_train.field import largest_centred
 from circa_train.nn.control import described_frac_bits, set_frac_bits, stochastic_relus
-from circa_train.nn.scales import SiteValues, best_frac_bits, scale_errors, site_values, squared_errors
+from circa_train.nn.damage import squared_damage
+from circa_train.nn.scales import SYSTEMATIC, SiteValues, best_frac_bits, scale_errors, site_values
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.randn(6, 3, 8, 8, generator=GENERATOR)
@@ -21,7 +22,8 @@ def slow_error(values: list[float], frac_bits: int, spec: TruncatedSign) -> floa
     masks, total = torch.arange(spec.prime), 0.0
     for z in values:
         gates = spec.gate(torch.tensor(round(z * 2**frac_bits)), masks)
-        total += z**2 * float((gates != (z > 0)).double().mean())
+        wrong = float((gates != (z > 0)).double().mean())
+        total += z**2 * (wrong + SYSTEMATIC * wrong**2)
     return total / len(values)
 
 
@@ -48,7 +50,7 @@ def test_a_value_that_rounds_to_zero_is_decided_by_the_tie() -> None:
     values = torch.tensor([[0.3], [-0.3]], dtype=torch.float64)
     for mode, want in (("poszero", [0.09, 0.0]), ("negpass", [0.0, 0.09])):
         errors = scale_errors(SiteValues(values, values.abs().amax(1)), TruncatedSign(12, mode), 30)
-        assert errors[:, 0].tolist() == pytest.approx(want)
+        assert errors[:, 0].tolist() == pytest.approx([(1 + SYSTEMATIC) * each for each in want])
 
 
 def test_calibration_sees_every_value_and_keeps_the_headroom() -> None:
@@ -82,9 +84,9 @@ def test_less_is_lost_than_with_any_single_number() -> None:
         errors = [(network(z) - z.relu()) ** 2 for _ in range(4)]
         return float(torch.stack(errors).double().mean())
 
-    own, rows = measured(chosen), z.transpose(0, 1).flatten(1).double()
-    law = squared_errors(SiteValues(rows, rows.abs().amax(1)), chosen["1"], spec)
-    assert own == pytest.approx(float(law.mean()), rel=0.25)  # 5 sigma: 2000 faults or more, of unequal size
+    own = measured(chosen)
+    law = float(squared_damage(z, spec, chosen["1"]).mean())
+    assert own == pytest.approx(law, rel=0.25)  # 5 sigma: 2000 faults or more, of unequal size
     assert all(own < measured(single) for single in range(14, 26))
 
 

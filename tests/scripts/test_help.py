@@ -27,7 +27,7 @@ from circa_train.training.settings import CURRICULA, OPTIMIZERS, PRECISIONS, SCH
 from circa_train.verify.checking import TRANSPORTS
 
 CONFIGS = Path(config_folder())
-SCRIPTS = (*KINDS, "cost")
+SCRIPTS = (*KINDS, "cost", "plot")
 WIDTH = 110
 
 
@@ -106,14 +106,14 @@ def test_words_are_those_that_the_parts_take() -> None:
         "reduction.accounting": set(ACCOUNTINGS),
         "split": {"train", "validation", "test"},
         "rescaling": set(RESCALINGS),
+        "decide_on": {"validation", "test"},
         "verify.transport": set(TRANSPORTS),
         "pi.offline": {"dealer", "homomorphic"},
-        "decide_on": {"validation", "test"},
         "tracker.mode": set(WANDB_MODES),
     }
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "plot"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_the_text_fits_on_a_screen(script: str) -> None:
     config = shown(script)
     template = str(config.hydra.help.template)

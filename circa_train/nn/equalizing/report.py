@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -66,8 +67,8 @@ class Equalization:
                     "free": int(free.sum()),
                     "lowest": round(float(scales.min()), 3),
                     "highest": round(float(scales.max()), 3),
-                    "before": self.before[site],
-                    "after": self.after[site],
+                    "before": _finite(self.before[site]),
+                    "after": _finite(self.after[site]),
                     "why_not": "; ".join(reasons.get(site, ())),
                 }
             )
@@ -78,8 +79,8 @@ class Equalization:
         table = torch.tensor([*self.scales, 1.0], dtype=torch.float64)
         return {
             "sites": self.rows(),
-            "before": sum(self.before.values()),
-            "after": sum(self.after.values()),
+            "before": _finite(sum(self.before.values())),
+            "after": _finite(sum(self.after.values())),
             "multiplied": {
                 n: table[g].log2().tolist() for n, g in self.groups.makers.items() if _any(table[g])
             },
@@ -91,14 +92,19 @@ class Equalization:
     def __str__(self) -> str:
         lines = [f"{'site':<28} {'channels':>8} {'free':>5} {'2^':>9} {'damage before':>14} {'after':>10}"]
         for row in self.rows():
-            span = f"{row['lowest']:g}..{row['highest']:g}"
+            span, site = f"{row['lowest']:g}..{row['highest']:g}", row["site"]
             lines.append(
-                f"{row['site']:<28} {row['channels']:>8} {row['free']:>5} {span:>9} {row['before']:>14.4g} "
-                f"{row['after']:>10.4g}{'  ' + row['why_not'] if row['why_not'] else ''}"
+                f"{site:<28} {row['channels']:>8} {row['free']:>5} {span:>9} {self.before[site]:>14.4g} "
+                f"{self.after[site]:>10.4g}{'  ' + row['why_not'] if row['why_not'] else ''}"
             )
         before, after = sum(self.before.values()), sum(self.after.values())
         lines.append(f"expected squared error per image {before:.4g}, now {after:.4g}")
         return "\n".join(lines)
+
+
+def _finite(damage: float) -> float | None:
+    """For JSON, which has no infinity: None where values leave the field."""
+    return damage if math.isfinite(damage) else None
 
 
 def _any(scales: Tensor) -> bool:
