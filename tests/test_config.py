@@ -49,12 +49,13 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("group", ["model", "data", "fault", "optim", "tracker"])
+@pytest.mark.parametrize("group", ["model", "data", "fault", "optim", "reduction", "tracker"])
 def test_every_option_of_every_group_composes(group: str) -> None:
     fixed = {
         "data=imagefolder": ["data.name=imagefolder:x"],
         "fault=file": ["fault.path=x"],
         "fault=python": ["fault.path=x"],
+        "reduction=snl": ["reduction.budget=1"],
     }
     for option in options(group):
         choice = f"{group}={option}"
@@ -112,7 +113,7 @@ def test_training_settings_and_the_schema_agree_in_names_and_defaults() -> None:
     config = composed("train", "optim=sgd")
     assert build_settings(config) == TrainingSettings()
     names = {f.name for f in dataclasses.fields(TrainingSettings)}
-    sections = {"model", "data", "fault", "optim", "tracker", "run", "checkpoint", "teacher"}
+    sections = {"model", "data", "fault", "optim", "reduction", "tracker", "run", "checkpoint", "teacher"}
     ours = {f.name for f in dataclasses.fields(config)} - sections
     ours |= {f.name for f in dataclasses.fields(config.optim)} | {
         f"augment_{f.name}" for f in dataclasses.fields(config.data.augment)

@@ -32,6 +32,9 @@ SCHEMAS: dict[str, type] = {
     "hydra/schema/deal": settings.DealConfig,
     "hydra/schema/infer": settings.InferConfig,
     "hydra/schema/benchmark": settings.BenchmarkConfig,
+    "hydra/schema/reduction/none": settings.ReductionConfig,
+    "hydra/schema/reduction/removal": settings.RemovalConfig,
+    "hydra/schema/reduction/snl": settings.LearnedReductionConfig,
     "hydra/schema/fault/file": settings.FileFaultConfig,
     "hydra/schema/fault/checkpoint": settings.CheckpointFaultConfig,
 }

@@ -10,16 +10,19 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from circa_train import user_code
+from circa_train.checkpoint import load_snl
 from circa_train.data import DataSplits, load_data
 from circa_train.jobs.faults import FROM_CHECKPOINT
 from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import DataConfig, ModelConfig
 from circa_train.nn import build_model, check_name
+from circa_train.nn.models.reduction import portable
 
 #: What a checkpoint's metadata says of its data.
 _RECORDED = ("name", "validation_fraction", "seed", "image_size", "mean", "std")
@@ -91,14 +94,28 @@ def describe_data(splits: DataSplits, section: DataConfig) -> dict[str, Any]:
 
 
 def model_arguments(section: ModelConfig, splits: DataSplits) -> dict[str, Any]:
-    """The keyword arguments of ``build_model``, options that say nothing left out."""
+    """The keyword arguments of ``build_model``, options that say nothing left out, and masks themselves in
+    the place of their file, so that a checkpoint that records them needs no other.
+    """
     arguments = {
         **asdict(section),
         "num_classes": splits.num_classes,
         "image_size": splits.image_size,
         "in_channels": splits.channels,
     }
+    if section.reduction is not None:
+        arguments["reduction"] = _with_masks(section.reduction)
     return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _with_masks(reduction: Any) -> dict[str, Any]:
+    """The reduction with its masks in it; besides ``.safetensors`` and ``.npz``, SNL's own checkpoints are
+    read.
+    """
+    masks = reduction.get("masks") if isinstance(reduction, Mapping) else None
+    if isinstance(masks, str) and Path(masks).suffix not in (".safetensors", ".npz"):
+        return portable({**reduction, "masks": load_snl(masks)[1]})
+    return portable(reduction)
 
 
 def check_model(section: ModelConfig) -> None:

@@ -17,7 +17,9 @@ from circa_train.files import file_digest, read_json
 from circa_train.runs import flatten
 
 #: Keys of configurations that name a file (or folder) whose contents enter the result.
-INPUT_KEYS = ("checkpoint", "teacher", "fault.path", "fault.frac_bits")
+INPUT_KEYS = (
+    "checkpoint", "teacher", "fault.path", "fault.frac_bits", "model.reduction.masks", "reduction.price.path"
+)
 
 #: Keys that may name code of the user's own, whose source file enters the result.
 CODE_KEYS = ("model.name", "data.name")

@@ -17,6 +17,7 @@ from circa_train.benchmark.sizes import BenchmarkSizes
 from circa_train.jobs.mirror import MISSING, mirrored
 from circa_train.runs import WandbSettings
 from circa_train.search.settings import SearchSettings
+from circa_train.training.reduction_settings import ReductionSettings
 from circa_train.training.settings import TrainingSettings
 
 
@@ -158,6 +159,41 @@ class DrawsConfig:
     most: int = 50
 
 
+@dataclass
+class ReductionConfig:
+    """Which ReLUs go before the network is fine-tuned: none."""
+
+    method: str = "none"
+
+
+@dataclass
+class RemovalConfig(ReductionConfig):
+    """Whole sites by rule, as DeepReDuce has them; the fields are those of ``model.reduction``."""
+
+    method: str = "removal"
+    stages: list[str] = field(default_factory=list)
+    alternate: Any = False  # true, or the names of stages
+    sites: list[str] = field(default_factory=list)
+
+
+_LearnedFields: Any = mirrored("_LearnedFields", ReductionSettings, base=ReductionConfig)
+
+
+@dataclass
+class LearnedReductionConfig(_LearnedFields):
+    """Selective network linearisation. What is not told here is ``ReductionSettings`` under the same names.
+
+    ``budget`` counts ReLUs, or, with ``unit: bytes``, what they cost under the sign test ``price`` in the
+    ``accounting`` of :mod:`circa_train.cost`. ``price`` is a sign test such as ``{kind: truncated_sign, k:
+    12}``, or ``{path: FILE}`` of one per site.
+    """
+
+    method: str = "snl"
+    unit: str = "relus"
+    price: Any = None
+    accounting: str = "labels"
+
+
 _TrainingFields: Any = mirrored("_TrainingFields", TrainingSettings, without=(AugmentConfig, OptimConfig))
 
 
@@ -172,6 +208,7 @@ class TrainConfig(_TrainingFields):
     data: DataConfig = field(default_factory=DataConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     checkpoint: str | None = None

@@ -23,13 +23,16 @@ from circa_train.jobs.faults import (
     refuse_rescale_bits,
 )
 from circa_train.jobs.job import Job
+from circa_train.jobs.reduction import build_reduction, relu_prices, removed_by_rule
 from circa_train.jobs.settings import TrainConfig
 from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
 from circa_train.nn import build_model, with_stochastic_relus
+from circa_train.nn.models.kept_relus import relu_shapes
 from circa_train.runs import config_hash, recipe
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
-from circa_train.training.loop import BEST, LAST, check_fit
+from circa_train.training.fitting import check_fit
 from circa_train.training.progress import OtherTraining
+from circa_train.training.states import BEST, LAST
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +42,16 @@ def work(job: Job) -> dict[str, Any]:
     config = job.cfg
     plan = build_fault(config.fault)
     settings = build_settings(config)
+    reduction = build_reduction(config.reduction, exact=plan.exact)
     check_model(config.model)
     with join_ranks(config.run.device) as ranks:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
         prepared = prepare(config, plan, device)
+        shape = (prepared.splits.channels, prepared.splits.image_size, prepared.splits.image_size)
+        prices = relu_prices(config.reduction, relu_shapes(prepared.network, shape) if reduction else ())
         started_from = prepared.started_from or job.inputs.get("checkpoint")
         prepared.metadata["recipe"] = recipe(job.config, started_from)
-        check_fit(settings, prepared.splits, prepared.network, prepared.teacher, ranks)
+        check_fit(settings, prepared.splits, prepared.network, prepared.teacher, ranks, reduction)
         job.begin()
         if not job.resume and not config.run.again and ranks.is_main:
             set_states_aside(job, "they belong to another question, or to a result that is not whole")
@@ -57,6 +63,7 @@ def work(job: Job) -> dict[str, Any]:
                 teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
                 progress=config.run.progress,
                 inputs={**job.inputs, "configuration": config_hash(job.config)},
+                reduction=reduction, prices=prices,
             )  # fmt: skip
 
         try:
@@ -129,6 +136,7 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     if own_model and user_code.is_reference(arguments["name"]):
         code = arguments["name"]
         user_code.require_named(code, trusted=config.run.trust_code, how=f"model.name={code}")
+    arguments = removed_by_rule(config.reduction, arguments)
     network = build_model(**arguments, seed=config.seed)
     recorded = None
     if config.checkpoint is not None:
@@ -216,6 +224,7 @@ def _start_from(path: str, network: nn.Module) -> int | dict[str, Any] | None:
 
 def training_record(result: TrainingResult, prepared: Prepared, config: TrainConfig) -> dict[str, Any]:
     """What ``result.json`` holds for kind ``train``."""
+    learned = {} if result.masks is None else {"relus": result.relus, "masks": shown_path(result.masks)}
     return {
         "best_accuracy": result.best_accuracy,
         "epochs": result.epochs,
@@ -228,4 +237,5 @@ def training_record(result: TrainingResult, prepared: Prepared, config: TrainCon
         "frac_bits": prepared.metadata["frac_bits"],
         "finetuned": config.checkpoint is not None,
         "recipe": prepared.metadata.get("recipe"),
+        **learned,
     }

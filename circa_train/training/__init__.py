@@ -8,15 +8,27 @@ from circa_train.lazy import face
 
 if TYPE_CHECKING:
     from circa_train.training.distributed import Ranks, join_ranks
+    from circa_train.training.linearisation import BudgetNotMet
     from circa_train.training.loop import TrainingResult, train
+    from circa_train.training.reduction_settings import ReductionSettings
     from circa_train.training.settings import TrainingSettings
 
-__all__ = ["Ranks", "TrainingResult", "TrainingSettings", "join_ranks", "train"]
+__all__ = [
+    "BudgetNotMet",
+    "Ranks",
+    "ReductionSettings",
+    "TrainingResult",
+    "TrainingSettings",
+    "join_ranks",
+    "train",
+]
 
 __getattr__, __dir__ = face(
     __name__,
     {
+        "BudgetNotMet": "linearisation",
         "Ranks": "distributed",
+        "ReductionSettings": "reduction_settings",
         "TrainingResult": "loop",
         "TrainingSettings": "settings",
         "join_ranks": "distributed",

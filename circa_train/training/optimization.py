@@ -44,8 +44,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
+def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int, start: int = 0) -> float:
     """The learning rate of optimiser step ``step`` (0 is the first).
+
+    Before step ``start`` it is the peak, and the schedule has the steps that are left.
 
     The warm-up of w steps gives step i the share (i + 1) / w of the peak, so that the first step already
     learns. Of the remaining n steps, step j of ``cosine`` and ``triangular`` is at the fraction j / n of the
@@ -55,7 +57,9 @@ def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -
     >>> [learning_rate(settings, step, 2) for step in range(8)]
     [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
-    total = settings.epochs * steps_per_epoch
+    if step < start:
+        return settings.learning_rate
+    total, step = settings.epochs * steps_per_epoch - start, step - start
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup

@@ -61,6 +61,7 @@ def identity(
     settings: TrainingSettings,
     teacher: nn.Module | None,
     inputs: Mapping[str, str] | None = None,
+    reduction: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Flat plain values: a stored state may be resumed by a training that has the same.
 
@@ -70,6 +71,7 @@ def identity(
         settings: of the training.
         teacher: of a distillation; its weights count.
         inputs: digests of what else determines the result, by name: the first weights above all.
+        reduction: plain values that determine which ReLUs stay; None keeps all.
     """
     values: dict[str, Any] = {f"settings.{name}": value for name, value in asdict(settings).items()}
     values["data.name"] = splits.name
@@ -86,6 +88,7 @@ def identity(
         }
         values.update({f"fault.{site}.{name}": value for name, value in described.items()})
     values["teacher"] = None if teacher is None else digest(teacher.state_dict())
+    values.update({f"reduction.{name}": value for name, value in (reduction or {}).items()})
     values.update({f"inputs.{name}": value for name, value in (inputs or {}).items()})
     return values
 

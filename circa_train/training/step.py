@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from circa_train.nn import fault_buffer_names, raise_pending, set_draw, set_specs, stochastic_relus
 from circa_train.training.curriculum import fault_level
 from circa_train.training.distributed import Ranks
+from circa_train.training.linearisation import Linearisation
 from circa_train.training.objective import logits_of, loss_sum
 from circa_train.training.optimization import build_optimizer, learning_rate, set_learning_rate
 from circa_train.training.progress import Progress
@@ -27,11 +29,13 @@ class Stepper:
         model: trained in place, on its device.
         teacher: copied; None without distillation.
         steps_per_epoch: fixes the learning rate's course.
+        linearise: makes the choice of ReLUs for the network, or None to keep all.
 
     Attributes:
         specs: the network's own fault specs by site, whatever a curriculum has put in their place.
         average: the moving average, or None.
         teacher: the copy, or None.
+        linearisation: the choice of ReLUs under way, or None.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Stepper:
         ranks: Ranks,
         device: torch.device,
         steps_per_epoch: int,
+        linearise: Callable[[nn.Module], Linearisation] | None = None,
     ) -> None:
         self.model, self.settings = model, settings
         self.ranks, self.device = ranks, device
@@ -54,9 +59,12 @@ class Stepper:
         self.teacher = (
             None if teacher is None else copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
         )
+        self.linearisation = None if linearise is None else linearise(model)
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         self.average = MovingAverage(model, settings.ema_decay) if settings.ema_decay else None
+        if self.average is not None and self.linearisation is not None:
+            self.linearisation.share_with(self.average.model)
         self.optimizer = build_optimizer(model, settings)
         self._parallel = self._distribute()
         network: Any = model if self._parallel is None else self._parallel
@@ -90,7 +98,7 @@ class Stepper:
             )
         )
         self.set_level(fault_level(settings, epoch, step))
-        set_learning_rate(self.optimizer, learning_rate(settings, step, self.steps_per_epoch))
+        set_learning_rate(self.optimizer, self.learning_rate(step))
         self.optimizer.zero_grad(set_to_none=True)
         images, labels = images.to(self.device), labels.to(self.device)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -113,12 +121,21 @@ class Stepper:
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
+        if self.linearisation is not None:
+            self.linearisation.step(step + 1)
         if self.average is not None:
             self.average.update(step)
         self._loss += total
         self._images += len(images)
         self._first_bad = torch.where((self._first_bad < 0) & ~total.isfinite(), step, self._first_bad)
         return total / len(images)
+
+    def learning_rate(self, step: int) -> float:
+        """Of this step. While ReLUs are being chosen the schedule has not begun."""
+        start = 0
+        if self.linearisation is not None:
+            start = step + 1 if self.linearisation.start is None else self.linearisation.start
+        return learning_rate(self.settings, step, self.steps_per_epoch, start)
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._parallel is None else self._parallel.no_sync()

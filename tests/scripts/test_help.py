@@ -12,15 +12,17 @@ from hydra import compose, initialize_config_dir
 
 from circa_train.config import help
 from circa_train.config.registration import config_folder, register
-from circa_train.cost import why_no_circuit
+from circa_train.cost import ACCOUNTINGS, why_no_circuit
 from circa_train.fault import sign_test_from_dict
 from circa_train.fault.circa import MODES
 from circa_train.fault.uniform import DIRECTIONS
 from circa_train.fixed_point import OVERFLOW_POLICIES
 from circa_train.jobs.allowed import FORMS, REFUSED, WORDS
 from circa_train.jobs.job import KINDS
+from circa_train.jobs.reduction import UNITS
 from circa_train.rescaling import RESCALINGS
 from circa_train.runs.wandb_mirror import WANDB_MODES
+from circa_train.training.reduction_settings import GRANULARITIES
 from circa_train.training.settings import CURRICULA, OPTIMIZERS, PRECISIONS, SCHEDULES
 from circa_train.verify.checking import TRANSPORTS
 
@@ -99,6 +101,9 @@ def test_words_are_those_that_the_parts_take() -> None:
         "optim.schedule": set(SCHEDULES),
         "precision": set(PRECISIONS),
         "curriculum": set(CURRICULA),
+        "reduction.granularity": set(GRANULARITIES),
+        "reduction.unit": set(UNITS),
+        "reduction.accounting": set(ACCOUNTINGS),
         "split": {"train", "validation", "test"},
         "rescaling": set(RESCALINGS),
         "decide_on": {"validation", "test"},

@@ -18,6 +18,7 @@ from circa_train.runs.metrics import JsonLinesTracker, read_metrics, read_summar
 from circa_train.runs.tracker import Tracker
 from circa_train.training import TrainingSettings, train
 from circa_train.training import loop as training_loop
+from circa_train.training import states as training_states
 
 TIMING = {"time", "seconds", "images_per_second"}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -140,7 +141,7 @@ def test_signal_while_an_epoch_ends_is_not_lost(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        training_loop, "save_checkpoint", lambda *args: (save_checkpoint(*args), signal.raise_signal(2))
+        training_states, "save_checkpoint", lambda *args: (save_checkpoint(*args), signal.raise_signal(2))
     )
     with pytest.raises(KeyboardInterrupt):
         tiny.run(tmp_path)

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from circa_train.checkpoint import load_checkpoint
+from circa_train.nn.models.mask_files import load_masks
 from circa_train.runs.metrics import read_metrics
 
 SCRIPT = Path(__file__).with_name("tiny.py")
@@ -88,7 +89,8 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleTyp
     """With faults the masks must be those of the joined batch: rank 0's may not be given to all.
 
     A second training stands still and only watches: a running mean is linear in what was seen, so the average
-    over the processes is the joined batch's.
+    over the processes is the joined batch's. A third one chooses ReLUs: the same, or the alphas' gradients
+    were not added up.
     """
     stepping: dict[str, Any] = {
         "faulty": True,
@@ -102,7 +104,14 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleTyp
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    jobs = [{"folder": tmp_path / "stepping2", **stepping}, {"folder": tmp_path / "watching2", **watching}]
+    choosing: dict[str, Any] = {
+        "batchnorm": False,
+        "epochs": 5,
+        "learning_rate": 0.01,
+        "reduction": {"budget": 104, "epochs": 2, "learning_rate": 0.1, "interval": 1, "growth": 1.5},
+    }
+    wanted = {"stepping": stepping, "watching": watching, "choosing": choosing}
+    jobs = [{"folder": tmp_path / f"{name}2", **settings} for name, settings in wanted.items()]
     processes = [
         start(
             *jobs,
@@ -116,6 +125,7 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleTyp
     ]
     one, _ = tiny.run(tmp_path / "stepping1", **stepping)
     watched, _ = tiny.run(tmp_path / "watching1", **watching)
+    tiny.run(tmp_path / "choosing1", **choosing)
     assert [finish(process) for process in processes] == [0, 0]
 
     two = load_checkpoint(tmp_path / "stepping2" / "last.pt").state_dict
@@ -127,3 +137,5 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tiny: ModuleTyp
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
     mean = load_checkpoint(tmp_path / "watching2" / "last.pt").state_dict["1.running_mean"]
     torch.testing.assert_close(mean, watched["1.running_mean"], rtol=1e-5, atol=1e-6)
+    ours, theirs = (load_masks(tmp_path / f"choosing{n}" / "masks.safetensors") for n in (1, 2))
+    assert all(torch.equal(ours[site], theirs[site]) for site in ours)

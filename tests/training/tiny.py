@@ -19,7 +19,7 @@ from circa_train import TruncatedSign, with_stochastic_relus
 from circa_train.data import DataSplits, ImageSet
 from circa_train.runs.metrics import JsonLinesTracker, build_tracker
 from circa_train.runs.tracker import Tracker
-from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
+from circa_train.training import ReductionSettings, TrainingResult, TrainingSettings, join_ranks, train
 
 
 def splits(images: int = 48) -> DataSplits:
@@ -58,11 +58,13 @@ class SlowTracker(JsonLinesTracker):
 
 
 def run(folder: Path, tracker: Tracker | None = None, *, faulty: bool = False, batchnorm: bool = True,
-        dropout: float = 0.0, **settings: Any) -> tuple[dict[str, Tensor], TrainingResult]:
+        dropout: float = 0.0, reduction: dict[str, Any] | None = None, prices: dict[str, int] | None = None,
+        **settings: Any) -> tuple[dict[str, Tensor], TrainingResult]:
     model = network(faulty=faulty, batchnorm=batchnorm, dropout=dropout)
     chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.05, **settings})
     result = train(
-        model, splits(), chosen, folder=folder, tracker=tracker or JsonLinesTracker(folder), progress=False
+        model, splits(), chosen, folder=folder, tracker=tracker or JsonLinesTracker(folder), progress=False,
+        reduction=None if reduction is None else ReductionSettings(**reduction), prices=prices,
     )
     return model.state_dict(), result
 

@@ -1,11 +1,8 @@
-"""Masks over ReLU sites: the shapes they must have, their files, and first masks to start from.
+"""Masks over ReLU sites: the shapes they must have, and first masks to start from.
 
-A set of masks is {site name: bool tensor of one image's activation}; True keeps the ReLU. ``reduced.py``
-applies them.
-
-Files: ``.safetensors`` or ``.npz``, one entry per site. Entries may be bool or numbers that are all 0 or 1
-(published masks are often float). Inside a JSON document a mask is ``encode_mask``'s dict: its bits, packed,
-deflated, base64.
+A set of masks is {site name: bool tensor of one image's activation}; True keeps the ReLU. ``reduction.py``
+applies them, ``mask_files.py`` stores them, training can learn them. Inside a JSON document a mask is
+``encode_mask``'s dict: its bits, packed, deflated, base64.
 """
 
 from __future__ import annotations
@@ -13,18 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import os
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from circa_train.files import write_bytes, write_file
 from circa_train.nn.module_tree import kept_modes
 
 GRANULARITIES = ("pixel", "channel")
@@ -133,72 +126,40 @@ def _score_shape(shape: tuple[int, ...], granularity: str) -> tuple[int, ...]:
 def _keep_highest(
     scores: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], keep: float
 ) -> dict[str, Tensor]:
-    """Keep units in falling order of score, across all sites, until the next would exceed the fraction of
-    elements.
-    """
+    """The units of highest score that make up at most a fraction of all elements."""
     if not 0 <= keep <= 1:
         raise ValueError(f"keep must be a fraction in [0, 1], not {keep!r}")
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    sizes = torch.cat(
-        [torch.full((s.numel(),), math.prod(shapes[n]) // s.numel()) for n, s in scores.items()]
-    )
-    order = torch.argsort(flat, descending=True, stable=True)
-    allowed = math.floor(keep * int(sizes.sum()) + 0.5)
-    kept = torch.zeros(len(flat), dtype=torch.bool)
-    kept[order[sizes[order].cumsum(0) <= allowed]] = True
-    parts = kept.split([score.numel() for score in scores.values()])
-    masks = {}
-    for (site, score), part in zip(scores.items(), parts, strict=True):
-        masks[site] = part.reshape(score.shape).expand(shapes[site]).clone()
-    return masks
+    sizes = {site: math.prod(shapes[site]) // score.numel() for site, score in scores.items()}
+    elements = sum(math.prod(shapes[site]) for site in scores)
+    kept = keep_highest(scores, sizes, math.floor(keep * elements + 0.5))
+    return {site: mask.expand(shapes[site]).clone() for site, mask in kept.items()}
 
 
-def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
-    """Write masks as ``.safetensors`` or ``.npz``, atomically; ``load_masks`` is the inverse."""
-    path = Path(path)
-    checked = {site: _as_bool(site, mask).contiguous().cpu() for site, mask in masks.items()}
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save
+def keep_highest(
+    scores: Mapping[str, Tensor], costs: Mapping[str, int], allowed: int
+) -> dict[str, Tensor]:
+    """Keep units in falling order of score, across all sites, until the next would cost too much; of equal
+    scores those that come first.
 
-        write_bytes(path, save(checked))
-    elif path.suffix == ".npz":
-        arrays: dict[str, Any] = {site: mask.numpy() for site, mask in checked.items()}
-        write_file(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
-    else:
-        raise ValueError(f"masks are written as .safetensors or .npz, not {path.name!r}")
-
-
-def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read masks from ``.safetensors`` or ``.npz``. ValueError names the file, or the site, that is not as it
-    should be.
+    Args:
+        scores: of the units, by site.
+        costs: of one unit, by site.
+        allowed: what all kept units may cost.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"there is no mask file {path}; write one with save_masks, or correct the reduction's 'masks'"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            raw: Mapping[str, Any] = load_file(path)
-        elif path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                raw = {site: torch.from_numpy(archive[site]) for site in archive.files}
-        else:
-            raise ValueError("masks are read from .safetensors or .npz")
-    except (ValueError, OSError, TypeError, zipfile.BadZipFile, zlib.error, _safetensors_error()) as error:
-        raise ValueError(f"cannot read the mask file {path}: {error}") from error
-    return {site: _as_bool(site, mask) for site, mask in raw.items()}
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    each = torch.cat([torch.full((score.numel(),), costs[site]) for site, score in scores.items()])
+    order = torch.argsort(flat, descending=True, stable=True).cpu()
+    kept = torch.zeros(len(flat), dtype=torch.bool)
+    kept[order[each[order].cumsum(0) <= allowed]] = True
+    parts = kept.split([score.numel() for score in scores.values()])
+    return {
+        site: part.reshape(score.shape).to(score.device)
+        for (site, score), part in zip(scores.items(), parts, strict=True)
+    }
 
 
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError
-
-
-def _as_bool(site: str, mask: Tensor) -> Tensor:
+def as_bool(site: str, mask: Tensor) -> Tensor:
+    """The mask as a bool tensor. ValueError names the site if a value is neither 0 nor 1."""
     if mask.dtype == torch.bool:
         return mask
     if not bool(((mask == 0) | (mask == 1)).all()):
@@ -222,7 +183,7 @@ def decode_mask(site: str, value: Any) -> Tensor:
     message.
     """
     if isinstance(value, Tensor):
-        return _as_bool(site, value)
+        return as_bool(site, value)
     try:
         shape = tuple(int(size) for size in value["shape"])
         count = math.prod(shape)

@@ -34,7 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circa_train.nn.models.kept_relus import decode_mask, encode_mask, load_masks, relu_shapes
+from circa_train.nn.models.kept_relus import decode_mask, encode_mask, relu_shapes
+from circa_train.nn.models.mask_files import load_masks
 from circa_train.nn.module_tree import put_module
 
 
@@ -147,6 +148,11 @@ class MaskedReLU(nn.Module):
         return f"{len(self.kept)} {unit} of {self.shape}"
 
 
+def masked_relu(mask: Tensor) -> nn.Module:
+    """What stands at a site with this mask, which does not keep all."""
+    return MaskedReLU(mask) if bool(mask.any()) else nn.Identity()
+
+
 def relu_stages(model: nn.Module, sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The sites by stage: the model's own ``relu_stages()``, or else grouped by the first part of their
     names.
@@ -194,10 +200,8 @@ def reduce_relus(
         if _known("ReLU site", site, shapes) in removed:
             raise ValueError(f"ReLU site {site!r} has a mask and is removed as well; drop one of the two")
         mask = _fit_mask(site, decode_mask(site, value), shapes[site])
-        if not bool(mask.any()):
-            replacements[site] = nn.Identity()
-        elif not bool(mask.all()):
-            replacements[site] = MaskedReLU(mask)
+        if not bool(mask.all()):  # else the ReLU that is there stays, whatever it is
+            replacements[site] = masked_relu(mask)
     weight = next(model.parameters(), torch.zeros(()))
     for site, module in replacements.items():
         put_module(model, site, module.to(weight.device))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
+from circa_train.files import file_digest
 from circa_train.nn.models.kept_relus import (
     decode_mask,
     encode_mask,
-    load_masks,
     magnitude_masks,
     random_masks,
     relu_shapes,
-    save_masks,
 )
+from circa_train.nn.models.mask_files import load_masks, save_masks
 from circa_train.nn.models.registry import build_model
 
 INPUT = (1, 16, 16)
@@ -70,7 +72,13 @@ def test_files_go_there_and_back(tmp_path, suffix):
     loaded = load_masks(tmp_path / f"masks{suffix}")
     assert set(loaded) == set(masks)
     assert all(loaded[site].dtype == torch.bool and torch.equal(loaded[site], masks[site]) for site in masks)
-    assert [path.name for path in tmp_path.iterdir()] == [f"masks{suffix}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["masks.json", f"masks{suffix}"])
+    about = json.loads((tmp_path / "masks.json").read_text())
+    kept = {site: int(mask.sum()) for site, mask in masks.items()}
+    assert {site: told["kept"] for site, told in about["sites"].items()} == kept
+    assert (about["kept"], about["relus"]) == (sum(kept.values()), sum(m.numel() for m in masks.values()))
+    assert about["sites"]["relu"]["shape"] == [16, 16, 16]
+    assert about["sha256"] == file_digest(tmp_path / f"masks{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

@@ -13,7 +13,8 @@ from torch import fx, nn
 
 from circa_train.fault import NoFault
 from circa_train.nn.convert import with_stochastic_relus
-from circa_train.nn.models.kept_relus import random_masks, relu_shapes, save_masks
+from circa_train.nn.models.kept_relus import random_masks, relu_shapes
+from circa_train.nn.models.mask_files import save_masks
 from circa_train.nn.models.reduction import MaskedReLU, Reduction, portable, reduce_relus
 from circa_train.nn.models.registry import build_model
 from circa_train.nn.sites import relu_sites
