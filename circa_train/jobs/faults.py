@@ -155,7 +155,7 @@ def _frac_bits(given: int | str) -> int | dict[str, FracBits] | None:
             raise ValueError(f"fault.frac_bits = {given} is outside [0, 30]")
         return given
     if not Path(given).is_file():
-        raise FileNotFoundError(
+        raise ValueError(
             f"fault.frac_bits = {given!r} is neither a number of bits, nor {AUTO} or {PER_CHANNEL}, nor a "
             "file that exists (YAML or JSON with 'frac_bits': a number, or {site: a number, or a list of one "
             "per channel})"

@@ -124,7 +124,7 @@ def test_fine_tuning_it_is_warned_of(
     work_of("train")(
         job(
             "train", f"checkpoint={record['equalized_checkpoint']}", "model=checkpoint", "data=checkpoint",
-            "epochs=1", "data.limit=32",
+            "epochs=1", "data.limit=32", "batch_size=16",
         )
     )  # fmt: skip
     assert "was rewritten by equalize, and trains badly" in caplog.text
