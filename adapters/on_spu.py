@@ -48,9 +48,9 @@ def gate(x, at, mask, p):
 
 
 def rescale(x, at, mask, p, how):
-    bits, o = at["bits"], p // 4 * (how == "offset")
     if how == "floor":
-        return x >> bits
+        return x >> at["bits"]
+    bits, o = at["bits"], p // 4 * (how == "offset")
     u = into_field(x + o + mask, p)
     wrap = (2 * mask > p) & (2 * u < p) & (o > 0)
     return (u + jnp.where(wrap, p, 0) >> bits) - (o >> bits) - (mask + o % 2**bits >> bits)
