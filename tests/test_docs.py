@@ -46,7 +46,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def commands(text: str) -> list[list[str]]:
     """The lines of a page's shell blocks that start one of our scripts, as arguments."""
-    lines = "".join(blocks(text, "sh")).splitlines()
+    lines = re.sub(r"\\\n\s*", "", "".join(blocks(text, "sh"))).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("scripts/")]
 
 
