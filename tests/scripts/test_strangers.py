@@ -190,7 +190,7 @@ def test_a_network_and_data_of_ones_own_pass_through_all_scripts(folder: Path, c
     given = (f"checkpoint={checkpoint}", NETWORK, DATA, "fault=poszero")
     for name, *more in (
         ("evaluate", "fault.k=9", "draws.count=2"), ("verify", "fault.k=9", "verify.samples=100"),
-        ("search", "budget=0.5", "draws.most=5", "trials=1", "images=20"), ("export", "fault.k=9",
+        ("search", "budget=0.9", "margin=0", "draws.most=5", "trials=1", "images=20"), ("export", "fault.k=9",
         "images=20", "vectors=2"),
         ("cost", "timed=false", "models=[python:my/net.py:Net]", "image_sizes=[8]", "num_classes=3"),
     ):  # fmt: skip
