@@ -19,3 +19,4 @@ def _no_handler_outlives_its_test() -> Iterator[None]:
     for logger, kept in zip(loggers, before, strict=True):
         for handler in set(logger.handlers).difference(kept):
             logger.removeHandler(handler)
+            handler.close()
