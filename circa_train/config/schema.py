@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 
 from circa_train import user_code
 from circa_train.fault import SignTest, sign_test_kinds
-from circa_train.jobs import settings
+from circa_train.jobs import settings, two_party
 from circa_train.jobs.mirror import mirrored
 
 #: Schemas by their place among the configuration groups.
@@ -28,9 +28,9 @@ SCHEMAS: dict[str, type] = {
     "hydra/schema/equalize": settings.EqualizeConfig,
     "hydra/schema/export": settings.ExportConfig,
     "hydra/schema/plot": settings.PlotConfig,
-    "hydra/schema/serve": settings.ServeConfig,
-    "hydra/schema/deal": settings.DealConfig,
-    "hydra/schema/infer": settings.InferConfig,
+    "hydra/schema/serve": two_party.ServeConfig,
+    "hydra/schema/deal": two_party.DealConfig,
+    "hydra/schema/infer": two_party.InferConfig,
     "hydra/schema/benchmark": settings.BenchmarkConfig,
     "hydra/schema/reduction/none": settings.ReductionConfig,
     "hydra/schema/reduction/removal": settings.RemovalConfig,

@@ -152,8 +152,9 @@ class TruncatedSign(SignTest):
         """k as numbers of x's kind."""
         if isinstance(self.k, int):
             return self.k
-        return self.k if isinstance(x, int) else self.shift(x.shape,
-        x.device).to(x.dtype)  # type: ignore[union-attr]
+        if isinstance(x, int):
+            return self.k
+        return self.shift(x.shape, x.device).to(x.dtype)  # type: ignore[union-attr]
 
     def _with_ties(self, x: Any) -> tuple[Any, Any]:
         """(x, T(x mod p)), x negated for NegPass; T means nothing at x = 0. All numbers fit into int32."""

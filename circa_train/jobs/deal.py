@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from circa_train.gc.protocol import Listener
-from circa_train.jobs.settings import DealConfig
+from circa_train.jobs.two_party import DealConfig
 from circa_train.pi import load_network, serve_dealer
 
 log = logging.getLogger("circa_train.console")

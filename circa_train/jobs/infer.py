@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from circa_train.gc.protocol import Transport, connect
 from circa_train.jobs.job import Job
 from circa_train.jobs.serve import address_of, check_offline, stores_of
-from circa_train.jobs.settings import InferConfig, TlsConfig
+from circa_train.jobs.two_party import InferConfig, TlsConfig
 from circa_train.pi import (
     Architecture,
     Client,

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from circa_train.gc.protocol import Listener
-from circa_train.jobs.settings import ServeConfig, TlsConfig, TwoPartyConfig
+from circa_train.jobs.two_party import ServeConfig, TlsConfig, TwoPartyConfig
 from circa_train.pi import (
     OFFLINES,
     Server,

@@ -182,10 +182,11 @@ def test_names_say_k_and_seed() -> None:
 
 
 def test_every_kind_of_job_has_a_tracker() -> None:
-    from circa_train.jobs import settings
+    from circa_train.jobs import settings, two_party
 
+    told = {**vars(settings), **vars(two_party)}
     for kind in KINDS:
-        config: Any = getattr(settings, f"{kind.capitalize()}Config")
+        config: Any = told[f"{kind.capitalize()}Config"]
         assert "tracker" in config.__dataclass_fields__, kind
 
 

@@ -17,7 +17,8 @@ from circa_train.gc.protocol import Listener, connect
 from circa_train.jobs.infer import read_pictures
 from circa_train.jobs.job import run
 from circa_train.jobs.serve import address_of, check_offline
-from circa_train.jobs.settings import EmulateConfig, InferConfig, RunConfig, TwoPartyConfig
+from circa_train.jobs.settings import RunConfig
+from circa_train.jobs.two_party import EmulateConfig, InferConfig, TwoPartyConfig
 from circa_train.pi import Client, Server, Stores, client_tls, serve_clients, server_tls
 from circa_train.pi.session import dealer_beside
 

@@ -16,22 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from circa_train import build_model
-from circa_train.checkpoint import save_checkpoint
-from circa_train.config import config_folder, register
-from circa_train.config.naming import plain
-from circa_train.data import Batches, load_data
-from circa_train.jobs.build import describe_data
+from circa_train.checkpoint import load_checkpoint
+from circa_train.data import load_data
 from circa_train.jobs.job import Job, work_of
-from circa_train.jobs.settings import DataConfig
 
 ROOT = Path(__file__).parents[2]
-DATA = "synthetic:classes=3,size=8,channels=1,images=240"
 QUICK = [
     "budget=0.1",
     "margin=0",  # so few images leave no room for one
@@ -42,42 +33,6 @@ QUICK = [
     "run.device=cpu",
     "run.progress=false",
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network that has learnt its data: a few epochs of Adam."""
-    path = tmp_path_factory.mktemp("trained") / "best.pt"
-    splits = load_data(DATA)
-    arguments = {"name": "resnet8", "num_classes": 3, "image_size": 8, "in_channels": 1, "width": 0.25}
-    network = build_model(**arguments, seed=0)
-    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
-    for epoch in range(5):
-        for images, labels, _ in Batches(
-            splits.train, 32, mean=splits.mean, std=splits.std, shuffle=True, epoch=epoch
-        ):
-            optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(network(images), labels).backward()
-            optimiser.step()
-    data = describe_data(splits, DataConfig(name=DATA))
-    save_checkpoint(path, network, {"model": arguments, "data": data, "fault": None, "frac_bits": 16}, None)
-    return path
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
-    """Compose a script's configuration and wrap it as the job that the script would see."""
-    register()
-    log = logging.getLogger("test_search_script")
-
-    def make(root: str, *overrides: str) -> Job:
-        with initialize_config_dir(config_folder(), version_base="1.3"):
-            cfg = compose(root, [*overrides, "run.progress=false"])
-        folder = tmp_path / root
-        folder.mkdir(exist_ok=True)
-        return Job(OmegaConf.to_object(cfg), plain(cfg), folder, True, log)
-
-    return make
 
 
 def test_the_answer_is_reproduced_by_an_evaluation(
@@ -124,7 +79,7 @@ def test_scales_and_modes_are_searched_and_half_of_the_test_images_decide(
     content = yaml.safe_load(Path(record["fault_file"]).read_text())
     images = {split: record["chosen"][split]["accuracy"]["images"] for split in ("validation", "test")}
     assert record["decide_on"] == "test"
-    assert sum(images.values()) == len(load_data(DATA).test)
+    assert sum(images.values()) == len(load_data(load_checkpoint(checkpoint).metadata["data"]["name"]).test)
     assert record["frac_bits"] == 16, "the network as it is"
     assert content["frac_bits"] == {row["site"]: row["frac_bits"] for row in record["allocation"]}
     for row in record["allocation"]:

@@ -87,7 +87,7 @@ def forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
         end = min((chunk + 1) * task.chunk - task.shift, task.elements)
         while at < end:
             first = at
-            at, runs = _batch(task, room, at, end)
+            at, runs = _batch(task, room.starts, room.bases, at, end)
             if (task.test == POSZERO) | (task.test == NEGPASS):
                 _draw_batch(task, room, first, runs, width)
             for run in range(runs):
@@ -98,11 +98,11 @@ def forward(task_pointer: Any, width: int, unsigned: Any, real: Any, real_bits: 
 
 
 @inlined
-def _batch(task: Any, room: Any, at: int, end: int) -> Any:
+def _batch(task: Any, starts_at: int, bases_at: int, at: int, end: int) -> Any:
     """Find the next runs of a chunk, up to BATCH, from element ``at`` on. Writes the first element and the
     first block of each. Returns the element after the last of them, and how many there are.
     """
-    starts, bases = array_at(room.starts, BATCH, np.int64), array_at(room.bases, BATCH, np.uint64)
+    starts, bases = array_at(starts_at, BATCH, np.int64), array_at(bases_at, BATCH, np.uint64)
     runs = 0
     while at < end and runs < BATCH:
         starts[runs], bases[runs] = at, layouts.base_of(task, at)
@@ -284,9 +284,8 @@ def backward(task_pointer: Any, width: int, unsigned: Any) -> None:
 def masks(task_pointer: Any) -> None:
     """One thread's part of the masks of consecutive elements, written as int64 to ``task.y``."""
     task = carray(task_pointer, 1)[0]
-    bases_at, steps = stack(np.uint64, BATCH), stack(np.uint64, LANES)
-    drawn_at = stack(np.uint32, BATCH_MASKS)
-    bases = array_at(bases_at, BATCH, np.uint64)
+    starts, bases = stack(np.int64, BATCH), stack(np.uint64, BATCH)
+    steps, drawn_at = stack(np.uint64, LANES), stack(np.uint32, BATCH_MASKS)
     layouts.steps_of(task, array_at(steps, LANES, np.uint64))
     thread = tasks.thread_of(task)
     while True:
@@ -296,12 +295,9 @@ def masks(task_pointer: Any) -> None:
         at = max(chunk * task.chunk - task.shift, 0)
         end = min((chunk + 1) * task.chunk - task.shift, task.elements)
         while at < end:
-            runs, first, offset = 0, at, (task.lead + at) % RUN
-            while at < end and runs < BATCH:
-                bases[runs] = layouts.base_of(task, at)
-                at += RUN - (task.lead + at) % RUN
-                runs += 1
-            draw_masks(task, bases, runs, steps, drawn_at, 0, 0, 0)
+            first, offset = at, (task.lead + at) % RUN
+            at, runs = _batch(task, starts, bases, at, end)
+            draw_masks(task, array_at(bases, BATCH, np.uint64), runs, steps, drawn_at, 0, 0, 0)
             count = min(at, end) - first
             drawn = array_at(drawn_at + 4 * offset, count, np.uint32)
             out = array_at(task.y + 8 * first, count, np.int64)
