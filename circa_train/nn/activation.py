@@ -176,9 +176,8 @@ class StochasticReLU(nn.Module):
             eager = _eager()
             if eager is not None and eager.applies(z, self.backend, self.address, self._settings.spec):
                 in_place = self._overwrites and not self._watched()
-                return eager.stochastic_relu(
-                    z, self._settings, self.address, self.overflows, self.name, in_place
-                )
+                state = (self.address, self.overflows, self.pending)
+                return eager.stochastic_relu(z, self._settings, state, self.name, in_place)
         if z.device != self.address.device:
             raise ValueError(
                 f"site {self.name or '(unnamed)'}: the activation is on {z.device} and the module on "
