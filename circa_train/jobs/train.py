@@ -19,6 +19,7 @@ from circa_train.jobs.faults import (
     FROM_CHECKPOINT,
     FaultPlan,
     build_fault,
+    check_fault,
     headroom_bits,
     refuse_rescale_bits,
 )
@@ -40,13 +41,15 @@ log = logging.getLogger(__name__)
 def work(job: Job) -> dict[str, Any]:
     """Check everything that can be checked, then load, train, and report the best checkpoint."""
     config = job.cfg
-    plan = build_fault(config.fault)
+    check_fault(config.fault)
     settings = build_settings(config)
-    reduction = build_reduction(config.reduction, exact=plan.exact)
     check_model(config.model)
+    described = _described(config)
+    plan = build_fault(config.fault, described, config.run.trust_code)
+    reduction = build_reduction(config.reduction, exact=plan.exact)
     with join_ranks(config.run.device) as ranks:
         device = build_device(config.run.device) if ranks.world_size == 1 else ranks.device(config.run.device)
-        prepared = prepare(config, plan, device)
+        prepared = prepare(config, described, plan, device)
         shape = (prepared.splits.channels, prepared.splits.image_size, prepared.splits.image_size)
         prices = relu_prices(config.reduction, relu_shapes(prepared.network, shape) if reduction else ())
         started_from = prepared.started_from or job.inputs.get("checkpoint")
@@ -121,13 +124,15 @@ def build_settings(config: TrainConfig) -> TrainingSettings:
     return TrainingSettings(**{**values, "milestones": tuple(config.optim.milestones)})
 
 
-def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepared:
-    """Load data, build the network, give it its first weights, choose fraction bits, convert.
+def prepare(
+    config: TrainConfig, described: Mapping[str, Any], plan: FaultPlan, device: torch.device
+) -> Prepared:
+    """Load data, build the network, give it its first weights, choose fraction bits, convert. ``described``
+    is what the checkpoint that training starts from says of itself.
 
     ``fault.frac_bits=auto`` takes those of the checkpoint that training starts from if it was trained with
     faults; else they are fitted to the first weights, ``fault.headroom_bits`` below the largest that fits.
     """
-    described = _described(config)
     splits = build_splits(config.data, device, described, config.run.trust_code)
     own_model = config.model.name == FROM_CHECKPOINT
     arguments = dict(described["model"]) if own_model else model_arguments(config.model, splits)
@@ -166,6 +171,8 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
     }
     if config.fault.kind == "python":
         metadata["fault_code"] = getattr(config.fault, "path")  # noqa: B009 - a field of this kind only
+    elif config.fault.kind == FROM_CHECKPOINT and "fault_code" in described:
+        metadata["fault_code"] = described["fault_code"]
     teacher = (
         None
         if config.teacher is None
@@ -175,15 +182,18 @@ def prepare(config: TrainConfig, plan: FaultPlan, device: torch.device) -> Prepa
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
-    """What the checkpoint that training starts from says of its network and data; empty where there is none
-    to ask.
+    """What the checkpoint that training starts from says of its network, data and sign tests; empty where
+    there is none to ask.
 
     Another model or data set than it says is a choice (transfer), and is named in a warning.
 
     Raises:
-        ValueError: if ``model=checkpoint`` or ``data=checkpoint`` has no checkpoint that says.
+        ValueError: if ``model=checkpoint``, ``data=checkpoint`` or ``fault=checkpoint`` has no checkpoint
+            that says.
     """
     wanted = [group for group in ("model", "data") if getattr(config, group).name == FROM_CHECKPOINT]
+    if config.fault.kind == FROM_CHECKPOINT:
+        wanted.append("fault")
     try:
         metadata = load_checkpoint(config.checkpoint).metadata if config.checkpoint is not None else {}
     except ValueError:  # a foreign file says nothing of itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from circa_train.jobs.inputs import input_digests
 from circa_train.jobs.job import run
 from circa_train.jobs.settings import (
     CheckConfig,
+    CheckpointFaultConfig,
     DataConfig,
     EvaluateConfig,
     ExportConfig,
@@ -128,3 +130,24 @@ def test_refusals_and_defaults(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             check_fault(truncated(frac_bits=str(path)))
+
+
+def test_training_goes_on_with_the_sign_tests_and_fraction_bits_of_its_checkpoint(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(
+        model=ModelConfig(name="checkpoint"), data=DataConfig(name="checkpoint"), run=QUIET, epochs=1,
+        batch_size=16, tracker=TrackerConfig(), fault=CheckpointFaultConfig(), checkpoint=str(checkpoint),
+    )  # fmt: skip
+    run("train", config, tmp_path / "on")
+    first, second = (
+        load_checkpoint(path).metadata for path in (checkpoint, tmp_path / "on" / "best.pt")
+    )
+    assert (second["fault"], second["frac_bits"]) == (first["fault"], first["frac_bits"])
+    assert second["fault"]["k"] == 18
+    with pytest.raises(ValueError, match="fault=checkpoint, but no checkpoint is given; name it: fault="):
+        run(
+            "train",
+            replace(config, checkpoint=None, model=ModelConfig(name="resnet8"), data=DataConfig("digits")),
+            tmp_path / "none",
+        )
