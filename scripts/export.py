@@ -5,14 +5,12 @@ fault.k=12``.
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from circa_train.config import config_folder, entry, run_job
+from circa_train.config import entry, run_job
 
 
-@entry
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="export")
+@entry("export")
 def main(cfg: DictConfig) -> None:
     run_job(cfg, "export")
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import shlex
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from circa_train.config import config_folder, entry, run_tool
+from circa_train.config import entry, run_tool
 
 
-@entry
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="plot")
+@entry("plot")
 def main(cfg: DictConfig) -> None:
     run_tool(cfg, "plot", shlex.join(["scripts/plot.py", *HydraConfig.get().overrides.task]))
 

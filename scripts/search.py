@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import sys
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from circa_train.config import config_folder, entry, run_job
+from circa_train.config import entry, run_job
 
 
-@entry
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="search")
+@entry("search")
 def main(cfg: DictConfig) -> None:
     stored = run_job(cfg, "search")
     alone = HydraConfig.get().mode != RunMode.MULTIRUN

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from circa_train.config import config_folder, entry, run_tool
+from circa_train.config import entry, run_tool
 
 
-@entry
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="serve")
+@entry("serve")
 def main(cfg: DictConfig) -> None:
     run_tool(cfg, "serve")
 

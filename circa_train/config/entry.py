@@ -1,5 +1,5 @@
-"""Around ``@hydra.main``: registration, and paths that Hydra's override grammar would not take as they
-are.
+"""A script's main: Hydra's, with our schemas registered before, paths that its override grammar would not
+take as they are, and a ``--help`` that is there at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from circa_train.config.registration import register
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from circa_train.config import help
+from circa_train.config.registration import config_folder, register
 
 #: Overrides whose values are paths.
 PATH_KEYS = (
@@ -31,22 +36,42 @@ _WITH_OPTIONS = ("synthetic:",)
 _PLAIN = re.compile(r"[\w./%@+-]+", re.ASCII)
 
 
-def entry(main: Callable[[], Any]) -> Callable[[], Any]:
-    """The outermost decorator of a script's main: register, make paths palatable, then let Hydra take
-    over.
+def entry(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Decorate a function of the composed configuration, so that it is the main of the script ``name``."""
+
+    def decorate(task: Callable[[Any], Any]) -> Callable[[], None]:
+        main = hydra.main(version_base="1.3", config_path=config_folder(), config_name=name)(task)
+
+        @functools.wraps(task)
+        def run() -> None:
+            try:
+                register(sys.argv[1:])
+            except (ValueError, ImportError, SyntaxError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)
+            sys.argv[1:] = quote_paths(flags_first(sys.argv[1:]))
+            shown = _help(name, sys.argv[1:])
+            if shown is None:
+                main()
+            else:
+                print(shown)
+
+        return run
+
+    return decorate
+
+
+def _help(name: str, arguments: Sequence[str]) -> str | None:
+    """What ``--help`` prints, if that is all that is asked for. Hydra would print the same. It lists all of
+    its groups first, which takes seconds, and our templates do not show them.
     """
-
-    @functools.wraps(main)
-    def run(*args: Any) -> Any:
-        try:
-            register(sys.argv[1:])
-        except (ValueError, ImportError, SyntaxError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        sys.argv[1:] = quote_paths(flags_first(sys.argv[1:]))
-        return main(*args)
-
-    return run
+    if arguments[:1] not in (["--help"], ["-h"]) or any(more.startswith("-") for more in arguments[1:]):
+        return None
+    try:
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            return help.page(compose(name, list(arguments[1:]), return_hydra_config=True))
+    except HydraException:
+        return None  # a mistyped override: Hydra says what is wrong
 
 
 #: Flags of Hydra's that take the argument after them.

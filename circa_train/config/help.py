@@ -6,6 +6,7 @@ Hydra lists every group there is. So the templates of the root configurations as
 from __future__ import annotations
 
 import re
+import string
 import textwrap
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from circa_train.jobs.allowed import FORMS, MORE, REFUSED, WORDS
 ADDED = ("experiment", "sweep")
 _WIDTH = 110
 _ABSENT = "absent"
+
+
+def page(config: DictConfig) -> str:
+    """The script's help, with the values of ``config``, which was composed with Hydra's own part."""
+    template = string.Template(config.hydra.help.template)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return template.substitute(CONFIG=OmegaConf.to_yaml(own))
 
 
 def groups(config: DictConfig, folder: Path) -> str:

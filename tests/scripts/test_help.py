@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from circa_train.config import help
+from circa_train.config.entry import _help
 from circa_train.config.registration import config_folder, register
 from circa_train.cost import ACCOUNTINGS, why_no_circuit
 from circa_train.fault import sign_test_from_dict
@@ -125,3 +127,19 @@ def test_no_line_of_the_configuration_files_is_longer() -> None:
     for path in CONFIGS.rglob("*.yaml"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             assert len(line) <= WIDTH, f"{path}, line {number}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_page_is_the_template_and_the_values_without_hydras_own(script: str) -> None:
+    page, config = help.page(shown(script)), shown(script)
+    head, _, _ = str(config.hydra.help.template).partition("$CONFIG")
+    assert page.startswith(head)
+    assert all(f"\n{key}:" in page for key in config if key != "hydra")
+    assert "\nhydra:" not in page
+
+
+def test_what_is_more_than_help_is_left_to_hydra() -> None:
+    GlobalHydra.instance().clear()
+    assert "k: 3" in str(_help("train", ["--help", "fault=poszero", "fault.k=3"]))
+    for arguments in (["fault.k=3"], ["--help", "fault=nosuch"], ["--help", "--resolve"], ["-m", "--help"]):
+        assert _help("train", arguments) is None, arguments
