@@ -83,7 +83,7 @@ def test_what_the_garbler_sees_does_not_depend_on_the_choices():
     assert abs(bare - draws / 2) > 5 * math.sqrt(draws) / 2
 
 
-@pytest.mark.parametrize("width", [1, 5, 16, 33])
+@pytest.mark.parametrize("width", [1, 5, 16, 33, 8192, 20_000])  # in one piece, and in several
 def test_transpose(width):
     columns = np.random.default_rng(width).integers(0, 256, (COLUMNS, width), dtype=np.uint8)
     bits = np.unpackbits(columns, axis=1, bitorder="little")

@@ -106,6 +106,10 @@ def column_bytes(transfers: int) -> int:
     return (transfers + 7) // 8
 
 
+#: Bytes of a column that are transposed at once, so that they stay in the caches.
+_PIECE = 8192
+
+
 def transpose(columns: NDArray[np.uint8]) -> Blocks:
     """Bit matrix (128, 8 n), given as uint8 (128, n), to its transpose (8 n, 128), as blocks uint64 (8 n, 2).
 
@@ -113,16 +117,30 @@ def transpose(columns: NDArray[np.uint8]) -> Blocks:
     transposed by three exchanges of ever larger squares across the diagonal; bytes are put in place before
     and after.
     """
-    tiles = np.ascontiguousarray(columns.reshape(BLOCK_BYTES, 8, -1).transpose(2, 0, 1)).view(np.uint64)[
-        ..., 0
-    ]
+    width = columns.shape[1]
+    rows = np.empty((width, 8, BLOCK_BYTES), dtype=np.uint8)
+    for start in range(0, width, _PIECE):
+        piece = columns[:, start : start + _PIECE]
+        tiles = np.empty((BLOCK_BYTES, piece.shape[1], 8), dtype=np.uint8)
+        for bit in range(8):
+            tiles[..., bit] = piece[bit::8]
+        _transpose_tiles(tiles.view(np.uint64)[..., 0])
+        for byte, tile in enumerate(tiles):
+            rows[start : start + _PIECE, :, byte] = tile
+    return rows.reshape(-1, BLOCK_BYTES).view(np.uint64)
+
+
+def _transpose_tiles(tiles: NDArray[np.uint64]) -> None:
+    """Transpose the 8x8 bits in every word, in place."""
+    exchanged = np.empty_like(tiles)
     for distance, upper in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0)):
         shift = np.uint64(distance)
-        exchanged = (tiles ^ (tiles >> shift)) & np.uint64(upper)
+        np.right_shift(tiles, shift, out=exchanged)
+        exchanged ^= tiles
+        exchanged &= np.uint64(upper)
         tiles ^= exchanged
-        tiles ^= exchanged << shift
-    rows = tiles.view(np.uint8).reshape(-1, BLOCK_BYTES, 8).transpose(0, 2, 1)
-    return np.ascontiguousarray(rows).reshape(-1, BLOCK_BYTES).view(np.uint64)
+        exchanged <<= shift
+        tiles ^= exchanged
 
 
 class _Stream:
