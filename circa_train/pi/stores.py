@@ -91,9 +91,10 @@ class Writer:
         self._write(np.frombuffer(json.dumps(value).encode(), dtype=np.uint8))
 
     def _write(self, payload: NDArray[np.uint8]) -> None:
-        data = Message(MessageKind.RECORD, payload).to_bytes(session=self._number, number=self._records)
-        self._file.write(_LENGTH.pack(len(data)))
-        self._file.write(data)
+        message = Message(MessageKind.RECORD, payload)
+        head, body = message.to_parts(session=self._number, number=self._records)
+        self._file.write(_LENGTH.pack(len(head) + len(body)) + head)
+        self._file.write(body)
         self._records += 1
 
 

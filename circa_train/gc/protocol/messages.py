@@ -87,13 +87,19 @@ class Message:
 
     def to_bytes(self, *, digest: bool = True, session: bytes = NO_SESSION, number: int = 0) -> bytes:
         """The message as it is sent, as number ``number`` of ``session``. Inverse of :meth:`from_bytes`."""
+        return b"".join(self.to_parts(digest=digest, session=session, number=number))
+
+    def to_parts(
+        self, *, digest: bool = True, session: bytes = NO_SESSION, number: int = 0
+    ) -> tuple[bytes, memoryview]:
+        """The two parts of :meth:`to_bytes`: what stands before the payload, and the payload, not copied."""
         payload = np.ascontiguousarray(self.payload)
         header = _HEADER.pack(
             _MAGIC, self.kind, _HAS_DIGEST if digest else 0, 0, self.circuit, self.first_instance,
             self.instances, len(payload), number, session,
         )  # fmt: skip
         checksum = _checksum(header, payload) if digest else b""
-        return b"".join([header, checksum, payload.data])
+        return header + checksum, payload.data
 
     @classmethod
     def from_bytes(
