@@ -237,7 +237,9 @@ class RunFolder:
         for outcome in (RESULT, FAILURE):
             (self.path / outcome).unlink(missing_ok=True)
         write_text(self.path / CONFIG, config_yaml)
-        write_json(self.path / STARTED, {"fingerprint": self.fingerprint, "machine": describe_machine()})
+        # The version is asked for now, and kept: a checkout may be another when the job ends.
+        about = {"fingerprint": self.fingerprint, "machine": describe_machine(), **code_version()}
+        write_json(self.path / STARTED, about)
         return bool(same)
 
     def finish(

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
+import pytest
+
 from circa_train.files import file_digest, read_json
+from circa_train.runs import folder as module
 from circa_train.runs.folder import (
     FAILURE,
     RESULT,
@@ -136,3 +140,15 @@ def test_commands_compare_without_order() -> None:
     assert same_command(stored, "evaluate", ["a=1", "b=2"])
     assert not same_command(stored, "train", ["a=1", "b=2"])
     assert not same_command(stored, "evaluate", ["a=1"])
+
+
+def test_the_commit_is_the_one_that_the_job_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = iter(["first", "", "second", ""])
+    monkeypatch.setattr(module, "_git", lambda *_: next(commits))
+    monkeypatch.setattr(module, "code_version", functools.cache(module.code_version.__wrapped__))
+    run = folder(tmp_path / "run")
+    run.start("a: 1\n")
+    assert json.loads((run.path / "started.json").read_text())["commit"] == "first"
+    assert run.finish({})["commit"] == "first"
