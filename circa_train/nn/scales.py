@@ -17,11 +17,15 @@ the field. It holds under every overflow policy, so no candidate overflows on th
 other images may reach 2^headroom_bits times as far. A channel that hardly moves has seen little of what other
 images do: it counts as if it reached a 2^8-th of what the site reaches. There its squares are 2^16 times
 smaller than the largest of the site, and more resolution would gain nothing.
+
+Where single elements of a map have lost their ReLU, the site sees a row of elements without channels. Those
+that are of one channel of the map are resolved alike, as they are in the whole network: what one element did
+on a few hundred images says little of what it will do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,6 +50,9 @@ _WINDOW = 18
 #: A channel counts as if it reached this share of its site at least.
 _LEAST_REACH = 2.0**-8
 
+#: Values times candidates that are computed at once: what bounds the memory of a site with many channels.
+_AT_ONCE = 2**21
+
 #: How much more the systematic part of an error counts, in D. Tried on ResNet-32 at 9 and 11 AND gates, both
 #: modes, 1000 and 1600 test images: 1, 2 and 4 lose half a point less than 0 on average, and 16 loses more.
 SYSTEMATIC = 4.0
@@ -63,10 +70,13 @@ class SiteValues:
             that was seen. A rare large value counts: without it the law would close a channel that is nearly
             always negative for good.
         reach: float64 (channels,): the largest |z| of each, over everything that was seen.
+        channel_of: int64 (elements,) where the site sees elements of a map: the row of ``values`` for each.
+            None where it sees channels.
     """
 
     values: Tensor
     reach: Tensor
+    channel_of: Tensor | None = None
 
     def largest(self, prime: int, headroom_bits: int = HEADROOM_BITS) -> list[int]:
         """The largest fraction bits of each channel that keep the headroom."""
@@ -74,6 +84,35 @@ class SiteValues:
         return [
             largest_frac_bits(max(reach, least) * 2.0**headroom_bits, prime) for reach in self.reach.tolist()
         ]
+
+    def at_site(self, of_channels: Sequence[int]) -> tuple[int, ...]:
+        """Numbers by channel, as the site takes them: one for each channel or element that it sees."""
+        numbers = torch.tensor(of_channels)
+        return tuple((numbers if self.channel_of is None else numbers[self.channel_of]).tolist())
+
+    def by_channel(self, at_site: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        """Inverse of :meth:`at_site`; one number for all stays one.
+
+        Raises:
+            ValueError: if there are more or fewer numbers than the site takes, or elements of a channel
+                differ.
+        """
+        if isinstance(at_site, int):
+            return at_site
+        count = len(self.values) if self.channel_of is None else len(self.channel_of)
+        if len(at_site) != count:
+            raise ValueError(f"numbers for {len(at_site)} channels, but the site has {count}")
+        if self.channel_of is None:
+            return at_site
+        found = torch.zeros(len(self.values), dtype=torch.int64)
+        found[self.channel_of] = torch.tensor(at_site)
+        if self.at_site(found.tolist()) != at_site:
+            raise ValueError("elements of one channel have different numbers; scales are chosen by channel")
+        return tuple(found.tolist())
+
+    def mean(self, of_channels: Tensor) -> float:
+        """The mean over what the site sees of a figure by channel."""
+        return float((of_channels if self.channel_of is None else of_channels[self.channel_of]).mean())
 
 
 def site_values(
@@ -92,6 +131,7 @@ def site_values(
     network = as_stochastic(model)
     refuse_unfinished(network)
     kept: dict[str, list[Tensor]] = {name: [] for name in stochastic_relus(network)}
+    channel_of = {name: _channel_of(network, name) for name in kept}
     ends: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(name: str, z: Tensor) -> None:
@@ -102,9 +142,13 @@ def site_values(
         except ValueError as error:
             raise ValueError(f"site {name}: {error}") from error
         rows = z.transpose(0, 1).flatten(1)
-        # an odd stride meets every place of an image in turn
-        kept[name].append(rows[:, :: rows.shape[1] // _KEPT | 1].double())
         low, high = (extreme.double() for extreme in torch.aminmax(rows, dim=1))
+        if channel_of[name] is None:
+            # an odd stride meets every place of an image in turn
+            kept[name].append(rows[:, :: rows.shape[1] // _KEPT | 1].double())
+        else:
+            kept[name].append(_sample(rows, channel_of[name]).double())
+            low, high = (_extreme(*each, channel_of[name]) for each in ((low, "amin"), (high, "amax")))
         seen = ends.get(name, (low, high))
         ends[name] = torch.minimum(seen[0], low), torch.maximum(seen[1], high)
 
@@ -115,10 +159,37 @@ def site_values(
         raise ValueError("batches is empty; calibration needs at least one batch of inputs")
     return {
         name: SiteValues(
-            torch.cat([*parts, torch.stack(ends[name], 1)], 1), torch.stack(ends[name]).abs().amax(0)
+            torch.cat([*parts, torch.stack(ends[name], 1)], 1),
+            torch.stack(ends[name]).abs().amax(0),
+            channel_of[name],
         )
         for name, parts in kept.items()
     }
+
+
+def _channel_of(network: nn.Module, site: str) -> Tensor | None:
+    """Of the elements that a site sees of a map, numbers of the channels that are left, from 0; else None.
+
+    Known by a buffer of MaskedReLU's, which conversion keeps.
+    """
+    around = network.get_submodule(site.rpartition(".")[0])
+    channels = dict(around.named_buffers(recurse=False)).get("channel_of_kept")
+    return None if channels is None else channels.unique(return_inverse=True)[1]
+
+
+def _sample(rows: Tensor, channel_of: Tensor) -> Tensor:
+    """(channels, _KEPT): of the rows of each channel's elements, values at equal distances."""
+    order, counts = channel_of.argsort(stable=True), channel_of.bincount()[:, None]
+    images = rows.shape[1]
+    stride = counts * images // _KEPT | 1
+    place = torch.arange(_KEPT, device=rows.device) * stride % (counts * images)
+    element = order[(counts.cumsum(0) - counts) + place // images]
+    return rows[element, place % images]
+
+
+def _extreme(rows: Tensor, which: str, channel_of: Tensor) -> Tensor:
+    start = rows.new_zeros(int(channel_of.max()) + 1)
+    return start.scatter_reduce(0, channel_of, rows, which, include_self=False)
 
 
 def scale_errors(
@@ -127,12 +198,22 @@ def scale_errors(
     """D of every channel at 0 to 62 fraction bits: float64 (channels, 63), infinite where the headroom would
     not be kept.
     """
-    channels, largest = len(seen.values), torch.tensor(seen.largest(spec.prime, headroom_bits))
-    if isinstance(spec.k, tuple) and len(spec.k) != channels:
-        raise ValueError(f"spec has k for {len(spec.k)} channels, but the site has {channels}")
+    k, largest = seen.by_channel(spec.k), torch.tensor(seen.largest(spec.prime, headroom_bits))
+    pieces = []
+    at_once = max(1, _AT_ONCE // ((_WINDOW + 1) * seen.values.shape[1]))
+    for start in range(0, len(largest), at_once):
+        piece = slice(start, start + at_once)
+        there = replace(spec, k=k[piece] if isinstance(k, tuple) else k)
+        pieces.append(_scale_errors(seen.values[piece], largest[piece], there))
+    return torch.cat(pieces)
+
+
+def _scale_errors(values: Tensor, largest: Tensor, spec: TruncatedSign) -> Tensor:
+    """:func:`scale_errors` of some channels, whose ``largest`` fraction bits are known."""
+    channels = len(values)
     candidates = (largest - torch.arange(_WINDOW + 1)[:, None]).clamp(min=0)  # one row per step down
     # all at once: as many channels as there are candidates
-    every = SiteValues(seen.values.repeat(len(candidates), 1), seen.reach)
+    every = SiteValues(values.repeat(len(candidates), 1), largest)
     repeated = replace(spec, k=spec.k * len(candidates)) if isinstance(spec.k, tuple) else spec
     found = squared_errors(every, tuple(candidates.flatten().tolist()), repeated).reshape(candidates.shape)
     errors = torch.full((channels, MAX_FRAC_BITS + 1), torch.inf, dtype=torch.float64)
@@ -153,6 +234,7 @@ def squared_errors(
         FixedPointOverflow: under ``raise``, if a value does not fit.
     """
     values = seen.values.T  # dimension 1 is the channel
+    spec, frac_bits = replace(spec, k=seen.by_channel(spec.k)), seen.by_channel(frac_bits)
     squares, damage = values**2, squared_damage(values, spec, frac_bits)
     outside = damage.isinf()
     if bool(outside.any()):
@@ -163,9 +245,9 @@ def squared_errors(
     return (damage + SYSTEMATIC * systematic).mean(0)
 
 
-def best_frac_bits(errors: Tensor) -> tuple[int, ...]:
-    """The fraction bits with the least error, per channel; of equally good ones the smallest."""
-    return tuple(errors.argmin(1).tolist())
+def best_frac_bits(seen: SiteValues, errors: Tensor) -> tuple[int, ...]:
+    """The fraction bits with the least error, as the site takes them; of equally good ones the smallest."""
+    return seen.at_site(errors.argmin(1).tolist())
 
 
 def fit_scales(
@@ -204,7 +286,9 @@ def fit_scales(
         if site_spec.is_exact:
             found[name] = min(seen[name].largest(site_spec.prime, headroom_bits))
         elif type(site_spec) is TruncatedSign:
-            found[name] = best_frac_bits(scale_errors(seen[name], site_spec, headroom_bits))
+            found[name] = best_frac_bits(
+                seen[name], scale_errors(seen[name], site_spec, headroom_bits)
+            )
         else:
             raise ValueError(
                 f"site {name}: scales are chosen by the law of Circa's truncated sign, and the test there is "

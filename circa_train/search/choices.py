@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from circa_train.fault import TruncatedSign, fault_probability
 from circa_train.fault.circa import MODES
@@ -54,8 +54,9 @@ class Choices:
         """By the law, the faults to expect per activation of each site."""
         found = []
         for site, specs, frac_bits, k in zip(self.sites, self.specs, self.frac_bits, ks, strict=True):
-            x, _ = to_fixed(seen[site].values.T, frac_bits[k], specs[k].prime, "wrap")
-            found.append(float(fault_probability(x, specs[k]).mean()))
+            bits = seen[site].by_channel(frac_bits[k])
+            x, _ = to_fixed(seen[site].values.T, bits, specs[k].prime, "wrap")
+            found.append(seen[site].mean(fault_probability(x, specs[k]).mean(0)))
         return tuple(found)
 
     def put(self, network: nn.Module, ks: Allocation) -> None:
@@ -77,7 +78,9 @@ def as_it_is(network: nn.Module, seen: Mapping[str, SiteValues], spec: Truncated
         try:
             errors.append(
                 tuple(
-                    _mean(squared_errors(seen[name], relu.frac_bits, each, relu.settings.overflow))
+                    seen[name].mean(
+                        squared_errors(seen[name], relu.frac_bits, each, relu.settings.overflow)
+                    )
                     for each in specs
                 )
             )
@@ -118,11 +121,7 @@ def _options(
     for k in range(min(first_k, bit_length(prime) - 1), bit_length(prime)):
         spec = TruncatedSign(k, mode, prime)
         errors = scale_errors(values, spec, headroom_bits)
-        found.append((spec, best_frac_bits(errors), _mean(errors.min(1).values)))
+        found.append((spec, best_frac_bits(values, errors), values.mean(errors.min(1).values)))
     lower = [TruncatedSign(k, mode, prime) for k in range(found[0][0].k)]  # type: ignore[arg-type]
     bits = found[0][1]
-    return [*((spec, bits, _mean(squared_errors(values, bits, spec))) for spec in lower), *found]
-
-
-def _mean(errors: Tensor) -> float:
-    return float(errors.mean())
+    return [*((spec, bits, values.mean(squared_errors(values, bits, spec))) for spec in lower), *found]

@@ -7,10 +7,13 @@ import torch
 from networks import Everything
 from torch import nn
 
-from circa_train import NoFault, TruncatedSign, UniformFault, fit_scales, with_stochastic_relus
+from circa_train import NoFault, TruncatedSign, UniformFault, build_model, fit_scales, with_stochastic_relus
 from circa_train.field import largest_centred
+from circa_train.nn import scales
 from circa_train.nn.control import described_frac_bits, set_frac_bits, stochastic_relus
 from circa_train.nn.damage import squared_damage
+from circa_train.nn.models.kept_relus import random_masks
+from circa_train.nn.models.reduction import MaskedReLU, reduce_relus
 from circa_train.nn.scales import SYSTEMATIC, SiteValues, best_frac_bits, scale_errors, site_values
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -41,7 +44,7 @@ def test_the_error_is_the_mean_over_all_masks_and_the_best_is_the_least(mode: st
         for frac_bits in range(largest[channel] + 1):
             slow = slow_error(row, frac_bits, TruncatedSign(k, mode, 251))
             assert float(errors[channel, frac_bits]) == pytest.approx(slow, rel=1e-12, abs=1e-15)
-        best = best_frac_bits(errors)[channel]
+        best = best_frac_bits(seen, errors)[channel]
         assert errors[channel, best] == errors[channel].min()
 
 
@@ -99,7 +102,7 @@ def test_refusals() -> None:
         fit_scales(model, [], TruncatedSign(3))
     with pytest.raises(ValueError, match="headroom_bits = 31"):
         fit_scales(model, [IMAGES], TruncatedSign(3), headroom_bits=31)
-    with pytest.raises(ValueError, match=r"k for 2 channels"):
+    with pytest.raises(ValueError, match=r"numbers for 2 channels"):
         fit_scales(model, [IMAGES], TruncatedSign((3, 4)))
     with pytest.raises(ValueError, match="NaN"):
         fit_scales(model, [IMAGES * float("nan")], TruncatedSign(3))
@@ -111,3 +114,63 @@ def test_refusals() -> None:
         with_stochastic_relus(model, mixed, frac_bits={names[0]: 12})
     with pytest.raises(ValueError, match=rf"site {names[1]}: frac_bits = 99"):
         with_stochastic_relus(model, mixed, frac_bits={**found, names[1]: 99})
+
+
+def test_many_channels_are_computed_in_pieces_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(7, 40, dtype=torch.float64, generator=GENERATOR) * 2.0 ** torch.arange(7)[:, None]
+    seen = SiteValues(values, values.abs().amax(1))
+    for spec in (TruncatedSign(20), TruncatedSign((14, 15, 16, 17, 18, 19, 20))):
+        whole = scale_errors(seen, spec)
+        with monkeypatch.context() as patch:
+            patch.setattr(scales, "_AT_ONCE", 3 * 19 * 40)
+            assert torch.equal(scale_errors(seen, spec), whole)
+
+
+def reduced() -> nn.Module:
+    """A third of the elements of every map keeps its ReLU, other ones in every channel; one channel none."""
+    model = build_model("resnet8", num_classes=3, image_size=8, width=0.25, seed=0)
+    masks = random_masks(model, (3, 8, 8), 0.3, seed=1)
+    masks["layer1.0.relu1"][2] = False
+    return reduce_relus(model, {"masks": masks}, (3, 8, 8)).eval()
+
+
+def test_elements_of_one_channel_are_resolved_alike() -> None:
+    model, spec = reduced(), TruncatedSign(20, "negpass")
+    masks = {name: each for name, each in model.named_modules() if isinstance(each, MaskedReLU)}
+    batches = [IMAGES[:4], IMAGES[4:]]
+    found, seen = fit_scales(model, batches, spec), site_values(model, batches)
+    assert set(found) == {f"{name}.relu" for name in masks}
+    for name, masked in masks.items():
+        of, bits = masked.channel_of_kept, torch.tensor(found[f"{name}.relu"])
+        assert len(bits) == len(masked.kept)
+        channels = of.unique()
+        assert all(bits[of == channel].unique().numel() == 1 for channel in channels)
+        values = seen[f"{name}.relu"]
+        assert values.values.shape == (len(channels), 2 * 256 + 2)
+        assert values.mean(torch.arange(len(channels)).double()) == pytest.approx(
+            sum(i * int((of == channel).sum()) for i, channel in enumerate(channels)) / len(of)
+        )
+    # the largest and the least of every channel, and nothing that was not seen
+    recorded: list[torch.Tensor] = []
+    first, site = next(iter(masks.items()))
+    handle = site.relu.register_forward_pre_hook(lambda _, given: recorded.append(given[0].detach()))
+    with torch.no_grad():
+        model(IMAGES)
+    handle.remove()
+    every, of = recorded[0].double(), site.channel_of_kept
+    for row, channel in enumerate(of.unique()):
+        own, kept = every[:, of == channel], seen[f"{first}.relu"].values[row]
+        assert float(seen[f"{first}.relu"].reach[row]) == pytest.approx(float(own.abs().max()), rel=1e-5)
+        assert {round(v, 3) for v in kept.tolist()} <= {round(v, 3) for v in own.flatten().tolist()}
+        assert kept.unique().numel() > 0.5 * min(own.numel(), 256), "the sample goes through all of them"
+    network = with_stochastic_relus(model, spec, frac_bits=found)
+    assert network(IMAGES).shape == (6, 3)
+
+
+def test_different_numbers_within_a_channel_are_refused() -> None:
+    seen = site_values(reduced(), [IMAGES])["layer1.0.relu1.relu"]
+    assert seen.channel_of is not None
+    ks = [20] * len(seen.channel_of)
+    assert torch.equal(scale_errors(seen, TruncatedSign(tuple(ks))), scale_errors(seen, TruncatedSign(20)))
+    with pytest.raises(ValueError, match="elements of one channel have different numbers"):
+        scale_errors(seen, TruncatedSign((19, *ks[1:])))

@@ -25,6 +25,7 @@ shape (F,).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -117,6 +118,7 @@ class MaskedReLU(nn.Module):
     """
 
     kept: Tensor
+    channel_of_kept: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
@@ -132,6 +134,9 @@ class MaskedReLU(nn.Module):
         # Not persistent: the mask belongs to the reduction, which checkpoints record, so the keys stay the
         # full network's.
         self.register_buffer("kept", index.nonzero().flatten(), persistent=False)
+        if not self.whole_channels:  # of each kept element, for those who look at channels
+            channel_of_kept = self.kept // math.prod(self.shape[1:])
+            self.register_buffer("channel_of_kept", channel_of_kept, persistent=False)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
