@@ -143,12 +143,12 @@ def site_values(
             raise ValueError(f"site {name}: {error}") from error
         rows = z.transpose(0, 1).flatten(1)
         low, high = (extreme.double() for extreme in torch.aminmax(rows, dim=1))
-        if channel_of[name] is None:
+        if (of := channel_of[name]) is None:
             # an odd stride meets every place of an image in turn
             kept[name].append(rows[:, :: rows.shape[1] // _KEPT | 1].double())
         else:
-            kept[name].append(_sample(rows, channel_of[name]).double())
-            low, high = (_extreme(*each, channel_of[name]) for each in ((low, "amin"), (high, "amax")))
+            kept[name].append(_sample(rows, of).double())
+            low, high = (_extreme(*each, of) for each in ((low, "amin"), (high, "amax")))
         seen = ends.get(name, (low, high))
         ends[name] = torch.minimum(seen[0], low), torch.maximum(seen[1], high)
 
