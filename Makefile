@@ -18,7 +18,8 @@ SPU_RUNS := 'field 10 exact.floor SEMI2K' 'field 2 logits.floor SEMI2K' 'field 1
 	'ring 2 logits.floor SEMI2K' 'ring 1 logits.floor CHEETAH'
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart private-inference test test-slow lowest torture check docs benchmark spu clean
+.PHONY: help install install-dev quickstart private-inference test test-slow lowest torture check docs \
+	notebooks benchmark spu clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -92,6 +93,9 @@ check: $(VENV)/.installed-dev ## Lint and check types
 
 docs: $(VENV)/.installed-dev ## Build the documentation site into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+
+notebooks: $(VENV)/.installed-dev ## Execute the notebooks and store them with their outputs (two minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.notebooks
 
 benchmark: $(VENV)/.installed ## Print the speed and size table (under two minutes)
 	$(BIN)/python scripts/benchmark.py benchmark=quick
