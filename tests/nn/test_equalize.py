@@ -79,7 +79,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "densenet": (lambda: theirs.DenseNet(8, (2, 3), 16, num_classes=10), (3, 32, 32), False),
 }
 SLOW = {
-    "regnet": (lambda: theirs.regnet_y_400mf(num_classes=10), (3, 32, 32), False),
+    "regnet": (lambda: theirs.regnet_y_400mf(num_classes=10), (3, 32, 32), True),
     "alexnet": (lambda: theirs.alexnet(num_classes=10), (3, 64, 64), True),
     "vgg11_bn": (lambda: theirs.vgg11_bn(num_classes=10), (3, 32, 32), True),
     "vgg16": (ours("vgg16", width=0.25), (3, 32, 32), True),
