@@ -213,9 +213,9 @@ def _scale_errors(values: Tensor, largest: Tensor, spec: TruncatedSign) -> Tenso
     channels = len(values)
     candidates = (largest - torch.arange(_WINDOW + 1)[:, None]).clamp(min=0)  # one row per step down
     # all at once: as many channels as there are candidates
-    every = SiteValues(values.repeat(len(candidates), 1), largest)
+    every = values.repeat(len(candidates), 1)
     repeated = replace(spec, k=spec.k * len(candidates)) if isinstance(spec.k, tuple) else spec
-    found = squared_errors(every, tuple(candidates.flatten().tolist()), repeated).reshape(candidates.shape)
+    found = _squared_errors(every, tuple(candidates.flatten().tolist()), repeated).reshape(candidates.shape)
     errors = torch.full((channels, MAX_FRAC_BITS + 1), torch.inf, dtype=torch.float64)
     errors.scatter_(1, candidates.T, found.T.cpu())
     lowest = candidates[-1]
@@ -233,8 +233,15 @@ def squared_errors(
     Raises:
         FixedPointOverflow: under ``raise``, if a value does not fit.
     """
-    values = seen.values.T  # dimension 1 is the channel
-    spec, frac_bits = replace(spec, k=seen.by_channel(spec.k)), seen.by_channel(frac_bits)
+    there = replace(spec, k=seen.by_channel(spec.k))
+    return _squared_errors(seen.values, seen.by_channel(frac_bits), there, overflow)
+
+
+def _squared_errors(
+    rows: Tensor, frac_bits: FracBits, spec: TruncatedSign, overflow: str = "raise"
+) -> Tensor:
+    """:func:`squared_errors` of values (channels, values), with fraction bits and k by channel."""
+    values = rows.T  # dimension 1 is the channel
     squares, damage = values**2, squared_damage(values, spec, frac_bits)
     outside = damage.isinf()
     if bool(outside.any()):
