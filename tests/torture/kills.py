@@ -48,7 +48,7 @@ OPERATIONS = ("fsync", "replace", "rename", "unlink", "ftruncate")
 #: What the jobs import on their way, seconds in all.
 NEEDED = (
     "torch._dynamo", "circa_train.jobs.train", "circa_train.jobs.evaluate", "circa_train.jobs.search",
-    "circa_train.kernels.cpu.run", "circa_train.training.loop",
+    "circa_train.kernels.cpu.launch", "circa_train.training.loop",
 )  # fmt: skip
 
 #: How a child that failed of itself ends.

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from .kills import NEEDED
+
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("module", NEEDED)
+def test_the_modules_that_are_loaded_beforehand_exist(module: str) -> None:
+    assert importlib.util.find_spec(module) is not None
 
 
 @pytest.mark.slow
