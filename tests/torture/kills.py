@@ -125,7 +125,7 @@ class Searches(_OnCheckpoint):
     def work(self, place: Path) -> None:
         config = SearchConfig(
             checkpoint=str(self.checkpoint), model=ModelConfig(name="checkpoint"), run=RunConfig(**QUIET),
-            data=DataConfig(name="checkpoint"), fault=truncated(12), budget=0.3, per_site=False,
+            data=DataConfig(name="checkpoint"), fault=truncated(12), budget=0.3, margin=0.0, per_site=False,
             draws=SearchDrawsConfig(count=2, most=4),
         )  # fmt: skip
         run("search", config, place / "run")
