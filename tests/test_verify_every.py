@@ -26,6 +26,8 @@ from circa_train.evaluation import FIRST_DRAW, evaluate, one_draw
 from circa_train.fault import NoFault, SignTest, TruncatedSign, fault_probability, uniform_masks
 from circa_train.fault.masks import masks_at
 from circa_train.field import DEFAULT_PRIME
+from circa_train.jobs.settings import VerifyConfig
+from circa_train.jobs.verify_every import whole_split
 from circa_train.nn.control import site_inputs, stochastic_relus
 from circa_train.nn.convert import with_stochastic_relus
 from circa_train.verify import (
@@ -59,6 +61,19 @@ def images_of(count: int) -> ImageSet:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 1, 6, 6), generator=generator, dtype=torch.uint8)
     return ImageSet(images, torch.randint(0, 3, (count,), generator=generator))
+
+
+
+@pytest.mark.parametrize(
+    ("largest", "asked", "size"),
+    [(16_384, None, 256), (65_536, None, 256), (262_144, None, 64), (1 << 25, None, 1), (262_144, 100, 100)],
+)
+def test_a_batch_has_fewer_images_where_they_are_large(largest: int, asked: int | None, size: int) -> None:
+    config = VerifyConfig()
+    config.verify.batch_size = asked
+    network = network_of(TruncatedSign(12))
+    whole = whole_split(config, network, {"1": 7, "3": largest}, images_of(3), MEAN, STD)
+    assert whole.details["batch_size"] == size
 
 
 def batches_of(count: int, size: int = 4) -> Batches:

@@ -273,7 +273,7 @@ def _from_checkpoint(config: VerifyConfig, samples: int) -> Collected:
         "frac_bits": source.frac_bits(config.fault, plan),
         "draw": FIRST_DRAW,
     }
-    whole = partial(whole_split, config, network, images, mean, std)
+    whole = partial(whole_split, config, network, relus, images, mean, std)
     return Collected(head, specs, relus, collected, left_out, whole)
 
 
@@ -310,7 +310,7 @@ def _from_export(config: VerifyConfig, samples: int) -> Collected:
         "digest": export.digest,
     }
     rescaled = rescale_samples(network, inputs, samples)
-    whole = partial(whole_export, config, export)
+    whole = partial(whole_export, config, relus, export)
     taken = [tap.sample for tap in taps]
     return Collected(head, network.specs, relus, taken, left_out, whole, rescaled)
 

@@ -41,6 +41,10 @@ VECTORS = "vectors"
 #: round differently for batches of another size.
 _BATCH_SIZE = 256
 
+#: What the largest site of a batch may hold. Of a network with larger images a batch has fewer of them, so
+#: that a verification's memory does not grow with the network (ResNet-18 at 64x64: 64 images).
+_MOST_ELEMENTS = 1 << 24
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -84,18 +88,31 @@ def first_images(images: ImageSet, count: int | None) -> ImageSet:
     return images.subset(torch.arange(count))
 
 
+def _batch_size(config: VerifyConfig, relus: Mapping[str, int]) -> int:
+    """As asked for, or what fits into a bounded memory."""
+    return config.verify.batch_size or max(1, min(_BATCH_SIZE, _MOST_ELEMENTS // max(relus.values())))
+
+
 def whole_split(
-    config: VerifyConfig, network: nn.Module, images: ImageSet, mean: Sequence[float], std: Sequence[float]
+    config: VerifyConfig,
+    network: nn.Module,
+    relus: Mapping[str, int],
+    images: ImageSet,
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> Whole:
-    """The images of a split through a network, as an evaluation runs them in its first draw."""
+    """The images of a split through a network, as an evaluation runs them in its first draw.
+
+    ``relus`` are the sign tests per image of every site: what memory a batch takes.
+    """
     images = first_images(images, config.verify.images)
-    size = config.verify.batch_size or _BATCH_SIZE
+    size = _batch_size(config, relus)
     batches = Batches(images, size, mean=mean, std=std)
     details = {"batch_size": size, "mean": list(mean), "std": list(std)}
     return Whole(network, batches, len(images), config.split, FIRST_DRAW, network, True, details)
 
 
-def whole_export(config: VerifyConfig, vectors: Export) -> Whole:
+def whole_export(config: VerifyConfig, relus: Mapping[str, int], vectors: Export) -> Whole:
     """An export folder under its rescaling: a split of its data, or (``split=vectors``) the test vectors
     under the masks that they record.
     """
@@ -104,7 +121,7 @@ def whole_export(config: VerifyConfig, vectors: Export) -> Whole:
         count = config.verify.images or len(inputs)
         if not 1 <= count <= len(inputs):
             raise ValueError(f"verify.images = {count} is outside [1, {len(inputs)}], the test vectors")
-        network, size = vectors.network, config.verify.batch_size or _BATCH_SIZE
+        network, size = vectors.network, _batch_size(config, relus)
         batches = [(inputs[i : i + size], labels[i : i + size], i) for i in range(0, count, size)]
         if count % size:
             inputs, labels, first = batches[-1]
@@ -118,7 +135,7 @@ def whole_export(config: VerifyConfig, vectors: Export) -> Whole:
     if config.split not in ("train", "validation", "test"):
         raise ValueError(f"split = {config.split!r} is not one of train, validation, test, {VECTORS}")
     images: ImageSet = getattr(splits, config.split)
-    whole = whole_split(config, export.network.to(device), images, splits.mean, splits.std)
+    whole = whole_split(config, export.network.to(device), relus, images, splits.mean, splits.std)
     own = {"export": export.digest, "rescaling": export.network.rescaling}
     return replace(whole, details={**whole.details, **own})
 
