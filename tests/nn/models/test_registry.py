@@ -51,6 +51,7 @@ def test_torchvision_classifiers_honour_the_number_of_classes():
         ("resnet20", {"dropout": 0.1}, "no option 'dropout'"),
         ("resnet20", {"num_classes": 0}, "num_classes must be a positive integer, not 0"),
         ("resnet20", {"image_size": 32.0}, "image_size must be a positive integer"),
+        (8, {}, "the name of a model is text, not 8"),
         ("torchvision:resnet19", {}, "no classifier 'resnet19'.*resnet18"),
         ("torchvision:resnet18", {"width": 0.5}, "no option 'width'"),
         ("torchvision:resnet18", {"in_channels": 1}, "takes 3 channels"),
@@ -58,7 +59,7 @@ def test_torchvision_classifiers_honour_the_number_of_classes():
     ],
 )
 def test_what_cannot_be_built_is_refused(name, options, said):
-    if name.startswith("torchvision"):
+    if str(name).startswith("torchvision"):
         pytest.importorskip("torchvision")
     with pytest.raises(ValueError, match=f"(?s){said}"):
         build_model(name, **{"num_classes": 10, "image_size": 32} | options)
