@@ -19,7 +19,7 @@ from circa_train.fixed_point import FracBits, frac_bits_text
 from circa_train.jobs.mirror import MISSING
 from circa_train.jobs.settings import COMMON, DrawsConfig, FaultConfig
 from circa_train.nn import frac_bits_by_site
-from circa_train.nn.scales import HEADROOM_BITS
+from circa_train.nn.site_values import HEADROOM_BITS
 
 #: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
 FROM_CHECKPOINT = "checkpoint"

@@ -19,7 +19,7 @@ from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import SearchConfig
 from circa_train.jobs.source import open_source
-from circa_train.nn.scales import HEADROOM_BITS
+from circa_train.nn.site_values import HEADROOM_BITS
 from circa_train.runs import fingerprint
 from circa_train.search import Answer, SearchSettings, search_truncation, summary, write_fault_file
 

@@ -18,7 +18,8 @@ from circa_train.fault.circa import MODES
 from circa_train.field import bit_length
 from circa_train.fixed_point import FracBits, to_fixed
 from circa_train.nn import set_frac_bits, set_specs, stochastic_relus
-from circa_train.nn.scales import SiteValues, best_frac_bits, scale_errors, squared_errors
+from circa_train.nn.scales import best_frac_bits, scale_errors, squared_errors
+from circa_train.nn.site_values import SiteValues
 from circa_train.search.allocation import Allocation
 
 

@@ -5,8 +5,8 @@ scale per channel.
    so a handful of candidates are run. This is what the answer is compared with.
 2. *By the law*: for every k, the better mode of every site and the best scale of every channel
    (:mod:`circa_train.search.choices`); again the largest uniform k, by bisection.
-3. *Sensitivity*: each site alone gets faults once, at the first k that was too much for all of them, and
-   the exact law extends the measurement to every k (:mod:`circa_train.search.harm`).
+3. *Harm*: what every k at every site will do to the answers, by the exact law and the gradients of recorded
+   images (:mod:`circa_train.search.harm`).
 4. *Greedy path* (:mod:`circa_train.search.allocation`): hundreds of allocations in the order of predicted
    harm. Those below the harm of the uniform answer are taken to be within the budget, those above the harm
    of the uniform k that failed to be over it; between, and wherever that turns out wrong, the network
@@ -35,11 +35,11 @@ from circa_train.fault import TruncatedSign
 from circa_train.field import bit_length
 from circa_train.fixed_point import FracBits
 from circa_train.nn import described_frac_bits, relu_sites, set_frac_bits, set_specs, stochastic_relus
-from circa_train.nn.scales import SiteValues, site_values
+from circa_train.nn.site_values import SiteValues, site_values
 from circa_train.search.allocation import Allocation, Tables, greedy_path, last_accepted
 from circa_train.search.choices import as_it_is, by_the_law
 from circa_train.search.confirmation import on_test_images, seen_before
-from circa_train.search.harm import site_gains, tables_of
+from circa_train.search.harm import tables_of
 from circa_train.search.judging import Judge, Judgement
 from circa_train.search.settings import SearchSettings
 from circa_train.search.store import Store
@@ -178,13 +178,7 @@ def _search(
         scaled = judge(((0 if k is None else k),) * len(sites))
         best, candidates = scaled, candidates + bits
     if settings.per_site and len(sites) > 1 and best.within:
-        some = splits.validation.subset(torch.arange(min(settings.images, len(splits.validation))))
-        reference = min(_only(best.ks) + 1, bits - 1)
-        gains = site_gains(
-            network, some, judge.choices, reference,
-            mean=splits.mean, std=splits.std, batch_size=settings.batch_size, store=store, progress=progress,
-        )  # fmt: skip
-        tables = tables_of(judge.choices, gains, sites)
+        tables = tables_of(judge.choices, sites)
         best, considered = _along_path(judge, tables, best, report)
         candidates += considered
         best, considered = _refine(judge, tables, best, settings.trials)
@@ -201,10 +195,10 @@ def _search(
 
 
 def _recorded(network: nn.Module, splits: DataSplits, settings: SearchSettings) -> dict[str, SiteValues]:
-    """The activations of some training images at every site."""
+    """The activations of some training images at every site, and what each counts."""
     images = splits.train.subset(torch.arange(min(settings.images, len(splits.train))))
     batches = Batches(images, _RECORDED, mean=splits.mean, std=splits.std)
-    return site_values(network, (batch[0] for batch in batches))
+    return site_values(network, (batch[0] for batch in batches), importance=True)
 
 
 def _only(ks: Allocation) -> int:

@@ -24,8 +24,7 @@ class SearchSettings:
         headroom_bits: what the fraction bits that are chosen leave free, see :mod:`circa_train.nn.scales`.
         per_site: search for one k per site, too.
         trials: network runs that the refinement of the per-site answer may take.
-        images: training images on which activations are recorded, and validation images on which
-            sensitivities are measured.
+        images: training images on which activations and their gradients are recorded.
         batch_size: images per forward pass; changes no result.
     """
 

@@ -3,8 +3,8 @@
 One JSON file, rewritten atomically after every draw (a hundred kilobytes or so, against a pass over the
 validation images)::
 
-    {"format": 3, "identity": ..., "accuracies": {"validation as it is 12,12,14": [0.93, 0.94], ...},
-     "right": {the same keys: [which images, ...]}, "images": {...}, "values": {...}, "sha256": ...}
+    {"format": 4, "identity": ..., "accuracies": {"validation as it is 12,12,14": [0.93, 0.94], ...},
+     "right": {the same keys: [which images, ...]}, "images": {...}, "sha256": ...}
 
 ``right`` says which images a draw classified right: one bit each, eight to a byte, in base64. ``identity``
 names what was asked of which files. Measurements of another identity, or of a damaged file, are discarded,
@@ -27,11 +27,11 @@ from circa_train.runs import DIGEST, read_record, sealed
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 
 
 class Store:
-    """Accuracies by candidate, and other measured values by name.
+    """Draws by candidate.
 
     Args:
         path: the file, or None to keep everything in memory.
@@ -46,7 +46,6 @@ class Store:
             "accuracies": {},
             "right": {},
             "images": {},
-            "values": {},
         }
         try:
             stored = read_record(path) if path is not None else None
@@ -69,15 +68,6 @@ class Store:
         self._content["accuracies"].setdefault(key, []).append(float(right.double().mean()))
         self._content["right"].setdefault(key, []).append(packed)
         self._content["images"][key] = len(right)
-        self._write()
-
-    def value(self, key: str) -> Any:
-        """What :meth:`set_value` kept under this name, or None."""
-        return self._content["values"].get(key)
-
-    def set_value(self, key: str, value: Any) -> None:
-        """Keep plain data that JSON can hold."""
-        self._content["values"][key] = value
         self._write()
 
     def _write(self) -> None:

@@ -14,7 +14,8 @@ from circa_train.nn.control import described_frac_bits, set_frac_bits, stochasti
 from circa_train.nn.damage import squared_damage
 from circa_train.nn.models.kept_relus import random_masks
 from circa_train.nn.models.reduction import MaskedReLU, reduce_relus
-from circa_train.nn.scales import SYSTEMATIC, SiteValues, best_frac_bits, scale_errors, site_values
+from circa_train.nn.scales import SYSTEMATIC, best_frac_bits, scale_errors
+from circa_train.nn.site_values import SiteValues, site_values
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.randn(6, 3, 8, 8, generator=GENERATOR)
