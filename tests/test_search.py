@@ -263,6 +263,9 @@ def test_a_planted_answer_is_found_and_reproduced(tmp_path: Path) -> None:
     assert record["saved"]["and_gates"] == saved
     assert record["confirmed"] is True
     assert [row["k"] for row in record["allocation"]] == list(result.chosen.ks)
+    harms = {row["site"]: row["harm"] for row in record["allocation"]}
+    assert harms["main"] > harms["faint"] > harms["dead"] == 0
+    assert {row["harm_k"] for row in record["allocation"]} == {k}
     text = summary(answer, tmp_path / "fault.yaml")
     assert "CONFIRMED" in text
     assert "NOT CONFIRMED" not in text

@@ -22,7 +22,7 @@ smaller than the largest of the site, and more resolution would gain nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch

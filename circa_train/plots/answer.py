@@ -15,7 +15,7 @@ from circa_train.runs import Row
 def site_harm(rows: Sequence[Row]) -> NotedFigure:
     """Harm, k and faults of every site of one search, in the order of execution.
 
-    Above, where the search measured it: what faults at that site alone do to the answers, as the divergence
+    Above, what the exact law foretells that faults at that site alone do to the answers, as the divergence
     of the class probabilities from the exact network's, at one k for all. Then the k of the answer, beside
     the one k that would do for all; below, the faults that are expected of each ReLU at that k.
 

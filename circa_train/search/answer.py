@@ -22,6 +22,7 @@ from circa_train.field import bit_length
 from circa_train.files import write_text
 from circa_train.fixed_point import FracBits
 from circa_train.search.engine import SearchResult
+from circa_train.search.harm import tables_of
 from circa_train.search.judging import Judgement, name_of
 from circa_train.search.settings import SearchSettings
 
@@ -106,9 +107,11 @@ class Answer:
 
     def allocation(self) -> list[dict[str, Any]]:
         """Per site: ReLUs, sign test, fraction bits, AND gates and expected faults per image on the
-        recorded activations.
+        recorded activations; and ``harm``, the divergence of the answers in nats that the law foretells of
+        faults at this site alone, at ``harm_k``, the largest k that would do for all sites.
         """
-        chosen = self.result.chosen
+        chosen, same = self.result.chosen, (self.result.scaled or self.result.uniform).ks[0]
+        harms = [row[same] for row in tables_of(chosen.choices, self.result.sites).harm]
         costs = network_cost(self.result.sites, chosen.specs, accounting="tables").sites
         frac_bits = _plain(chosen.choices.frac_bits_of(chosen.ks))
         return [
@@ -120,8 +123,10 @@ class Answer:
                 "frac_bits": frac_bits if isinstance(frac_bits, int) else frac_bits[cost.site],
                 "and_gates": cost.and_gates,
                 "expected_faults": cost.relus * faults,
+                "harm": harm,
+                "harm_k": same,
             }
-            for cost, k, faults in zip(costs, chosen.ks, self.result.faults, strict=True)
+            for cost, k, faults, harm in zip(costs, chosen.ks, self.result.faults, harms, strict=True)
         ]
 
 

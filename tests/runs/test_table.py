@@ -11,7 +11,6 @@ import pytest
 from circa_train.runs.csv_file import read_csv
 from circa_train.runs.folder import FAILURE, RESULT
 from circa_train.runs.networks import recipe
-from circa_train.runs.records import sealed
 from circa_train.runs.sites import allocation_rows
 from circa_train.runs.table import (
     EVALUATION_COLUMNS,
@@ -263,7 +262,7 @@ def test_the_sites_of_a_search_with_their_harm(tmp_path: Path) -> None:
     content = {**evaluation(), "kind": "search", "result": {"k": 11, "allocation": [site]}}
     write(tmp_path, content)
     assert allocation_rows(collect(tmp_path))[0]["harm"] is None
-    values = {"accuracy": 1, "divergences as it is at k = 14,14": {"relu": 0.25}}
-    write(tmp_path, sealed({"values": values}), "measured.json")
+    site |= {"harm": 0.25, "harm_k": 14}
+    write(tmp_path, content)
     (row,) = allocation_rows(collect(tmp_path))
     assert (row["harm"], row["harm_k"], row["uniform_k"], row["k"]) == (0.25, 14, 11, 12)
