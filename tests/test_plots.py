@@ -17,6 +17,7 @@ from circa_train.plots import (
     accuracy_vs_bytes,
     accuracy_vs_k,
     accuracy_vs_rate,
+    accuracy_vs_seconds,
     accuracy_vs_severity,
     fault_probability_curves,
     gallery,
@@ -238,6 +239,20 @@ def test_the_answer_of_a_search_is_a_point() -> None:
     assert shown["one k per site"] == {32.0: 0.93}
 
 
+def test_seconds_are_those_of_inferences_with_the_same_circuits() -> None:
+    rows = [row(k, 0.9 + k / 1000, relus=1000, and_gates=1000 * (31 - k)) for k in (12, 14, 16)]
+    inferences = [
+        {"kind": "infer", "relus": relus, "and_gates": gates, "online_seconds.median": seconds}
+        for relus, gates, seconds in ((1000, 19_000, 0.75), (1000, 15_000, 0.5), (900, 17_000, 9.0))
+    ]
+    axes, *_ = accuracy_vs_seconds(rows, inferences).axes
+    assert curves(axes)["PosZero"] == {0.75: 0.912, 0.5: 0.916}
+    assert axes.get_xlabel() == "online seconds per inference"
+    with pytest.raises(ValueError, match="no private inference has the sign tests"):
+        accuracy_vs_seconds(rows, inferences[2:])
+    assert "accuracy_vs_seconds" in gallery([*rows, *inferences]).figures
+
+
 def test_accuracy_vs_bytes_names_what_has_no_mode() -> None:
     others = [row(mode=None, k=None, fault="none"), row(mode=None, fault="per site")]
     (axes,) = accuracy_vs_bytes([row(), *others]).axes
@@ -286,7 +301,9 @@ def test_the_gallery_draws_what_there_is_and_says_what_is_missing() -> None:
         "accuracy_vs_k", "accuracy_vs_bytes", "site_heat_map", "site_fault_rates",
         "fault_probability_poszero", "fault_probability_negpass",
     }  # fmt: skip
-    assert set(drawn.left_out) == {"accuracy_vs_rate", "site_histograms", "site_harm", "training_curves"}
+    assert set(drawn.left_out) == {
+        "accuracy_vs_rate", "accuracy_vs_seconds", "site_histograms", "site_harm", "training_curves",
+    }  # fmt: skip
     several = [site("relu", 12), site("relu", 12, run="other", checkpoint="runs/b/best.pt", network="b c")]
     mixed = gallery([*golden(), row(model="resnet32")], several)
     assert {"accuracy_vs_k", "site_heat_map_b_c", "site_fault_rates_b_c"} <= mixed.figures.keys()

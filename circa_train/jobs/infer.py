@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from circa_train.gc import relu_cost
+from circa_train.gc.circuits import ReluCircuit
 from circa_train.gc.protocol import Transport, connect
 from circa_train.jobs.job import Job
 from circa_train.jobs.serve import address_of, check_offline, stores_of
@@ -19,6 +22,7 @@ from circa_train.jobs.two_party import InferConfig, TlsConfig
 from circa_train.pi import (
     Architecture,
     Client,
+    Group,
     LineSpeed,
     Network,
     Stores,
@@ -109,7 +113,7 @@ def _infer_all(job: Job, client: Client, network: Network | None) -> dict[str, A
         found = client.infer(number, batch)
         done = time.perf_counter()
         logits.append(found)
-        walls.append({"offline": prepared - begun, "online": done - prepared})
+        walls.append({"images": len(batch), "offline": prepared - begun, "online": done - prepared})
         expected.add(offline_bytes(client.walk, len(batch), config.pi.offline))  # type: ignore[arg-type]
         expected.add(online_bytes(client.walk, len(batch)))
         said = f"images {start} to {start + len(batch) - 1}: {', '.join(_classes(client, found))}"
@@ -132,7 +136,11 @@ def _infer_all(job: Job, client: Client, network: Network | None) -> dict[str, A
         "logits": client.to_real(whole).tolist(),
         "classes": whole.reshape(len(whole), -1).argmax(1).tolist(),
         "compared": None if network is None else {"images": len(whole), "equal": agree},
-        "relus": _relus(client.walk),
+        "relus": sum(group.count for group, _ in _sign_tests(client.walk)),
+        "and_gates": sum(
+            group.count * relu_cost(circuit).and_gates for group, circuit in _sign_tests(client.walk)
+        ),
+        "online_seconds": _spread([wall["online"] / wall["images"] for wall in walls]),
         "round_trips": len(client.walk.trips) + 1,
         "batches": walls,
         "bytes": {
@@ -221,8 +229,15 @@ def _by_phase(seconds: Mapping[tuple[str, str], float]) -> dict[str, float]:
     return found
 
 
-def _relus(walk: Walk) -> int:
-    return sum(group.count for trip in walk.trips for group in trip.groups if group.circuit is not None)
+def _sign_tests(walk: Walk) -> list[tuple[Group, ReluCircuit]]:
+    groups = [group for trip in walk.trips for group in trip.groups]
+    return [(group, group.circuit) for group in groups if group.circuit is not None]
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, least and most of the batches' seconds per image; the first warms up, and counts only alone."""
+    counted = seconds[1:] or seconds
+    return {"median": statistics.median(counted), "low": min(counted), "high": max(counted)}
 
 
 def _classes(client: Client, logits: NDArray[np.int64]) -> list[str]:

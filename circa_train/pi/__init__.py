@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from circa_train.pi.session import infer_in_memory, together
     from circa_train.pi.stores import StoreError, Stores
     from circa_train.pi.trial import Trial, peak_mib, run_trial
-    from circa_train.pi.walk import Walk
+    from circa_train.pi.walk import Group, Walk
 
 _HOMES = {
     "OFFLINES": "handshake",
     "Architecture": "architecture",
     "ArchitectureError": "architecture",
     "Client": "client",
+    "Group": "walk",
     "LineSpeed": "link",
     "Network": "network",
     "Refused": "handshake",
@@ -72,6 +73,7 @@ __all__ = [
     "Architecture",
     "ArchitectureError",
     "Client",
+    "Group",
     "LineSpeed",
     "Network",
     "Refused",

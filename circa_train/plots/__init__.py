@@ -13,7 +13,7 @@ from circa_train.plots.answer import site_harm
 from circa_train.plots.gallery import Gallery, gallery
 from circa_train.plots.histograms import site_histograms
 from circa_train.plots.law import fault_probability_curves
-from circa_train.plots.pareto import accuracy_vs_bytes, pareto_front
+from circa_train.plots.pareto import accuracy_vs_bytes, accuracy_vs_seconds, pareto_front
 from circa_train.plots.series import MixedExperiments, knee
 from circa_train.plots.sites import site_fault_rates, site_heat_map
 from circa_train.plots.style import Note, NotedFigure, save_figure
@@ -27,6 +27,7 @@ __all__ = [
     "accuracy_vs_bytes",
     "accuracy_vs_k",
     "accuracy_vs_rate",
+    "accuracy_vs_seconds",
     "accuracy_vs_severity",
     "fault_probability_curves",
     "gallery",

@@ -12,7 +12,7 @@ from circa_train.plots.accuracy import accuracy_vs_k, accuracy_vs_rate, accuracy
 from circa_train.plots.answer import site_harm
 from circa_train.plots.histograms import site_histograms
 from circa_train.plots.law import fault_probability_curves
-from circa_train.plots.pareto import accuracy_vs_bytes
+from circa_train.plots.pareto import accuracy_vs_bytes, accuracy_vs_seconds
 from circa_train.plots.series import MixedExperiments, group, knee, weights_of
 from circa_train.plots.sites import site_fault_rates, site_heat_map
 from circa_train.plots.style import NotedFigure
@@ -74,6 +74,8 @@ def gallery(
         draw(f"accuracy_vs_{fault}", partial(accuracy_vs_severity, evaluations, fault))
     searches = [row for row in rows if row["kind"] == "search"]
     draw("accuracy_vs_bytes", lambda: accuracy_vs_bytes(evaluations, searches))
+    inferences = [row for row in rows if row["kind"] == "infer"]
+    draw("accuracy_vs_seconds", lambda: accuracy_vs_seconds(evaluations, inferences, searches))
     plain = [row for row in sites if not row.get("finetuned")] or list(sites)
     networks = _named(group(plain, lambda row: (weights_of(row), str(row.get("data")), row.get("frac_bits"))))
     draw_each("site_heat_map", networks, site_heat_map)

@@ -1,8 +1,10 @@
-"""What accuracy costs: accuracy against bytes of garbled tables per inference."""
+"""What accuracy costs: accuracy against bytes of garbled tables per inference, and against the seconds that
+private inferences took.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -11,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, Scala
 from circa_train.cost import paper_circuits, relu_bytes
 from circa_train.fault import TruncatedSign
 from circa_train.field import DEFAULT_PRIME
+from circa_train.gc.circuits import SignCircuit
 from circa_train.gc.protocol import AND_BYTES
 from circa_train.plots.drawing import commands, describe, exact_lines, grid, knee_limits, legend
 from circa_train.plots.lines import Line, Panel, panels
@@ -24,6 +27,23 @@ _MEBI = 2**20
 #: Circuits that a network would run without Circa, by letter of the paper's figure, with their names and
 #: markers here: both are exact.
 REFERENCES = {"a": ("full ReLU", "*"), "b": ("exact sign", "p")}
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a figure has on its x axis.
+
+    Attributes:
+        label: of the axis.
+        unit: of a value.
+        of_row: of an evaluation's sign tests; None where nobody knows.
+        of_circuit: of a row's ReLUs, all in one circuit; None where nobody knows.
+    """
+
+    label: str
+    unit: str
+    of_row: Callable[[Row], float | None]
+    of_circuit: Callable[[Row, SignCircuit], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,22 +83,67 @@ def accuracy_vs_bytes(rows: Sequence[Row], searches: Sequence[Row] = ()) -> Note
     Raises:
         ValueError: if no evaluation has a cost.
     """
-    rows = [row for row in [*rows, *map(answer_row, searches)] if row.get("table_bytes")]
-    if not rows:
-        raise ValueError("no evaluation with a cost in bytes")
-    rows = [{**row, "mebibytes": row["table_bytes"] / _MEBI} for row in rows]
-    found = panels(rows, "mebibytes")
+    price = Price(
+        "garbled tables per inference (MiB)",
+        "MiB",
+        lambda row: row["table_bytes"] / _MEBI if row.get("table_bytes") else None,
+        lambda row, circuit: row["relus"] * relu_bytes(circuit, "tables") / _MEBI,
+    )
+    return _pareto([*rows, *map(answer_row, searches)], price, "no evaluation with a cost in bytes")
+
+
+def accuracy_vs_seconds(
+    rows: Sequence[Row], inferences: Sequence[Row], searches: Sequence[Row] = ()
+) -> NotedFigure:
+    """Accuracy against the median online seconds of a private inference, drawn as
+    :func:`accuracy_vs_bytes` is.
+
+    An evaluation and an inference belong together if they have as many sign tests, and these as many AND
+    gates: the circuits are the same then. Only what was measured is drawn; the circuits of full ReLUs and
+    exact signs are not run that way.
+
+    Args:
+        rows: evaluations.
+        inferences: rows of the kind ``infer``, of one machine and link.
+        searches: rows of the kind ``search``: their answers are points, too.
+
+    Raises:
+        ValueError: if no inference belongs to an evaluation.
+    """
+    seconds: Mapping[tuple[int, int], float] = {
+        (row["relus"], row["and_gates"]): row["online_seconds.median"]
+        for row in inferences
+        if row.get("online_seconds.median") and row.get("and_gates") is not None
+    }
+    price = Price(
+        "online seconds per inference",
+        "s",
+        lambda row: seconds.get((row.get("relus", 0), row.get("and_gates", 0))),
+    )
+    return _pareto(
+        [*rows, *map(answer_row, searches)],
+        price,
+        "no private inference has the sign tests and AND gates of an evaluation",
+    )
+
+
+def _pareto(rows: Sequence[Row], price: Price, nothing: str) -> NotedFigure:
+    """The figure of one price; ValueError(``nothing``) if no row has one."""
+    priced = [{**row, "price": cost} for row in rows if (cost := price.of_row(row))]
+    if not priced:
+        raise ValueError(nothing)
+    found = panels(priced, "price")
     near = [knee_limits([line.points for line in panel.lines]) for panel in found]
     figure, axes = grid([len(panel.lines) + 4 for panel in found], 2 if any(near) else 1)
     for panel, (whole, *zoomed), limits in zip(found, axes, near, strict=True):
-        exact = references([row for line in panel.lines for row in line.rows])
-        _draw(figure, whole, panel, exact)
+        exact = references([row for line in panel.lines for row in line.rows], price)
+        _draw(figure, whole, panel, price, exact)
         legend(whole)
         for closer in zoomed:
             if limits is None:
                 closer.set_axis_off()
                 continue
-            _draw(figure, closer, panel, exact, notes=False)
+            _draw(figure, closer, panel, price, exact, notes=False)
             inside = [p.x for line in panel.lines for p in line.points if p.y >= limits.bottom]
             closer.set_xlim(min(inside) / 1.1, max(inside) * 1.1)
             closer.set_ylim(limits.bottom, limits.top)
@@ -107,15 +172,18 @@ def answer_row(search: Row) -> Row:
         "accuracy_high": search.get(f"{found}.high"),
         "images": search.get(f"{found}.images"),
         "baseline_accuracy": search.get("chosen.test.baseline_accuracy"),
+        "relus": search.get("relus"),
         "and_gates": gates,
         "table_bytes": None if gates is None else AND_BYTES * gates,
     }
 
 
-def references(rows: Sequence[Row]) -> list[Reference]:
+def references(rows: Sequence[Row], price: Price) -> list[Reference]:
     """Every network of the rows with exact ReLUs, in the circuits without truncation; of fine-tuned ones
     only where there is no other.
     """
+    if price.of_circuit is None:
+        return []
     known = [row for row in rows if row.get("relus") and row.get("baseline_accuracy") is not None]
     plain = [row for row in known if not row.get("finetuned")] or known
     models = {model_title(row.get("model")) for row in plain}
@@ -124,15 +192,20 @@ def references(rows: Sequence[Row]) -> list[Reference]:
         row = members[0]
         circuits = paper_circuits(TruncatedSign(k=0, prime=int(row.get("prime") or DEFAULT_PRIME)))
         for letter, (name, marker) in REFERENCES.items():
-            size = row["relus"] * relu_bytes(circuits[letter][0], "tables") / _MEBI
-            accuracy = row["baseline_accuracy"]
+            cost, accuracy = price.of_circuit(row, circuits[letter][0]), row["baseline_accuracy"]
             label = f"{model_title(row.get('model'))}, {name}" if len(models) > 1 else name
-            found.append(Reference(label, marker, Point(size, accuracy, accuracy, accuracy, rows=(row,))))
+            found.append(Reference(label, marker, Point(cost, accuracy, accuracy, accuracy, rows=(row,))))
     return found
 
 
 def _draw(
-    figure: NotedFigure, axes: Axes, panel: Panel, exact: Sequence[Reference], *, notes: bool = True
+    figure: NotedFigure,
+    axes: Axes,
+    panel: Panel,
+    price: Price,
+    exact: Sequence[Reference],
+    *,
+    notes: bool = True,
 ) -> None:
     points = [point for line in panel.lines for point in line.points]
     front = pareto_front([(point.x, point.y) for point in [*points, *(each.point for each in exact)]])
@@ -149,7 +222,7 @@ def _draw(
             markeredgecolor=style.color, markeredgewidth=1.6, markersize=6, label=plain(line.label),
         )  # fmt: skip
         if notes:
-            figure.notes += [Note(axes, p.x, p.y, _told(line, p)) for p in line.points]
+            figure.notes += [Note(axes, p.x, p.y, _told(line, p, price.unit)) for p in line.points]
     for label, members in group(_by_label(exact), lambda item: item["label"]).items():
         places = [item["reference"].point for item in members]
         axes.plot(
@@ -158,7 +231,9 @@ def _draw(
         )  # fmt: skip
         if notes:
             figure.notes += [
-                Note(axes, p.x, p.y, f"{label}\n{p.y:.2%}, {p.x:,.1f} MiB\n{commands(p.rows)[0]}")
+                Note(
+                    axes, p.x, p.y, f"{label}\n{p.y:.2%}, {_number(p.x)} {price.unit}\n{commands(p.rows)[0]}"
+                )
                 for p in places
             ]
     if not notes or knee_limits([line.points for line in panel.lines]) is None:
@@ -172,7 +247,7 @@ def _draw(
     dress(
         axes,
         title=panel.title,
-        xlabel="garbled tables per inference (MiB)",
+        xlabel=price.label,
         ylabel=f"{panel.split} accuracy" if notes else "",
     )
 
@@ -192,7 +267,11 @@ def _name_the_front(axes: Axes, points: Sequence[Point], front: set[tuple[float,
             )  # fmt: skip
 
 
-def _told(line: Line, point: Point) -> str:
+def _told(line: Line, point: Point, unit: str) -> str:
     k = point.rows[0].get("k")
     at = "" if k is None else f", k = {k}"
-    return f"{line.label}{at}, {point.x:,.1f} MiB\n{describe(point)}"
+    return f"{line.label}{at}, {_number(point.x)} {unit}\n{describe(point)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"

@@ -100,6 +100,7 @@ class Answer:
                 name: getattr(self.uniform, name) - getattr(self.chosen, name)
                 for name in ("and_gates", "bytes", "seconds")
             },
+            "relus": sum(relus for _, relus in result.sites),
             "candidates": result.candidates,
             "network_runs": result.runs,
             "allocation": self.allocation(),
