@@ -272,6 +272,72 @@ def test_one_wrong_gate_or_label_is_named(way: str, monkeypatch: pytest.MonkeyPa
     check_named(every(network, workers=1), {way}, image, element)
 
 
+@pytest.mark.slow
+def test_four_wrong_elements_among_a_hundred_million_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask, a k, a gate of the circuit and a label, one element each."""
+    images, side = 100, 1000
+    places = {"mask": (7, 123_456), "k": (31, 999_999), "gate": (62, 0), "label": (99, 765_432)}
+    numbers = {what: image * side * side + element for what, (image, element) in places.items()}
+    model = nn.Sequential(nn.ReLU(), nn.AvgPool2d(side), nn.Flatten(), nn.Linear(1, 2))
+    network = with_stochastic_relus(model, TruncatedSign(8), frac_bits=12, seed=3)
+    honest_masks, honest_groups, honest_piece = consecutive_masks, Site.groups, compare_piece
+    honest_bench, here = Bench.__init__, dict[str, int]()
+
+    def masks(spec: SignTest, first: int, count: int, **address: Any) -> Any:
+        t, at = honest_masks(spec, first, count, **address), numbers["mask"] - first
+        if 0 <= at < count:
+            t[at] = spec.prime - 1
+        return t
+
+    def groups(site: Site, first: int, count: int) -> Any:
+        at = numbers["k"] - first
+        if not 0 <= at < count:
+            return honest_groups(site, first, count)
+        other = TruncatedSign(30)
+        site.circuits[other] = Site("0", 0, 3, other, side * side, 1).circuits[other]
+        return [(site.spec, np.delete(np.arange(count), at)), (other, np.array([at]))]
+
+    def compared(site: Site, x: Any, applied: Any, first: int, *rest: Any, **options: Any) -> Any:
+        here.clear()
+        here.update({what: n - first for what, n in numbers.items() if 0 <= n - first < len(x)})
+        here["done"] = 0
+        return honest_piece(site, x, applied, first, *rest, **options)
+
+    def conjunction(self: Any, a: Any, b: Any, number: int) -> Any:
+        result = a & b
+        if "gate" in here and number == 22:
+            result[here["gate"] // 8] ^= 1 << 7 - here["gate"] % 8
+        return result
+
+    def bench(self: Bench) -> None:
+        honest_bench(self)
+        real = self.evaluator
+
+        class Wrong:
+            def evaluate(self, circuit: Any, tables: Any, labels: Any, own: Any) -> Any:
+                at = here.get("label", -1) - here["done"]
+                here["done"] += own.shape[1]
+                if 0 <= at < own.shape[1]:
+                    own[3, at, 1] ^= np.uint64(1 << 20)
+                return real.evaluate(circuit, tables, labels, own)
+
+        self.evaluator = Wrong()  # type: ignore[assignment]
+
+    monkeypatch.setattr(piece, "consecutive_masks", masks)
+    monkeypatch.setattr(Site, "groups", groups)
+    monkeypatch.setattr("circa_train.verify.streaming.compare_piece", compared)
+    monkeypatch.setattr(piece._Packed, "conjunction", conjunction)
+    monkeypatch.setattr(Bench, "__init__", bench)
+    inputs = torch.full((1, 1, side, side), 100.0)
+    batches = [(inputs, torch.zeros(1, dtype=torch.long), image) for image in range(images)]
+    report = verify_every(network, batches, ["0"], images=images, workers=1)
+    assert report.compared == 100_000_000
+    assert report.mismatches == 4
+    found = {(each.image, each.element): each.way for each in report.tallies["0"].named}
+    ways = {"mask": "simulator", "k": "simulator", "gate": "circuit", "label": "garbled"}
+    assert found == {places[what]: way for what, way in ways.items()}
+
+
 def test_what_goes_on_through_the_network_is_the_circuit_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Circuits that always answer 0 give the predictions of a network whose ReLUs answer 0."""
     network = network_of(TruncatedSign(8))
