@@ -1,14 +1,17 @@
 """What may stand at every site, for every k: a sign test and fraction bits.
 
 The network *as it is* has one mode, and the fraction bits that it came with. *By the law*, every site has for
-every k the mode that does less, and every channel the scale that does least (:mod:`circa_train.nn.scales`).
-relu(c z) = c relu(z), so the scales are free, and a mode costs as many AND gates as the other.
+every k the mode that does less to its outputs, and every channel the scale that does least
+(:mod:`circa_train.nn.scales`). Gradients weigh sites against each other, but do not choose within one: on a
+network that is sure of its answers a few hundred images say too little of single channels (the quickstart's
+lost a bit by it). relu(c z) = c relu(z), so the scales are free, and a mode costs as many AND gates as the
+other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -108,21 +111,30 @@ def by_the_law(
     for values in seen.values():
         options = [_options(values, mode, spec.prime, first_k, headroom_bits) for mode in MODES]
         best = [min(each, key=lambda option: option[2]) for each in zip(*options, strict=True)]
-        for column, into in zip(zip(*best, strict=True), columns, strict=True):
-            into.append(tuple(column))
+        for into, part in zip(columns, (0, 1, 3), strict=True):
+            into.append(tuple(option[part] for option in best))
     specs, frac_bits, errors = map(tuple, columns)
     return Choices("by the law", tuple(seen), specs, frac_bits, errors)
 
 
 def _options(
     values: SiteValues, mode: str, prime: int, first_k: int, headroom_bits: int
-) -> Sequence[tuple[TruncatedSign, FracBits, float]]:
-    """Of one mode at one site: for every k its sign test, fraction bits and error."""
-    found: list[tuple[TruncatedSign, FracBits, float]] = []
+) -> Sequence[tuple[TruncatedSign, FracBits, float, float]]:
+    """Of one mode at one site: for every k its sign test, fraction bits, the damage to the site's outputs
+    that chose them, and the error, which weighs outputs by their importance.
+    """
+    plain = replace(values, importance=None)
+    found: list[tuple[TruncatedSign, FracBits, float, float]] = []
     for k in range(min(first_k, bit_length(prime) - 1), bit_length(prime)):
         spec = TruncatedSign(k, mode, prime)
-        errors = scale_errors(values, spec, headroom_bits)
-        found.append((spec, best_frac_bits(values, errors), values.mean(errors.min(1).values)))
-    lower = [TruncatedSign(k, mode, prime) for k in range(found[0][0].k)]  # type: ignore[arg-type]
+        errors = scale_errors(plain, spec, headroom_bits)
+        bits, damage = best_frac_bits(values, errors), values.mean(errors.min(1).values)
+        found.append((spec, bits, damage, values.mean(squared_errors(values, bits, spec))))
     bits = found[0][1]
-    return [*((spec, bits, values.mean(squared_errors(values, bits, spec))) for spec in lower), *found]
+    lower = [TruncatedSign(k, mode, prime) for k in range(found[0][0].k)]  # type: ignore[arg-type]
+    below = [
+        (spec, bits, values.mean(squared_errors(plain, bits, spec)),
+         values.mean(squared_errors(values, bits, spec)))
+        for spec in lower
+    ]  # fmt: skip
+    return [*below, *found]

@@ -3,7 +3,7 @@
 One JSON file, rewritten atomically after every draw (a hundred kilobytes or so, against a pass over the
 validation images)::
 
-    {"format": 4, "identity": ..., "accuracies": {"validation as it is 12,12,14": [0.93, 0.94], ...},
+    {"format": 5, "identity": ..., "accuracies": {"validation as it is 12,12,14": [0.93, 0.94], ...},
      "right": {the same keys: [which images, ...]}, "images": {...}, "sha256": ...}
 
 ``right`` says which images a draw classified right: one bit each, eight to a byte, in base64. ``identity``
@@ -27,7 +27,7 @@ from circa_train.runs import DIGEST, read_record, sealed
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 
 
 class Store:
