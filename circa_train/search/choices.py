@@ -130,11 +130,11 @@ def _options(
         errors = scale_errors(plain, spec, headroom_bits)
         bits, damage = best_frac_bits(values, errors), values.mean(errors.min(1).values)
         found.append((spec, bits, damage, values.mean(squared_errors(values, bits, spec))))
-    bits = found[0][1]
-    lower = [TruncatedSign(k, mode, prime) for k in range(found[0][0].k)]  # type: ignore[arg-type]
+    first, kept, *_ = found[0]
+    lower = [TruncatedSign(k, mode, prime) for k in range(first.k)]  # type: ignore[arg-type]
     below = [
-        (spec, bits, values.mean(squared_errors(plain, bits, spec)),
-         values.mean(squared_errors(values, bits, spec)))
+        (spec, kept, values.mean(squared_errors(plain, kept, spec)),
+         values.mean(squared_errors(values, kept, spec)))
         for spec in lower
     ]  # fmt: skip
     return [*below, *found]
