@@ -83,6 +83,7 @@ SMALLER = {
     "model=resnet32": ["model=resnet8", "model.width=0.25"],
     "data=cifar10": ["data.name=synthetic:classes=3,size=8,channels=1,images=120", "batch_size=32"],
     "epochs=200": ["epochs=1", "tracker=wandb_offline"],
+    "budget=0.01": ["budget=0.9", "margin=0"],  # of twelve validation images
     "+sweep=truncation": ["+sweep=truncation", "fault.k=0,12"],
 }
 
