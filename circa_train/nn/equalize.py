@@ -40,6 +40,7 @@ from circa_train.nn.damage import squared_damage
 from circa_train.nn.equalizing.groups import NONE, ChannelGroups, channel_groups
 from circa_train.nn.equalizing.report import Equalization
 from circa_train.nn.equalizing.scaling import apply_scales, groups_out_of_range
+from circa_train.nn.site_values import HEADROOM_BITS
 from circa_train.nn.tracing.errors import ConversionError
 from circa_train.nn.tracing.preserving import unchanged
 
@@ -47,8 +48,6 @@ Network = TypeVar("Network", bound=nn.Module)
 
 #: Powers of two that are tried: enough for channels 2^8 times smaller than the network's largest.
 EXPONENTS = (-8, 8)
-#: Each doubles the range that other images may take before a value leaves the field.
-HEADROOM_BITS = 2
 #: A channel that hardly moves on calibration images has shown little of what it may do: it counts as if it
 #: reached this share of what its site reaches.
 _LEAST_REACH = 2.0**-8

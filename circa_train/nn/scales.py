@@ -10,8 +10,8 @@ and the f with the least D is taken, channel by channel. Equally good ones: the 
 z^2 P is the expected squared error (:mod:`circa_train.nn.damage`). Of it z^2 P^2 is the square of the error's
 mean: what every draw does alike at equal values. The following layers add over neighbours and channels, where
 chance averages out and the mean does not. So the mean counts more. Ties are of this kind (P is near 1 for
-small x), wraps are not. Where the importance of the values is known (:mod:`circa_train.nn.site_values`), each
-counts by it, and D is the damage to the network's answers.
+small x), wraps are not. Weighed by the importance of the values (:mod:`circa_train.nn.site_values`), D at
+given fraction bits is the damage to the network's answers; it compares sites, and chooses no f.
 
 The rule of overflow: the largest |z| that calibration sees in a channel, times 2^headroom_bits, must fit into
 the field. It holds under every overflow policy, so no candidate overflows on the calibration images, and
@@ -58,23 +58,19 @@ def scale_errors(
     for start in range(0, len(largest), at_once):
         piece = slice(start, start + at_once)
         there = replace(spec, k=k[piece] if isinstance(k, tuple) else k)
-        importance = None if seen.importance is None else seen.importance[piece]
-        pieces.append(_scale_errors(seen.values[piece], largest[piece], there, importance))
+        pieces.append(_scale_errors(seen.values[piece], largest[piece], there))
     return torch.cat(pieces)
 
 
-def _scale_errors(
-    values: Tensor, largest: Tensor, spec: TruncatedSign, importance: Tensor | None
-) -> Tensor:
+def _scale_errors(values: Tensor, largest: Tensor, spec: TruncatedSign) -> Tensor:
     """:func:`scale_errors` of some channels, whose ``largest`` fraction bits are known."""
     channels = len(values)
     candidates = (largest - torch.arange(_WINDOW + 1)[:, None]).clamp(min=0)  # one row per step down
     # all at once: as many channels as there are candidates
     every = values.repeat(len(candidates), 1)
-    of_every = None if importance is None else importance.repeat(len(candidates), 1)
     repeated = replace(spec, k=spec.k * len(candidates)) if isinstance(spec.k, tuple) else spec
     bits = tuple(candidates.flatten().tolist())
-    found = _squared_errors(every, bits, repeated, importance=of_every).reshape(candidates.shape)
+    found = _error_of_each(every, bits, repeated).mean(0).reshape(candidates.shape)
     errors = torch.full((channels, MAX_FRAC_BITS + 1), torch.inf, dtype=torch.float64)
     errors.scatter_(1, candidates.T, found.T.cpu())
     lowest = candidates[-1]
@@ -86,24 +82,22 @@ def _scale_errors(
 def squared_errors(
     seen: SiteValues, frac_bits: FracBits, spec: TruncatedSign, overflow: str = "raise"
 ) -> Tensor:
-    """D of every channel at given fraction bits: float64 (channels,). Under ``wrap`` and ``saturate`` a value
-    that does not fit counts as wrong for certain.
+    """D of every channel at given fraction bits, each value weighed by its importance where that is known:
+    float64 (channels,). Under ``wrap`` and ``saturate`` a value that does not fit counts as wrong for
+    certain.
 
     Raises:
         FixedPointOverflow: under ``raise``, if a value does not fit.
     """
     there = replace(spec, k=seen.by_channel(spec.k))
-    return _squared_errors(seen.values, seen.by_channel(frac_bits), there, overflow, seen.importance)
+    errors = _error_of_each(seen.values, seen.by_channel(frac_bits), there, overflow)
+    return (errors if seen.importance is None else errors * seen.importance.T).mean(0)
 
 
-def _squared_errors(
-    rows: Tensor,
-    frac_bits: FracBits,
-    spec: TruncatedSign,
-    overflow: str = "raise",
-    importance: Tensor | None = None,
+def _error_of_each(
+    rows: Tensor, frac_bits: FracBits, spec: TruncatedSign, overflow: str = "raise"
 ) -> Tensor:
-    """:func:`squared_errors` of values (channels, values), with fraction bits and k by channel."""
+    """z^2 (P + c P^2) of values (channels, values), with fraction bits and k by channel; transposed."""
     values = rows.T  # dimension 1 is the channel
     squares, damage = values**2, squared_damage(values, spec, frac_bits)
     outside = damage.isinf()
@@ -112,8 +106,7 @@ def _squared_errors(
             to_fixed(values, frac_bits, spec.prime)
         damage = torch.where(outside, squares, damage)
     systematic = torch.where(squares > 0, damage**2 / squares, 0.0)
-    errors = damage + SYSTEMATIC * systematic
-    return (errors if importance is None else errors * importance.T).mean(0)
+    return damage + SYSTEMATIC * systematic
 
 
 def best_frac_bits(seen: SiteValues, errors: Tensor) -> tuple[int, ...]:

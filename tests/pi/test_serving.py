@@ -73,6 +73,9 @@ def test_the_job_infers_compares_and_records(serving, folders, tmp_path, capsys)
     result = run("infer", config, tmp_path / "run")["result"]
     assert result["compared"] == {"images": 2, "equal": 2}
     assert result["bytes_equal_the_model"]
+    assert result["and_gates"] == 21 * result["relus"] > 0  # k = 10 of 31 bits
+    seconds = result["online_seconds"]
+    assert 0 < seconds["low"] <= seconds["median"] <= seconds["high"]
     assert result["round_trips"] == 1 + len(
         {row["place"] for row in result["layers"] if "trip" in row["place"]}
     )
