@@ -87,6 +87,7 @@ def test_scales_and_modes_are_searched_and_half_of_the_test_images_decide(
     assert record["chosen"]["and_gates"] < record["uniform"]["and_gates"]
     evaluated = work_of("evaluate")(job(
         "evaluate", f"checkpoint={checkpoint}", "fault=file", f"fault.path={record['fault_file']}",
+        "fault.overflow=saturate",  # other images, other masks: behind so many faults a value may go too far
         "run.device=cpu",
     ))  # fmt: skip
     assert evaluated["frac_bits"] == {name: tuple(bits) for name, bits in content["frac_bits"].items()}
