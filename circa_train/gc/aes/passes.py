@@ -133,9 +133,9 @@ def _place(bases, strides, register, start):
 @cache
 def compiled_passes(width: int) -> Passes:
     """The passes for vectors of ``width`` blocks: 1, 2 or 4."""
-    # How many vectors go through the rounds together. Of 256 or 512 bits, four are enough that no round waits
-    # for the one before it. Of 128 bits more can start in a cycle, so more are needed.
-    together = 8 if width == 1 else 4
+    # How many vectors go through the rounds together. A round takes four cycles, and two can start in each,
+    # so eight are needed that none waits for the one before it; of 512 bits one can start in a cycle.
+    together = 4 if width == 4 else 8
 
     @njit(nogil=True)
     def encrypt_blocks(source, target, keys):
