@@ -2,8 +2,8 @@
 
 numba keeps the compiled code in ``__pycache__`` beside this file or in the folder NUMBA_CACHE_DIR. It would
 compile again only when the date of this file changes, and not when one of :data:`SOURCES` does. So the entry
-points hold a digest of all those files in a closure, which is part of numba's key. This relies on how numba
-makes its key, and a test keeps the list complete.
+points hold a digest of all those files, and of the width of vectors, in a closure, which is part of numba's
+key. This relies on how numba makes its key, and a test keeps the list complete.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _backward_entry(itemsize: int, sources: str) -> Callable[[Any], None]:
 
 @functools.cache
 def _sources() -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(philox.VECTOR_BITS.encode())
     for module in SOURCES:
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()

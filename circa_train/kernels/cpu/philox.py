@@ -8,14 +8,16 @@ above it hold something that does not matter.
 Masks cost more than all the rest of a sign test. So this one loop is written vector by vector, in LLVM's
 intermediate language (:func:`_masks_of`). Left alone, the compiler would compute one vector after the other,
 and wait for every multiplication. It would also write the products to memory before masks and rejected lanes
-are known. Rejected masks, one in 250 at the default prime, are collected over several runs and drawn again
-together.
+are known. A vector's state takes four registers: with AVX-512 (32 registers) four vectors go through the
+rounds together, else (16 registers) two. More would not stay in registers. Rejected masks, one in 250 at the
+default prime, are collected over several runs and drawn again together.
 
 The other side of this trick is said in :mod:`circa_train.kernels.cpu.intrinsics`.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -41,9 +43,23 @@ BATCH_MASKS = BATCH * RUN
 _BITS = BATCH_MASKS // 8
 _RUN_BITS = RUN // 8
 
-#: Lanes of a vector, and how many vectors go through the rounds together: as many as the registers hold.
-_WIDTH = 8
-_TOGETHER = 4 if binding.get_host_cpu_features().get("avx512f") else 2
+#: For each width of registers, the lanes of a vector and how many vectors go through the rounds together.
+#: Where registers have only 128 bits, LLVM makes two of each vector of 256.
+SHAPES = {"256": (4, 2), "512": (8, 4)}
+
+
+def _vector_bits() -> str:
+    """The width to compile for: the host's, or what CIRCA_TRAIN_VECTOR_BITS says. The masks are the same."""
+    widest = "512" if binding.get_host_cpu_features().get("avx512f") else "256"
+    bits = os.environ.get("CIRCA_TRAIN_VECTOR_BITS", widest)
+    if bits not in SHAPES:
+        raise ValueError(f"CIRCA_TRAIN_VECTOR_BITS = {bits!r} is not one of {sorted(SHAPES)}")
+    return bits
+
+
+#: The width of vectors in bits, with which this process compiles.
+VECTOR_BITS = _vector_bits()
+_WIDTH, _TOGETHER = SHAPES[VECTOR_BITS]
 _STEP = _WIDTH * _TOGETHER
 
 MASK32 = np.uint64(0xFFFFFFFF)
@@ -187,41 +203,38 @@ def _masks_of(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         base, steps, above, c2, c3, k0, k1, prime, threshold, masks, rejected = args
-        lower, half = _constant(0xFFFFFFFF), _constant(32)
-        first, second, third = (_repeat(builder, word) for word in (above, c2, c3))
-        numbers = builder.inttoptr(steps, _VECTOR.as_pointer())
+        half, first, second, third = _constant(32), *(_repeat(builder, word) for word in (above, c2, c3))
+        m0, m1 = (_constant(m) for m in PHILOX_MULTIPLIERS)
+
+        def product(word: Any, factor: Any) -> Any:
+            return builder.mul(_lower(builder, word), factor)
+
         state = []
         for position in range(_TOGETHER):
-            step = builder.load(builder.gep(numbers, [ir.Constant(_WORD, position)]), align=8)
-            block = builder.add(_repeat(builder, base), step)
+            block = builder.add(_repeat(builder, base), _steps(builder, steps, position))
             state.append((block, builder.or_(builder.lshr(block, half), first), second, third))
         for _ in range(PHILOX_ROUNDS):
             key0, key1 = _repeat(builder, k0), _repeat(builder, k1)
-            products = [
-                [
-                    builder.mul(builder.and_(x, lower), _constant(m))
-                    for x, m in zip(s[::2], PHILOX_MULTIPLIERS, strict=True)
-                ]
-                for s in state
-            ]
+            products = [(product(x0, m0), product(x2, m1)) for x0, _, x2, _ in state]
             state = [
                 (
-                    builder.xor(builder.xor(builder.lshr(high, half), s[1]), key0), high,
-                    builder.xor(builder.xor(builder.lshr(low, half), s[3]), key1), low,
+                    builder.xor(builder.lshr(high, half), builder.xor(x1, key0)), high,
+                    builder.xor(builder.lshr(low, half), builder.xor(x3, key1)), low,
                 )
-                for s, (low, high) in zip(state, products, strict=True)
+                for (_, x1, _, x3), (low, high) in zip(state, products, strict=True)
             ]  # fmt: skip
             k0, k1 = (
                 builder.add(k, ir.Constant(_WORD, w)) for k, w in zip((k0, k1), PHILOX_WEYL, strict=True)
             )
-        p, least = _repeat(builder, prime), _repeat(builder, builder.trunc(threshold, _NUMBER), _NUMBERS)
+        # the compiler cannot know that p has 32 bits only, and would multiply twice
+        p = _lower(builder, _repeat(builder, prime))
+        least = _repeat(builder, builder.trunc(threshold, _NUMBER), _NUMBERS)
         for word in range(4):
             for position in range(0, _TOGETHER, 2):
                 pair = [
-                    builder.bitcast(builder.mul(builder.and_(s[word], lower), p), _NUMBERS)
-                    for s in state[position : position + 2]
+                    builder.bitcast(product(s[word], p), _NUMBERS) for s in state[position : position + 2]
                 ]
-                low, high = (builder.shuffle_vector(*pair, _every_other(half)) for half in range(2))
+                low, high = (builder.shuffle_vector(*pair, _halves(start)) for start in range(2))
                 place = LANES * word + _WIDTH * position
                 _store(builder, high, masks, 4 * place)
                 bits = builder.bitcast(builder.icmp_unsigned("<", low, least), ir.IntType(2 * _WIDTH))
@@ -248,8 +261,38 @@ def _repeat(builder: Any, value: Any, kind: Any = _VECTOR) -> Any:
     )
 
 
-def _every_other(start: int) -> Any:
-    return ir.Constant(_NUMBERS, list(range(start, 4 * _WIDTH, 2)))
+def _lower(builder: Any, vector: Any) -> Any:
+    return builder.and_(vector, _constant(0xFFFFFFFF))
+
+
+def _steps(builder: Any, address: Any, position: int) -> Any:
+    """The steps of one vector's lanes: not of consecutive ones, but such that the two vectors of a pair
+    together hold 2 _WIDTH consecutive lanes, and :func:`_halves` brings those into their order.
+    """
+    numbers = builder.inttoptr(address, _WORD.as_pointer())
+    vectors = []
+    for vector in (position // 2 * 2, position // 2 * 2 + 1):
+        place = builder.gep(numbers, [ir.Constant(_WORD, vector * _WIDTH)])
+        vectors.append(builder.load(builder.bitcast(place, _VECTOR.as_pointer()), align=8))
+    first = position % 2 * 2
+    lanes = [four + first + lane for four in range(0, 2 * _WIDTH, 4) for lane in range(2)]
+    return builder.shuffle_vector(*vectors, ir.Constant(ir.VectorType(_NUMBER, _WIDTH), lanes))
+
+
+def _halves(start: int) -> Any:
+    """Which numbers of a pair of products are the lower halves (``start`` = 0) or the upper ones (1), in the
+    order of their lanes. From each 128 bits of each of the two vectors the processor takes two numbers: this
+    is one instruction. If numbers had to move between 128-bit parts, it would be two.
+    """
+    return ir.Constant(
+        _NUMBERS,
+        [
+            2 * _WIDTH * vector + four + number + start
+            for four in range(0, 2 * _WIDTH, 4)
+            for vector in range(2)
+            for number in (0, 2)
+        ],
+    )
 
 
 def _store(builder: Any, value: Any, address: Any, offset: int) -> None:
