@@ -472,6 +472,9 @@ def test_refusals() -> None:
     coarse = with_stochastic_relus(Levels(), NoFault(), frac_bits=29, seed=3)
     with pytest.raises(ValueError, match=r"not even k = 0 is within .*lower fault\.frac_bits"):
         search_truncation(coarse, splits, POSZERO, SETTINGS)
+    small = replace(SETTINGS, budget=0.001)
+    with pytest.raises(ValueError, match=r"The margin alone is as large as the budget.*\(\d+ decide\)"):
+        search_truncation(converted(), splits, POSZERO, small)
 
 
 def test_fault_files_of_any_spec(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from circa_train.checkpoint import save_checkpoint
 from circa_train.data import Batches
 from circa_train.files import file_digest, shown_path
 from circa_train.jobs.build import build_device
-from circa_train.jobs.describe import describe_model
+from circa_train.jobs.describe import describe_model, fault_arguments, next_command
 from circa_train.jobs.faults import build_fault, check_fault, refuse_rescale_bits
 from circa_train.jobs.job import Job
 from circa_train.jobs.settings import EqualizeConfig
@@ -42,7 +41,7 @@ def work(job: Job) -> dict[str, Any]:
         raise ValueError(
             "exact ReLUs suffer at no scale; say which sign tests to equalize for: fault=poszero fault.k=20"
         )
-    frac_bits = source.frac_bits(config.fault, plan)
+    frac_bits = source.one_frac_bits(config.fault, plan)
     count = min(config.calibration_images, len(splits.train))
     images = splits.train.subset(torch.arange(count) * len(splits.train) // count)
     batches = Batches(images, config.batch_size, mean=splits.mean, std=splits.std)
@@ -65,12 +64,15 @@ def work(job: Job) -> dict[str, Any]:
         path, network, {**described, "frac_bits": frac_bits, "equalized": {**origin, **chosen_for, **scales}}
     )
     job.log.info("%s", report)
+    job.log.info(
+        "%s computes the same, bit for bit; scales are in its weights, for %d fraction bits at all sites",
+        shown_path(path), frac_bits,
+    )  # fmt: skip
     for site, reasons in report.unscaled().items():
         job.log.warning("%s has channels that keep their scale: %s", site, "; ".join(reasons))
-    command = shlex.join([
-        "scripts/evaluate.py", f"checkpoint={shown_path(path)}", *_fault_arguments(job.config["fault"]),
-    ])  # fmt: skip
-    job.log.info("%s computes the same, bit for bit; under its faults: %s", shown_path(path), command)
+    arguments = [*fault_arguments(job.config["fault"]), f"fault.frac_bits={frac_bits}"]
+    for script, what in (("evaluate", "under its faults"), ("export", "as an integer network")):
+        job.log.info("%s: %s", what, next_command(script, shown_path(path), job.config, *arguments))
     job.log.info("do not fine-tune it: a rescaled weight takes other steps; fine-tune %s", config.checkpoint)
     return {
         **record,
@@ -80,11 +82,3 @@ def work(job: Job) -> dict[str, Any]:
         "data": splits.name,
         **chosen_for,
     }
-
-
-def _fault_arguments(section: dict[str, Any]) -> list[str]:
-    """The fault section as arguments of a command, as far as it says which sign test it is."""
-    kind, group = section["kind"], section.get("mode", section["kind"])
-    names = [name for name in ("k", "rate", "path", "low", "high") if section.get(name) is not None]
-    chosen = group if kind == "truncated_sign" else kind
-    return [f"fault={chosen}", *(f"fault.{name}={section[name]}" for name in names)]

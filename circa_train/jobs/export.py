@@ -48,6 +48,9 @@ from circa_train.nn import set_draw, set_specs, with_stochastic_relus, without_f
 
 FOLDER = "export"  # inside the run's folder
 
+#: A loss of accuracy that nobody exports a network with on purpose.
+_MUCH = 0.1
+
 
 def work(job: Job) -> dict[str, Any]:
     """Check, load, fold, quantise, measure, and write the folder ``export`` inside the run's."""
@@ -79,6 +82,12 @@ def work(job: Job) -> dict[str, Any]:
         )  # fmt: skip
     if record["warning"]:
         job.log.warning("%s", record["warning"])
+    if accuracy["integer"]["high"] < accuracy["exact"] - _MUCH:
+        job.log.warning(
+            "more than %.0f points of accuracy are lost under these sign tests: drop fewer bits, or equalize "
+            "or fine-tune the checkpoint for them, at the same fault.frac_bits=%d",
+            100 * _MUCH, record["frac_bits"],
+        )  # fmt: skip
     job.log.info("%s (digest %s)", record["folder"], record["digest"])
     return record
 
@@ -107,7 +116,7 @@ def export_record(
     )
     splits, metadata = source.splits, source.checkpoint.metadata
     plan = build_fault(config.fault, metadata, config.run.trust_code)
-    frac_bits = single_frac_bits(plan, metadata.get("frac_bits"))
+    frac_bits = single_frac_bits(plan, metadata)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RescalingWarning)  # the record and the log say it
         conversion = to_integers(
@@ -204,7 +213,7 @@ def export_evaluation(
     own = {"sites": {name: spec.to_dict() for name, spec in network.specs.items()}}
     plan = build_fault(config.fault, {"fault": own})
     frac_bits = network.plan.format.accumulator_frac_bits
-    if single_frac_bits(plan) not in (None, frac_bits):
+    if single_frac_bits(plan, {}) not in (None, frac_bits):
         raise ValueError(
             f"{config.checkpoint} was exported at {frac_bits} fraction bits, not {plan.frac_bits}; export it "
             "anew"

@@ -167,18 +167,25 @@ def _frac_bits(given: int | str) -> int | dict[str, FracBits] | None:
     return found
 
 
-def single_frac_bits(plan: FaultPlan, recorded: int | Mapping[str, Any] | None = None) -> int | None:
+def single_frac_bits(plan: FaultPlan, metadata: Mapping[str, Any]) -> int | None:
     """The one number of fraction bits that an integer network has: the plan's, else that which the checkpoint
     recorded, else None. ValueError where channels or sites have their own.
     """
-    frac_bits = recorded if plan.frac_bits is None else plan.frac_bits
+    frac_bits = metadata.get("frac_bits") if plan.frac_bits is None else plan.frac_bits
     if not plan.per_channel and (frac_bits is None or isinstance(frac_bits, int)):
         return frac_bits
     found = PER_CHANNEL if plan.per_channel or frac_bits is None else frac_bits_text(frac_bits)
+    if metadata.get("equalized"):
+        number = metadata["equalized"]["frac_bits"]
+        remedy = f"This checkpoint was rewritten for {number} at all sites: give fault.frac_bits={number}"
+    else:
+        remedy = (
+            "Put them into the weights first: scripts/equalize.py with the same checkpoint= and fault= "
+            "writes equalized.pt and says how it is exported"
+        )
     raise ValueError(
-        f"fraction bits that differ by site or channel ({found}) cannot be exported: an "
-        "integer network has one scale for all of a layer's values. Absorb them into the weights first "
-        "(equalize), or export at one number, for example fault.frac_bits=20"
+        f"fraction bits that differ by site or channel ({found}) cannot be exported: an integer network has "
+        f"one scale for all of a layer's values. {remedy}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from circa_train.data import DataSplits
 from circa_train.fault import TruncatedSign
 from circa_train.files import shown_path
 from circa_train.jobs.build import build_device
-from circa_train.jobs.describe import describe_model
+from circa_train.jobs.describe import describe_model, next_command
 from circa_train.jobs.faults import FaultPlan, build_fault, check_fault
 from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.job import Job
@@ -59,12 +58,11 @@ def work(job: Job) -> dict[str, Any]:
     answer = Answer.of(result, settings)
     path = job.folder / FAULT_FILE
     text = summary(answer, Path(shown_path(path)))
-    command = shlex.join([
-        "scripts/evaluate.py", f"checkpoint={config.checkpoint}", "fault=file",
-        f"fault.path={shown_path(path)}",
+    command = next_command(
+        "evaluate", config.checkpoint, job.config, "fault=file", f"fault.path={shown_path(path)}",
         f"fault.seed={config.fault.seed}", f"fault.overflow={config.fault.overflow}",
         f"draws.count={len(result.chosen_test.evaluation.accuracies)}",
-    ])  # fmt: skip
+    )  # fmt: skip
     same = "the same test accuracies" if splits is source.splits else "accuracy on all test images"
     write_fault_file(path, answer, [text, f"{same}: {command}"])
     job.log.info("%s", text)

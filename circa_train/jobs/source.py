@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,23 @@ from circa_train.checkpoint import Checkpoint, CheckpointError, adopt_foreign, l
 from circa_train.data import Batches, DataSplits, ImageSet
 from circa_train.evaluation import Evaluation, evaluate
 from circa_train.fault import NoFault
+from circa_train.fixed_point import frac_bits_text
 from circa_train.jobs.build import build_splits, describe_data, model_arguments
 from circa_train.jobs.faults import FROM_CHECKPOINT, FaultPlan, headroom_bits
 from circa_train.jobs.inputs import data_identity
 from circa_train.jobs.settings import AugmentConfig, DataConfig, FaultConfig, ModelConfig
 from circa_train.nn import (
+    evaluating,
     fit_frac_bits,
     fit_scales,
     relu_sites,
     set_frac_bits,
     set_specs,
     with_stochastic_relus,
+    without_faults,
 )
+
+_log = logging.getLogger(__name__)
 
 #: Training images that fraction bits are fitted on, and how many at a time.
 _CALIBRATION_IMAGES = 1024
@@ -78,6 +84,7 @@ class Source:
         training images; ``per_channel`` is always fitted, to the sign tests that are asked for.
         """
         if plan.frac_bits is not None:
+            self._warn_of_other_scales(plan)
             return plan.frac_bits
         recorded = self.checkpoint.metadata.get("frac_bits")
         if recorded is not None and not plan.per_channel:
@@ -86,6 +93,25 @@ class Source:
         if key not in self._fitted:
             self._fitted[key] = calibrated_frac_bits(self.network, self.splits, plan, headroom_bits(section))
         return self._fitted[key]
+
+    def one_frac_bits(self, section: FaultConfig, plan: FaultPlan) -> int:
+        """The same rule where all sites are to have one number: if theirs differ, it is fitted."""
+        found = None if plan.per_channel else self.frac_bits(section, plan)
+        if not isinstance(found, int):
+            single = replace(plan, frac_bits=None, per_channel=False)
+            found = calibrated_frac_bits(self.network, self.splits, single, headroom_bits(section))
+            assert isinstance(found, int)
+        return found
+
+    def _warn_of_other_scales(self, plan: FaultPlan) -> None:
+        rewritten = self.checkpoint.metadata.get("equalized")
+        if rewritten and isinstance(plan.frac_bits, dict):
+            _log.warning(
+                "%s was rewritten for %d fraction bits at all sites, and the fault brings its own (%s). That "
+                "is right only if they were found for the rewritten network; else give fault.frac_bits=%d",
+                self.checkpoint.path, rewritten["frac_bits"], frac_bits_text(plan.frac_bits),
+                rewritten["frac_bits"],
+            )  # fmt: skip
 
     def converted(self, section: FaultConfig, plan: FaultPlan) -> nn.Module:
         """The network with stochastic ReLUs; the same object for faults that differ only in the sign tests
@@ -179,9 +205,9 @@ def _open(
         check_asked_model(model, checkpoint.metadata, path)
     check_data_fits(checkpoint.metadata.get("model") or {}, splits, path)
     own = model.name if user_code.is_reference(model.name) else None
-    network = load_network(checkpoint, code=own, trust_code=trust_code)
-    seen = data_identity(splits.name, data.root)
-    return Source(checkpoint, splits, network.to(device).eval(), seen)
+    network = load_network(checkpoint, code=own, trust_code=trust_code).to(device).eval()
+    check_takes_images(network, splits, path)
+    return Source(checkpoint, splits, network, data_identity(splits.name, data.root))
 
 
 def check_asked_model(model: ModelConfig, metadata: Mapping[str, Any], path: str) -> None:
@@ -216,6 +242,27 @@ def check_data_fits(model: Mapping[str, Any], splits: DataSplits, path: str) -> 
                 f"{path} was made for {made_for} {what}, and the data {splits.name} has {there}; "
                 "data=checkpoint is the data that it was trained on"
             )
+
+
+def check_takes_images(network: nn.Module, splits: DataSplits, name: str) -> None:
+    """ValueError if a network cannot take an image of the data, or has fewer outputs than the data has
+    classes: before hours are spent, or a message from inside of the network is all that there is.
+    """
+    size = f"{splits.channels}x{splits.image_size}x{splits.image_size}"
+    first = Batches(splits.train.subset(torch.arange(1)), 1, mean=splits.mean, std=splits.std)
+    try:
+        with evaluating(network), without_faults(network):
+            outputs = network(next(iter(first))[0])
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{name} cannot take an image of {size} (data {splits.name}): {str(error).splitlines()[0]}. "
+            "data.image_size=... makes images of another size, and a network's factory may take image_size"
+        ) from error
+    if isinstance(outputs, torch.Tensor) and outputs.dim() == 2 and outputs.shape[1] < splits.num_classes:
+        raise ValueError(
+            f"{name} has {outputs.shape[1]} outputs for an image, and the data {splits.name} has "
+            f"{splits.num_classes} classes"
+        )
 
 
 def calibrated_frac_bits(

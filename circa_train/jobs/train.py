@@ -26,7 +26,7 @@ from circa_train.jobs.faults import (
 from circa_train.jobs.job import Job
 from circa_train.jobs.reduction import build_reduction, relu_prices, removed_by_rule
 from circa_train.jobs.settings import TrainConfig
-from circa_train.jobs.source import calibrated_frac_bits, check_data_fits
+from circa_train.jobs.source import calibrated_frac_bits, check_data_fits, check_takes_images
 from circa_train.nn import build_model, with_stochastic_relus
 from circa_train.nn.models.kept_relus import relu_shapes
 from circa_train.runs import config_hash, recipe
@@ -55,6 +55,13 @@ def work(job: Job) -> dict[str, Any]:
         started_from = prepared.started_from or job.inputs.get("checkpoint")
         prepared.metadata["recipe"] = recipe(job.config, started_from)
         check_fit(settings, prepared.splits, prepared.network, prepared.teacher, ranks, reduction)
+        left_out = len(prepared.splits.train) % settings.batch_size
+        if left_out:
+            job.log.info(
+                "of %d training images %d are left out of each epoch, not the same ones each time: they fill "
+                "no batch of batch_size=%d",
+                len(prepared.splits.train), left_out, settings.batch_size,
+            )  # fmt: skip
         job.begin()
         if not job.resume and not config.run.again and ranks.is_main:
             set_states_aside(job, "they belong to another question, or to a result that is not whole")
@@ -147,6 +154,7 @@ def prepare(
     if config.checkpoint is not None:
         recorded = _start_from(config.checkpoint, network)
     network.to(device)
+    check_takes_images(network, splits, str(arguments["name"]))
     frac_bits = None
     if plan.exact:
         refuse_rescale_bits(config.fault, "without sign tests the plain network is trained: leave it out")

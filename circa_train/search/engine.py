@@ -216,12 +216,21 @@ def _uniform_k(judge: Judge, sites: int, bits: int, settings: SearchSettings) ->
     k = last_accepted(accept, bits, first, bits) if accept(first) else last_accepted(accept, first, -1, first)
     if k is None:
         judged = judge((0,) * sites)
-        raise ValueError(
+        lost = (
             f"not even k = 0 is within the budget of {settings.budget:g}: it loses {judged.loss:.4f} of "
             f"accuracy {judged.exact:.4f} over {len(judged.evaluation.accuracies)} draws, with a margin of "
-            f"{judged.margin:.4f} ({judged.verdict}). Faults without truncation are wraps, |x|/p each: lower "
-            "fault.frac_bits, or fine-tune with the faults in the loop. Where it is undecided, or the margin "
-            "is as large as the budget, a larger budget, more validation images or more draws may help, too"
+            f"{judged.margin:.4f} ({judged.verdict}). "
+        )
+        if judged.margin >= settings.budget:
+            raise ValueError(
+                f"{lost}The margin alone is as large as the budget, so no k can be within it: few images "
+                f"({judged.evaluation.images} decide) say little of others. Let more images decide "
+                "(decide_on=test, or a larger validation set), or give a larger budget, or margin=0"
+            )
+        raise ValueError(
+            f"{lost}Faults without truncation are wraps, |x|/p each: lower fault.frac_bits, or fine-tune "
+            "with the faults in the loop. Where it is undecided, more validation images or more draws may "
+            "help, too"
         )
     return k
 

@@ -101,6 +101,26 @@ def test_a_refused_job_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_that_a_network_cannot_take_are_named_before_training(tmp_path: Path) -> None:
+    """Else torch says which matrices do not fit, in a traceback through somebody's own network."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, outputs=4, size=8):\n"
+        "    ends = nn.Linear(3 * size * size, 8), nn.ReLU(), nn.Linear(8, outputs)\n"
+        "    return nn.Sequential(nn.Flatten(), *ends)\n"
+    )
+    own = f"python:{tmp_path / 'net.py'}:net"
+    place = tmp_path / "runs" / "x"
+    for options, message in (
+        ({}, r"net cannot take an image of 3x16x16 \(data synthetic.*\): addmm: mat1"),
+        ({"size": 16, "outputs": 3}, "has 3 outputs for an image, and the data synthetic.* has 4 classes"),
+    ):
+        model = ModelConfig(name=own, options=options)
+        with pytest.raises(ValueError, match=message):
+            run("train", asked("train", "", model=model), place)
+        assert not place.exists()
+
+
 def test_a_refused_job_leaves_an_earlier_result_alone(tmp_path: Path, checkpoint: Path) -> None:
     place = tmp_path / "x"
     run("evaluate", asked("evaluate", checkpoint), place)
