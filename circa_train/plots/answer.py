@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.ticker import MaxNLocator
-
 from circa_train.plots.series import require_one
-from circa_train.plots.style import GREY, Note, NotedFigure, dress, new_figure, plain, series_style
+from circa_train.plots.style import (
+    GREY,
+    Note,
+    NotedFigure,
+    dress,
+    new_figure,
+    plain,
+    series_style,
+    whole_numbers,
+)
 from circa_train.plots.words import data_title, mode_name, model_title
 from circa_train.runs import Row
 
@@ -52,7 +59,7 @@ def site_harm(rows: Sequence[Row]) -> NotedFigure:
             if same is None:
                 same, told = shared["harm_k"], "one k for all with no more gates"
             axes.axhline(same, color=GREY, linestyle="--", linewidth=1, label=told)
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            whole_numbers(axes.yaxis)
             axes.legend(fontsize=8, frameon=False)
             figure.notes += [Note(axes, x, row["k"], _told(row)) for x, row in zip(places, rows, strict=True)]
             dress(axes, ylabel="truncated bits k")
