@@ -226,6 +226,41 @@ def test_exact_relus_stand_beside_accuracy_against_bytes() -> None:
     assert shown["exact sign"] == {1000 * 123 * 32 / 2**20: 0.95}
 
 
+@pytest.mark.parametrize(
+    ("lines", "near"),
+    [
+        # one k near the top, of a narrow range
+        ({"poszero": {24: 0.94, 25: 0.6, 26: 0.2}, "negpass": {24: 0.93, 25: 0.7, 26: 0.4}}, [24]),
+        ({"poszero": {24: 0.94, 25: 0.92, 26: 0.2}, "negpass": {24: 0.93, 25: 0.7, 26: 0.4}}, [24, 25]),
+        # the best line ends before the other one falls
+        ({"poszero": {8: 0.95, 10: 0.95}, "negpass": {16: 0.8, 18: 0.8, 20: 0.5}}, [10]),
+    ],
+)
+def test_there_is_no_k_between_two(lines: dict[str, dict[int, float]], near: list[int]) -> None:
+    rows = [row(k, accuracy, mode=mode) for mode, points in lines.items() for k, accuracy in points.items()]
+    _, closer = figure = accuracy_vs_k(rows).axes
+    for axes in figure:
+        left, right = axes.get_xlim()
+        assert left < right
+        ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
+        assert ticks
+        assert all(float(tick).is_integer() for tick in ticks)
+    left, right = closer.get_xlim()
+    assert [tick for tick in closer.get_xticks() if left <= tick <= right] == near
+
+
+def test_levels_that_are_whole_have_whole_ticks() -> None:
+    def ticks(levels: tuple[float, ...]) -> list[float]:
+        rows = [
+            {**row(12, 0.9 - level / 100, fault="mine", level=level, severity="depth"), "k": None}
+            for level in levels
+        ]
+        return list(accuracy_vs_severity(rows, "mine").axes[0].get_xticks())
+
+    assert all(float(tick).is_integer() for tick in ticks((1, 2)))
+    assert not all(float(tick).is_integer() for tick in ticks((0.25, 0.5)))
+
+
 def test_the_answer_of_a_search_is_a_point() -> None:
     search = {
         "kind": "search", "run": "s", "overrides": "", "model": "resnet8", "data": "digits",
@@ -237,6 +272,8 @@ def test_the_answer_of_a_search_is_a_point() -> None:
     }  # fmt: skip
     shown = curves(accuracy_vs_bytes([row()], [search]).axes[0])
     assert shown["one k per site"] == {32.0: 0.93}
+    asked = {**search, "beats_uniform": None, "gates": 11.0, "mode": "poszero"}  # not within a budget
+    assert curves(accuracy_vs_bytes([row()], [asked]).axes[0])["one k per site"] == {32.0: 0.93}
 
 
 def test_seconds_are_those_of_inferences_with_the_same_circuits() -> None:
@@ -357,6 +394,10 @@ def test_harm_k_and_faults_by_site() -> None:
     assert curves(ks)["k of the answer"] == {0: 17, 1: 18}
     assert [bar.get_height() for bar in faults.patches] == [0.2, 0.2]
     assert len(site_harm([{**each, "harm": None} for each in rows]).axes) == 2
+    asked = [{**each, "budget": None, "gates": 11.5, "uniform_k": None, "harm_k": 20} for each in rows]
+    figure = site_harm(asked)  # not within a budget, but for a number of gates
+    assert "11.5 AND gates per sign test" in str(figure.get_suptitle())
+    assert set(curves(figure.axes[1])["one k for all with no more gates"].values()) == {20}
 
 
 def test_training_curves_are_the_metrics() -> None:

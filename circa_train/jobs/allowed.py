@@ -36,6 +36,7 @@ FORMS: dict[str, str] = {
     "fault.seed": "0 and more, below 2^63",
     "reduction.budget": "1 and more: the ReLUs, or the bytes of them, that are kept at most",
     "reduction.price": "null, or with unit=bytes a sign test, or the path of a file of one per site",
+    "gates": "null, or 1 and more: AND gates per sign test, on average",
     "budget": "0 to 1: the share of accuracy that may be lost",
     "margin": "0 and more: standard errors of the loss",
     "draws.count": "1 and more",

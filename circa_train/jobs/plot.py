@@ -11,7 +11,7 @@ from typing import Any
 
 from circa_train.files import write_text
 from circa_train.jobs.settings import PlotConfig
-from circa_train.jobs.tracked import show_figures, wandb_settings
+from circa_train.jobs.tracked import plot_settings, show_plots
 from circa_train.plots import gallery, save_figure
 from circa_train.report import Content, report_page
 from circa_train.runs import Row, collect, describe_collection, format_rows, select, site_rows, write_csv
@@ -25,15 +25,14 @@ REPORT = "report.html"
 
 def work(config: PlotConfig, command: str) -> None:
     """Write ``results.csv``, the figures and, if asked, ``report.html`` into ``config.out``, and print what
-    was found.
+    was found. With ``tracker=wandb_offline`` or ``wandb_online`` Weights & Biases gets the same table and
+    figures.
 
     Args:
         config: what to collect, and where to write.
         command: goes into the figures' metadata and the report.
     """
-    mirror = wandb_settings(config.tracker)
-    if mirror is not None and "png" not in config.formats:
-        raise ValueError(f"formats = {config.formats}: figures are shown in wandb as PNG; add png")
+    mirror = plot_settings(config.tracker, config.formats)
     folders = [config.runs] if isinstance(config.runs, str) else list(config.runs)
     found = collect(*folders)
     print(describe_collection(found))
@@ -70,7 +69,8 @@ def work(config: PlotConfig, command: str) -> None:
     for name, reason in drawn.left_out.items():
         print(f"not drawn: {name}: {reason}")
     if mirror is not None:
-        show_figures(mirror, out, [path for path in written if path.suffix == ".png"], asdict(config))
+        pictures = [path for path in written if path.suffix == ".png"]
+        show_plots(mirror, out, rows, pictures, asdict(config))
     print("written:", *(f"  {path}" for path in written), sep="\n")
 
 

@@ -20,14 +20,24 @@ from circa_train.jobs.settings import SearchConfig
 from circa_train.jobs.source import open_source
 from circa_train.nn.site_values import HEADROOM_BITS
 from circa_train.runs import fingerprint
-from circa_train.search import Answer, SearchSettings, search_truncation, summary, write_fault_file
+from circa_train.search import (
+    Answer,
+    SearchSettings,
+    allocate_gates,
+    search_truncation,
+    summary,
+    write_fault_file,
+)
+from circa_train.search.by_gates import check_reach
 
 #: The answer, and what was measured on the way, in the run's folder.
 FAULT_FILE, MEASURED = "fault.yaml", "measured.json"
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Check, load, search on validation images, confirm on test images, and write the fault file."""
+    """Check, load, search on validation images, confirm on test images, and write the fault file. With
+    ``gates`` there is nothing to confirm: the law allocates them, and both sets of images measure the answer.
+    """
     config = job.cfg
     check_fault(config.fault)
     device = build_device(config.run.device)
@@ -36,6 +46,11 @@ def work(job: Job) -> dict[str, Any]:
     )
     plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
     settings, spec = build_search(config, plan)
+    if settings.gates is not None and config.decide_on != "validation":
+        raise ValueError(
+            f"decide_on = {config.decide_on} and gates = {settings.gates:g}: for a number of gates no image "
+            "decides; leave out one of the two"
+        )
     splits = divided(source.splits, config.decide_on)
     if source.finetuned:
         job.log.warning(
@@ -50,7 +65,8 @@ def work(job: Job) -> dict[str, Any]:
     job.begin()
     if not job.resume:
         store.unlink(missing_ok=True)
-    result = search_truncation(
+    search = search_truncation if settings.gates is None else allocate_gates
+    result = search(
         network, splits, spec, settings, store_path=store,
         identity=fingerprint(job.config, {**job.inputs, **seen}), report=job.log.info,
         progress=config.run.progress,
@@ -98,7 +114,7 @@ def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings,
     """Settings, and the sign test whose mode and prime the search keeps while it varies k.
 
     Raises:
-        ValueError: for a value outside its range, or a fault that has no k.
+        ValueError: for a value outside its range or reach, or a fault that has no k.
     """
     spec = plan.faults
     if not isinstance(spec, TruncatedSign) or not isinstance(spec.k, int):
@@ -106,6 +122,7 @@ def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings,
             f"fault.kind = {config.fault.kind!r} has no k to search for; give fault=poszero or fault=negpass"
         )
     settings = SearchSettings(
+        gates=config.gates,
         budget=config.budget,
         margin=config.margin,
         joint=config.joint,
@@ -118,4 +135,6 @@ def build_search(config: SearchConfig, plan: FaultPlan) -> tuple[SearchSettings,
         images=config.images,
         batch_size=config.batch_size,
     )
+    if settings.gates is not None:
+        check_reach(settings.gates, spec)
     return settings, spec

@@ -271,7 +271,7 @@ SearchDrawsConfig: Any = mirrored(
 _SearchFields: Any = mirrored(
     "_SearchFields",
     SearchSettings,
-    ("budget", "margin", "joint", "per_site", "trials", "images", "batch_size"),
+    ("gates", "budget", "margin", "joint", "per_site", "trials", "images", "batch_size"),
 )
 
 
@@ -280,7 +280,8 @@ class SearchConfig(_SearchFields):
     """The search for k, modes and scales. What is not in a section is ``SearchSettings`` under its name.
 
     ``fault`` is the network as it is, which the answer is compared with. ``decide_on: test`` is for weights
-    that have seen the validation images: every other test image decides, and the rest confirm.
+    that have seen the validation images: every other test image decides, and the rest confirm. ``gates`` asks
+    for an allocation of so many AND gates per sign test instead, and nothing decides or is compared.
     """
 
     decide_on: str = "validation"

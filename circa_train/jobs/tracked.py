@@ -2,19 +2,20 @@
 
 A training tells of its epochs itself. Of any other job, ``metrics.jsonl`` and the mirror get a row for every
 step that the record lists (a fault draw, a site), and then what the whole job came to: accuracy and its
-interval, k, cost.
+interval, k, cost. What ``scripts/plot.py`` collects and draws is shown in a run of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from circa_train.jobs.settings import TrackerConfig
-from circa_train.runs import Tracker, WandbSettings, flatten
-from circa_train.runs.wandb_mirror import WandbTracker, wandb_mode
+from circa_train.runs import Row, Tracker, WandbSettings, flatten
+from circa_train.runs.table import columns
+from circa_train.runs.wandb_mirror import WandbTracker, import_wandb, wandb_mode
 
 #: What records call a number, by dotted path, and what it is called in metrics; a path that a record does not
 #: have says nothing.
@@ -69,6 +70,9 @@ NUMBERS = {
     "peak_mib": "peak_mib",
 }
 
+#: What the table of results is called in Weights & Biases.
+TABLE = "results"
+
 #: Lists in a record, of which every entry is a step, and what is told of it.
 STEPS: dict[str, tuple[str, ...]] = {
     "sites": ("site", "relus", "values"),
@@ -115,14 +119,46 @@ def run_name(folder: str, config: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
-def show_figures(
-    settings: WandbSettings, folder: Path, files: Iterable[Path], config: Mapping[str, Any]
-) -> None:
-    """Show figures in a run of their own, of job type ``plot``; nothing if WANDB_MODE says ``disabled``."""
+def plot_settings(section: TrackerConfig, formats: Sequence[str]) -> WandbSettings | None:
+    """Settings of the run that shows what ``scripts/plot.py`` has drawn, looked at before anything is drawn;
+    None for none, also if WANDB_MODE says ``disabled``.
+
+    Raises:
+        ValueError: if figures are drawn in ``formats`` that wandb cannot show.
+        ImportError: if wandb is not installed.
+    """
+    settings = wandb_settings(section)
+    if settings is None:
+        return None
+    if "png" not in formats:
+        raise ValueError(f"formats = {formats}: figures are shown in wandb as PNG; add png")
     mode = wandb_mode(settings.mode)
     if mode == "disabled":
-        return
-    tracker = WandbTracker(folder, replace(settings, mode=mode, job_type="plot"), config)
+        return None
+    import_wandb()
+    return replace(settings, mode=mode, job_type="plot")
+
+
+def show_plots(
+    settings: WandbSettings,
+    folder: Path,
+    rows: Sequence[Row],
+    files: Iterable[Path],
+    config: Mapping[str, Any],
+) -> None:
+    """Show the table of results, under ``results``, and the figures, under ``figures/NAME``, in a run of
+    their own.
+
+    Args:
+        settings: of :func:`plot_settings`.
+        folder: where the run's files go, and the id under which the next plot goes on with it.
+        rows: the table that ``results.csv`` holds.
+        files: the figures, as PNG.
+        config: what was asked, as plain data.
+    """
+    tracker = WandbTracker(folder, settings, config)
+    names = columns(rows)
+    tracker.table(TABLE, names, [[row.get(name) for name in names] for row in rows])
     for file in files:
         tracker.figure(file)
     tracker.finish()

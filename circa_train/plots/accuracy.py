@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from circa_train.plots.drawing import draw_line, draw_panels, exact_lines, grid, knee_limits, legend, say_flat
 from circa_train.plots.lines import Line, Panel, panels
 from circa_train.plots.series import knee, require_one, where_it_moves
-from circa_train.plots.style import NotedFigure, dress, series_style
+from circa_train.plots.style import NotedFigure, dress, series_style, whole_numbers
 from circa_train.runs import Row
 
 
@@ -35,6 +34,8 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> NotedFigur
     for panel, (whole, *zoomed), limits in zip(found, axes, near, strict=True):
         _draw_k(figure, whole, panel, tolerance)
         low, high = where_it_moves([line.points for line in panel.lines])
+        if limits is not None:  # a line may end near the top, before the others move
+            low = min(low, limits.x)
         whole.set_xlim(low - 0.5, high + 0.5)
         say_flat(whole, low, panel.lines)
         for closer in zoomed:
@@ -67,7 +68,7 @@ def _draw_k(
                 markeredgecolor="white", linestyle="none", zorder=5,
             )  # fmt: skip
     exact_lines(axes, panel, budget=None if notes else tolerance)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     primes = {row["prime"].bit_length() for line in panel.lines for row in line.rows if row.get("prime")}
     bits = {row.get("frac_bits") for line in panel.lines for row in line.rows}
     known = [f"of {primes.pop()}"] if len(primes) == 1 else []
@@ -121,6 +122,10 @@ def accuracy_vs_severity(rows: Sequence[Row], fault: str) -> NotedFigure:
     shared = require_one(rows, ("severity",), f"accuracy against {fault}")
     bits = {row.get("frac_bits") for row in rows}
     fraction = f" ({bits.pop()} fraction bits)" if len(bits) == 1 else ""
-    return draw_panels(
+    figure = draw_panels(
         panels(rows, "level"), str(shared["severity"]), xlabel=f"{shared['severity']}{fraction}"
     )
+    if all(isinstance(row["level"], int) for row in rows):
+        for axes in figure.axes:
+            whole_numbers(axes.xaxis)
+    return figure

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.ticker import MaxNLocator
-
 from circa_train.plots.series import require_one
-from circa_train.plots.style import GREY, Note, NotedFigure, dress, new_figure, plain, series_style
+from circa_train.plots.style import (
+    GREY,
+    Note,
+    NotedFigure,
+    dress,
+    new_figure,
+    plain,
+    series_style,
+    whole_numbers,
+)
 from circa_train.plots.words import data_title, mode_name, model_title
 from circa_train.runs import Row
 
@@ -17,7 +24,8 @@ def site_harm(rows: Sequence[Row]) -> NotedFigure:
 
     Above, what the exact law foretells that faults at that site alone do to the answers, as the divergence
     of the class probabilities from the exact network's, at one k for all. Then the k of the answer, beside
-    the one k that would do for all; below, the faults that are expected of each ReLU at that k.
+    the one k that would do for all (of as few AND gates, where gates were asked for); below, the faults that
+    are expected of each ReLU at that k.
 
     Args:
         rows: of :func:`circa_train.runs.sites.allocation_rows`.
@@ -47,8 +55,11 @@ def site_harm(rows: Sequence[Row]) -> NotedFigure:
                 places, [row["k"] for row in rows], color=series_style(0).color, marker="o", markersize=5,
                 drawstyle="steps-mid", linewidth=1.2, label="k of the answer",
             )  # fmt: skip
-            axes.axhline(shared["uniform_k"], color=GREY, linestyle="--", linewidth=1, label="one k for all")
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            same, told = shared["uniform_k"], "one k for all"
+            if same is None:
+                same, told = shared["harm_k"], "one k for all with no more gates"
+            axes.axhline(same, color=GREY, linestyle="--", linewidth=1, label=told)
+            whole_numbers(axes.yaxis)
             axes.legend(fontsize=8, frameon=False)
             figure.notes += [Note(axes, x, row["k"], _told(row)) for x, row in zip(places, rows, strict=True)]
             dress(axes, ylabel="truncated bits k")
@@ -62,13 +73,13 @@ def site_harm(rows: Sequence[Row]) -> NotedFigure:
     panels[-1][0].set_xticks(places, names, rotation=90, fontsize=6 if len(rows) > 12 else 8)
     modes = {mode_name(row["mode"]) for row in rows}
     mode = modes.pop() if len(modes) == 1 else "one mode per site"
-    figure.suptitle(
-        plain(
-            f"{model_title(shared['model'])} on {data_title(shared['data'])}, {mode}, "
-            f"{100 * shared['budget']:g} points may be lost"
-        ),
-        fontsize=11,
+    asked = (
+        f"{100 * shared['budget']:g} points may be lost"
+        if shared.get("gates") is None
+        else f"{shared['gates']:g} AND gates per sign test"
     )
+    network = f"{model_title(shared['model'])} on {data_title(shared['data'])}"
+    figure.suptitle(plain(f"{network}, {mode}, {asked}"), fontsize=11)
     return figure
 
 

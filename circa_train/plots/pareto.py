@@ -155,15 +155,16 @@ def _pareto(rows: Sequence[Row], price: Price, nothing: str) -> NotedFigure:
 def answer_row(search: Row) -> Row:
     """The answer of a search as if it had been evaluated: on the test images that confirmed it or did not."""
     gates, found = search.get("chosen.and_gates"), "chosen.test.accuracy"
+    by_site = bool(search.get("beats_uniform") or search.get("gates"))
     return {
         **{key: search.get(key) for key in ("run", "overrides", "model", "data", "checkpoint", "network")},
         "kind": "search",
         "split": "test",
-        "method": "searched" if search.get("beats_uniform") else "as it is",
-        "fault": "per site" if search.get("beats_uniform") else "truncated_sign",
-        "mode": None if search.get("beats_uniform") else search.get("mode"),
-        "k": None if search.get("beats_uniform") else search.get("k"),
-        "prime": None if search.get("beats_uniform") else search.get("prime"),
+        "method": "searched" if by_site else "as it is",
+        "fault": "per site" if by_site else "truncated_sign",
+        "mode": None if by_site else search.get("mode"),
+        "k": None if by_site else search.get("k"),
+        "prime": None if by_site else search.get("prime"),
         "frac_bits": search.get("frac_bits"),
         "weights": search.get("weights"),
         "finetuned": False,

@@ -15,7 +15,9 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from circa_train.files import write_file
 
@@ -92,6 +94,14 @@ def dress(axes: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") ->
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers only: there is no k between 17 and 18, however narrow the panel.
+
+    By itself matplotlib wants two ticks at least, and takes fractions where one whole number is in view.
+    """
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def save_figure(

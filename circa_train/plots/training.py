@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from circa_train.plots.drawing import grid, legend
-from circa_train.plots.style import Note, NotedFigure, dress, plain, series_style
+from circa_train.plots.style import Note, NotedFigure, dress, plain, series_style, whole_numbers
 
 #: Of one figure; more cannot be told apart, and the last that were started say most.
 MOST = 12
@@ -56,7 +56,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Not
             if row.get("validation_accuracy") is not None
         ]
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.xaxis)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     left_out = f" (the last {len(shown)} of {len(known)})" if len(shown) < len(known) else ""
     dress(left, title=f"loss: training, dashed: validation{left_out}", xlabel="epoch", ylabel="cross-entropy")

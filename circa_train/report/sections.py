@@ -94,23 +94,36 @@ def searches(rows: Sequence[Row], allocations: Sequence[Row]) -> str:
     parts = []
     by_run = group(allocations, lambda row: row["run"])
     for place, row in enumerate(row for row in rows if row["kind"] == "search"):
-        verdict = "confirmed" if row.get("confirmed") else "NOT confirmed"
-        summary = (
-            f"{model_title(row.get('model'))} on {data_title(row.get('data'))}: within "
-            f"{100 * (row.get('budget') or 0):g} points k = {row.get('k')} at every site"
-            f"{', fewer gates with one k per site' if row.get('beats_uniform') else ''}; "
-            f"on test images {verdict}"
-        )
+        gates = row.get("gates")
+        found = _within_budget(row) if gates is None else _of_gates(row)
+        summary = f"{model_title(row.get('model'))} on {data_title(row.get('data'))}: {found}"
         heads = (
             "answer", "AND gates", "bytes", "seconds", "validation accuracy", "lost (points)",
             "test accuracy", "lost (points)", "low", "high", "verdict on test images",
         )  # fmt: skip
         answers = [("k = 0", "untruncated"), ("one k for all", "uniform"), ("the answer", "chosen")]
+        if gates is not None:
+            del answers[1]
         body = table(heads, [_answer(row, *each) for each in answers], caption="per image")
         sites = by_run.get(row["run"], [])
         body += _allocation(sites) if sites else ""
         parts.append(_details(summary, f"<p><code>{escaped(row['run'])}</code></p>{body}", place < _OPEN))
     return "".join(parts)
+
+
+def _within_budget(row: Row) -> str:
+    verdict = "confirmed" if row.get("confirmed") else "NOT confirmed"
+    return (
+        f"within {100 * (row.get('budget') or 0):g} points k = {row.get('k')} at every site"
+        f"{', fewer gates with one k per site' if row.get('beats_uniform') else ''}; "
+        f"on test images {verdict}"
+    )
+
+
+def _of_gates(row: Row) -> str:
+    loss = row.get("chosen.test.loss.mean")
+    measured = "" if loss is None else f"; on test images {100 * loss:.2f} points lost"
+    return f"{row['gates']:g} AND gates per sign test, allocated by the exact law{measured}"
 
 
 def _answer(row: Row, name: str, key: str) -> tuple[Cell, ...]:

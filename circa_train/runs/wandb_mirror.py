@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,21 @@ def wandb_mode(mode: str) -> str:
     return said
 
 
+def import_wandb() -> Any:
+    """The package, where it is wanted for the first time: importing it takes a second.
+
+    Raises:
+        ImportError: if wandb is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError(
+            "tracking with wandb needs the package: pip install wandb (or tracker=jsonl)"
+        ) from error
+    return wandb
+
+
 class WandbTracker(Tracker):
     """Mirrors metrics to Weights & Biases, one run per folder; never stops or delays the training it watches.
 
@@ -92,13 +107,7 @@ class WandbTracker(Tracker):
     def __init__(
         self, folder: str | os.PathLike[str], settings: WandbSettings, config: Mapping[str, Any] | None = None
     ) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError(
-                "tracking with wandb needs the package: pip install wandb (or tracker=jsonl)"
-            ) from error
-        self._wandb = wandb
+        self._wandb = import_wandb()
         self._folder = Path(folder).resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._settings = settings
@@ -181,6 +190,19 @@ class WandbTracker(Tracker):
         name = f"figures/{Path(path).stem}"
         self._guarded(lambda: self.run.log({name: self._wandb.Image(str(path))}))
 
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Show a table: one row each, with a cell for every column. What is neither a number nor a word nor
+        None is shown as text.
+        """
+        cells = [[_cell(value) for value in row] for row in rows]
+
+        def show() -> None:
+            # Columns of kept tables mix words with numbers, which wandb refuses otherwise.
+            table = self._wandb.Table(columns=list(columns), data=cells, allow_mixed_types=True)
+            self.run.log({name: table})
+
+        self._guarded(show)
+
     def finish(self) -> None:
         self._guarded(lambda: self.run.finish())
 
@@ -194,3 +216,7 @@ class WandbTracker(Tracker):
             logger.warning(
                 "wandb failed and is ignored from here on (%s); metrics.jsonl is complete", error
             )
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

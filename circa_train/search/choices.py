@@ -10,7 +10,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,12 +100,13 @@ def as_it_is(network: nn.Module, seen: Mapping[str, SiteValues], spec: Truncated
 
 
 def by_the_law(
-    seen: Mapping[str, SiteValues], spec: TruncatedSign, first_k: int, headroom_bits: int
-) -> Choices:
+    seen: Mapping[str, SiteValues], spec: TruncatedSign, first_k: int, headroom_bits: int,
+    done: Callable[[], object] = lambda: None,
+) -> Choices:  # fmt: skip
     """For every k the better mode and the best scales, in the field of ``spec``.
 
     Below ``first_k``, where truncation does next to nothing, the scales of ``first_k`` stay: to search for
-    better ones takes time, and saves nothing.
+    better ones takes time, and saves nothing. ``done`` is called after every site.
     """
     columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     for values in seen.values():
@@ -113,6 +114,7 @@ def by_the_law(
         best = [min(each, key=lambda option: option[2]) for each in zip(*options, strict=True)]
         for into, part in zip(columns, (0, 1, 3), strict=True):
             into.append(tuple(option[part] for option in best))
+        done()
     specs, frac_bits, errors = map(tuple, columns)
     return Choices("by the law", tuple(seen), specs, frac_bits, errors)
 

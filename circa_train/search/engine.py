@@ -23,64 +23,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from circa_train.cost import network_cost
-from circa_train.data import Batches, DataSplits
+from circa_train.data import DataSplits
 from circa_train.fault import TruncatedSign
 from circa_train.field import bit_length
-from circa_train.fixed_point import FracBits
-from circa_train.nn import described_frac_bits, relu_sites, set_frac_bits, set_specs, stochastic_relus
-from circa_train.nn.site_values import SiteValues, site_values
 from circa_train.search.allocation import Allocation, Tables, greedy_path, last_accepted
-from circa_train.search.choices import as_it_is, by_the_law
 from circa_train.search.confirmation import on_test_images, seen_before
+from circa_train.search.frame import Allocated, Frame, begun
 from circa_train.search.harm import tables_of
 from circa_train.search.judging import Judge, Judgement
 from circa_train.search.settings import SearchSettings
-from circa_train.search.store import Store
-
-#: Images per batch of the recorded pass.
-_RECORDED = 64
 
 #: Below the uniform k by so many bits, truncation does next to nothing: no scales are searched for.
 _LOWER = 3
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """The answer of a search.
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Allocated):
+    """The answer of a search within a budget: the allocation within it with the fewest AND gates, beside
 
     Attributes:
-        sites: (name, ReLUs per image) in the order of execution.
-        spec: mode and prime of the network as it is.
-        frac_bits: fraction bits of the network as it is.
-        uniform: the largest uniform k within the budget, of the network as it is, on validation images.
-        scaled: the same with scales and modes by the law; None if the search was not joint.
-        chosen: the answer: the allocation within the budget with the fewest AND gates.
-        uniform_test, chosen_test: the first and the last on test images.
-        faults: by the law, faults to expect per activation of each site under ``chosen``.
-        candidates: how many allocations were considered, and
-        runs: how many of them took network runs.
-        warnings: what may make the answer worth less than it seems.
+        uniform: the largest uniform k within the budget, of the network as it is, on validation images, and
+        uniform_test: on test images.
+        scaled: the largest with scales and modes by the law, on validation images; None if the search was not
+            joint.
     """
 
-    sites: tuple[tuple[str, int], ...]
-    spec: TruncatedSign
-    frac_bits: int | dict[str, FracBits]
     uniform: Judgement
-    scaled: Judgement | None
-    chosen: Judgement
     uniform_test: Judgement
-    chosen_test: Judgement
-    faults: tuple[float, ...]
-    candidates: int
-    runs: int
-    warnings: tuple[str, ...] = ()
+    scaled: Judgement | None
 
     @property
     def beats_uniform(self) -> bool:
@@ -119,64 +94,42 @@ def search_truncation(
         progress: show bars on a terminal, and elsewhere log a line now and then.
 
     Raises:
-        ValueError: if the network has no stochastic site, the splits are empty, or not even k = 0 is within
-            the budget.
+        ValueError: if the network has no stochastic site, the splits are empty, not even k = 0 is within the
+            budget, or the settings ask for a number of gates (:mod:`circa_train.search.by_gates`).
     """
     settings = settings or SearchSettings()
-    relus = stochastic_relus(network)
-    if not relus:
-        raise ValueError("the network has no stochastic ReLU; convert it with with_stochastic_relus first")
-    if not len(splits.validation) or not len(splits.test):
+    if settings.gates is not None:
         raise ValueError(
-            f"{splits.name} has {len(splits.validation)} validation and {len(splits.test)} test images; "
-            "the search needs both (data.validation_fraction sets some of the training images aside)"
+            f"gates = {settings.gates:g}: a search within a budget takes none; call allocate_gates"
         )
-    specs = {name: relu.spec for name, relu in relus.items()}
-    frac_bits = {name: relu.frac_bits for name, relu in relus.items()}
-    store = Store(store_path, identity)
-    try:
-        return _search(network, splits, spec, settings, store, report, progress)
-    finally:
-        set_frac_bits(network, frac_bits)
-        set_specs(network, specs)
-
-
-def _search(
-    network: nn.Module,
-    splits: DataSplits,
-    spec: TruncatedSign,
-    settings: SearchSettings,
-    store: Store,
-    report: Callable[[str], None],
-    progress: bool,
-) -> SearchResult:
-    sites = tuple(relu_sites(network, (splits.channels, splits.image_size, splits.image_size)))
-    frac_bits, bits = described_frac_bits(network), bit_length(spec.prime)
-    make_judge = partial(
-        Judge, network, mean=splits.mean, std=splits.std, settings=settings, store=store, report=report,
+    with begun(
+        network, splits, spec, settings, store_path=store_path, identity=identity, report=report,
         progress=progress,
-    )  # fmt: skip
+    ) as frame:  # fmt: skip
+        return _search(frame)
+
+
+def _search(frame: Frame) -> SearchResult:
+    splits, sites, settings, report = frame.splits, frame.sites, frame.settings, frame.report
+    bits = bit_length(frame.spec.prime)
     if settings.budget < 1 / len(splits.validation):
         report(
             f"note: the budget of {settings.budget:g} is less than one of {len(splits.validation)} "
             "validation images; "
             "only candidates that lose none are within it"
         )
-    seen = _recorded(network, splits, settings)
-    plain = make_judge(
-        splits.validation, "validation", as_it_is(network, seen, spec), others=len(splits.test)
-    )
-    uniform = plain((_uniform_k(plain, len(sites), bits, settings),) * len(sites))
+    others = len(splits.test)
+    plain = frame.judge(splits.validation, "validation", frame.as_it_is(), others=others)
+    k = _uniform_k(plain, len(sites), bits, settings)
+    uniform = plain((k,) * len(sites))
     judge, best, scaled, candidates = plain, uniform, None, bits
     if settings.joint:
-        first_k = max(_only(uniform.ks) - _LOWER, 0)
-        choices = by_the_law(seen, spec, first_k, settings.headroom_bits)
-        judge = make_judge(splits.validation, "validation", choices, others=len(splits.test))
-        k = last_accepted(
-            lambda k: judge((k,) * len(sites)).within, bits, _only(uniform.ks), _only(uniform.ks) + 2
-        )
-        scaled = judge(((0 if k is None else k),) * len(sites))
-        best, candidates = scaled, candidates + bits
+        choices = frame.by_the_law(max(k - _LOWER, 0))
+        judge = frame.judge(splits.validation, "validation", choices, others=others)
+        found = last_accepted(lambda k: judge((k,) * len(sites)).within, bits, k, k + 2)
+        k = 0 if found is None else found
+        best = scaled = judge((k,) * len(sites))
+        candidates += bits
     if settings.per_site and len(sites) > 1 and best.within:
         tables = tables_of(judge.choices, sites)
         best, considered = _along_path(judge, tables, best, report)
@@ -185,25 +138,14 @@ def _search(
         candidates += considered
     if not best.within or _gates(best, sites) >= _gates(uniform, sites):
         best = uniform
-    uniform_test, best_test = on_test_images(make_judge, splits, (uniform, best))
+    uniform_test, best_test = on_test_images(frame.judge, splits, (uniform, best))
     return SearchResult(
-        sites, spec, frac_bits, uniform, scaled, best, uniform_test, best_test,
-        faults=best.choices.faults_of(best.ks, seen), candidates=candidates,
+        sites=sites, spec=frame.spec, frac_bits=frame.frac_bits, uniform=uniform, scaled=scaled, chosen=best,
+        uniform_test=uniform_test, chosen_test=best_test, same_k=k,
+        faults=best.choices.faults_of(best.ks, frame.seen), candidates=candidates,
         runs=len(plain.judged) + (len(judge.judged) if judge is not plain else 0),
-        warnings=seen_before(store),
+        warnings=seen_before(frame.store),
     )  # fmt: skip
-
-
-def _recorded(network: nn.Module, splits: DataSplits, settings: SearchSettings) -> dict[str, SiteValues]:
-    """The activations of some training images at every site, and what each counts."""
-    images = splits.train.subset(torch.arange(min(settings.images, len(splits.train))))
-    batches = Batches(images, _RECORDED, mean=splits.mean, std=splits.std)
-    return site_values(network, (batch[0] for batch in batches), importance=True)
-
-
-def _only(ks: Allocation) -> int:
-    """The k of an allocation that has one."""
-    return ks[0]
 
 
 def _uniform_k(judge: Judge, sites: int, bits: int, settings: SearchSettings) -> int:

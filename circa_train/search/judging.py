@@ -42,6 +42,8 @@ from circa_train.search.settings import SearchSettings
 from circa_train.search.store import Store
 
 WITHIN, OVER, UNDECIDED = "within", "over", "undecided"
+#: Where no budget was given.
+MEASURED = "measured"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Judgement:
         evaluation: its accuracies.
         exact: accuracy of the exact network on the same images.
         margin: what the budget was reduced by.
-        verdict: ``within``, ``over`` or ``undecided``.
+        verdict: ``within``, ``over`` or ``undecided``; ``measured`` where there is no budget.
     """
 
     ks: Allocation
@@ -154,7 +156,8 @@ class Judge:
             margin = 0.0
             if self._others:
                 margin = margin_of(self._right - draws.mean(0), self._others, self._settings.margin)
-            left = self._settings.budget - margin
+            allowed = self._settings.allowed
+            left = None if allowed is None else allowed - margin
             judgement = Judgement(
                 ks, self.choices, measured, self.exact, margin, verdict(measured, self.exact, left)
             )
@@ -187,10 +190,12 @@ def margin_of(differences: Tensor, others: int, errors: float) -> float:
     return max(errors * spread * math.sqrt(1 / n + 1 / others), 1 - 0.05 ** (1 / n))
 
 
-def verdict(measured: Evaluation, exact: float, budget: float) -> str:
+def verdict(measured: Evaluation, exact: float, budget: float | None) -> str:
     """Where the interval of the loss lies: ``within`` or ``over`` the budget, or around its edge,
-    ``undecided``.
+    ``undecided``; ``measured`` without a budget.
     """
+    if budget is None:
+        return MEASURED
     low, high = measured.interval
     if exact - low <= budget:
         return WITHIN

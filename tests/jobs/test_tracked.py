@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from circa_train.jobs.settings import (
     TrackerConfig,
     VerifyConfig,
 )
-from circa_train.jobs.tracked import run_name, show_figures, steps, summary
+from circa_train.jobs.tracked import run_name, steps, summary
 from circa_train.runs import WandbSettings
 from circa_train.runs.metrics import read_metrics, read_summary
+from circa_train.runs.wandb_mirror import WandbTracker
 
 NETWORK = {"name": "resnet8", "num_classes": 3, "image_size": 8, "width": 0.25, "in_channels": 1}
 DATA = {
@@ -190,19 +193,89 @@ def test_every_kind_of_job_has_a_tracker() -> None:
         assert "tracker" in config.__dataclass_fields__, kind
 
 
-def test_figures_are_shown(
+def point(folder: Path, k: int, accuracy: float) -> None:
+    """The record of an evaluation in a run folder, as a sweep leaves it."""
+    result = {
+        "model": "resnet8", "data": "digits", "split": "test", "checkpoint": "runs/train/base/best.pt",
+        "fault": {"kind": "truncated_sign", "k": k, "mode": "poszero", "prime": 2138816513},
+        "accuracy": {"mean": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01, "draws": [accuracy]},
+        "baseline_accuracy": 0.95, "frac_bits": 16,
+    }  # fmt: skip
+    content = {"format": 1, "kind": "evaluate", "config": {}, "seconds": 1.0, "result": result}
+    (folder / f"k{k}").mkdir(parents=True)
+    (folder / f"k{k}" / "result.json").write_text(json.dumps(content))
+
+
+def plotted(tmp_path: Path, **tracker: Any) -> PlotConfig:
+    """A plot of a sweep of three points, which lies below ``sweep``, into ``plots``."""
+    for k, accuracy in ((12, 0.95), (16, 0.9), (18, 0.4)):
+        point(tmp_path / "sweep", k, accuracy)
+    section = TrackerConfig(**({"name": "wandb", "mode": "offline"} | tracker))
+    return PlotConfig(
+        runs=str(tmp_path / "sweep"), out=str(tmp_path / "plots"), formats=["png"], tracker=section
+    )
+
+
+def test_a_plot_shows_its_table_and_its_figures(
     tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[dict[str, Any]] = []
-    monkeypatch.setattr(wandb, "Image", lambda path: f"image of {path}")
-    monkeypatch.setattr(FakeRun, "log", lambda self, metrics, step=None: shown.append(metrics))
-    show_figures(WandbSettings(tags=("a",)), tmp_path, [Path("a/knee.png"), Path("a/law.png")], {"out": "a"})
-    assert shown == [{"figures/knee": "image of a/knee.png"}, {"figures/law": "image of a/law.png"}]
-    assert (runs[0].arguments["job_type"], runs[0].arguments["tags"]) == ("plot", ["a"])
-    assert runs[0].finished
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(wandb, "Image", lambda path: f"image of {Path(path).name}")
+    monkeypatch.setattr(FakeRun, "log", lambda self, metrics, step=None: shown.update(metrics))
+    plot_work(plotted(tmp_path, tags=["a"], group="truncation"), "plot.py")
+    (seen,) = runs
+    arguments = seen.arguments
+    assert (arguments["job_type"], arguments["group"], arguments["tags"]) == ("plot", "truncation", ["a"])
+    assert seen.finished
+    table = shown.pop("results")
+    assert shown["figures/accuracy_vs_k"] == "image of accuracy_vs_k.png"
+    drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
+    assert shown.keys() == {f"figures/{name}" for name in drawn}
+    header, *lines = csv.reader((tmp_path / "plots/results.csv").read_text().splitlines())
+    assert table.columns == header
+    assert [["" if cell is None else str(cell) for cell in row] for row in table.data] == lines
+    k = table.columns.index("k")
+    assert [row[k] for row in table.data] == [12, 16, 18], "numbers stay numbers"
+
+
+def test_a_disabled_wandb_shows_no_plot(
+    tmp_path: Path, runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    show_figures(WandbSettings(), tmp_path, [Path("a/knee.png")], {})
-    assert len(runs) == 1
+    plot_work(plotted(tmp_path), "plot.py")
+    assert not runs
+    assert (tmp_path / "plots/results.csv").is_file()
+
+
+def test_a_plot_in_wandb_offline_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no server: the table and the figures lie in the run's files."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    plot_work(plotted(tmp_path), "plot.py")
+    (media,) = (tmp_path / "plots/wandb").glob("offline-run-*/files/media")
+    (table,) = media.rglob("*.table.json")
+    content = json.loads(table.read_text())
+    assert [row[content["columns"].index("accuracy")] for row in content["data"]] == [0.95, 0.9, 0.4]
+    assert any("accuracy_vs_k" in path.name for path in media.rglob("*.png"))
+
+
+def test_a_plot_without_wandb_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = PlotConfig(runs=str(tmp_path / "nowhere"), tracker=TrackerConfig(name="wandb"))
+    with pytest.raises(ImportError, match=r"pip install wandb \(or tracker=jsonl\)"):
+        plot_work(config, "")
+
+
+def test_cells_that_wandb_has_no_type_for_are_words(runs: list[FakeRun], tmp_path: Path) -> None:
+    tracker = WandbTracker(tmp_path, WandbSettings())
+    tracker.run.log = runs[0].logged.append
+    tracker.table("t", ["a", "b"], [[(1, 2), None], [True, 0.5], ["x", 3]])
+    assert runs[0].logged[0]["t"].data == [["(1, 2)", None], [True, 0.5], ["x", 3]]
 
 
 def test_figures_that_wandb_cannot_show_are_refused(tmp_path: Path) -> None:

@@ -104,6 +104,18 @@ def test_every_point_says_value_interval_n_and_command() -> None:
     assert xs == sorted(xs)
 
 
+def test_an_allocation_for_gates_is_neither_confirmed_nor_compared() -> None:
+    asked = {
+        "kind": "search", "run": "s", "model": "resnet8", "data": "digits", "gates": 11.0, "budget": None,
+        "confirmed": None, "beats_uniform": None, "chosen.and_gates": 2**20,
+        "chosen.test.loss.mean": 0.0071, "chosen.test.verdict": "measured",
+    }  # fmt: skip
+    text = page([row(12, 0.9), asked])
+    assert "11 AND gates per sign test, allocated by the exact law; on test images 0.71 points lost" in text
+    assert "one k for all" not in text
+    assert "onfirmed" not in text.split("What the search answers")[-1].split("</details>")[0]
+
+
 def test_names_are_names_and_nothing_else() -> None:
     changed = dict.fromkeys(("model", "data", "split", "method", "overrides", "checkpoint"), HOSTILE)
     rows = [row(12, 0.9, **changed, network=HOSTILE), row(16, 0.8)]

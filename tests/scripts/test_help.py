@@ -138,6 +138,15 @@ def test_the_page_is_the_template_and_the_values_without_hydras_own(script: str)
     assert "\nhydra:" not in page
 
 
+def test_the_page_of_the_search_says_both_questions() -> None:
+    config = shown("search")
+    text, values = help.page(config), listed(help.values(config))
+    assert "checkpoint=runs/train/RUN/best.pt budget=0.01\n" in text
+    assert "checkpoint=runs/train/RUN/best.pt gates=11\n" in text
+    assert "\ngates: null\n" in text
+    assert values["gates"][0] == "null"
+
+
 def test_what_is_more_than_help_is_left_to_hydra() -> None:
     GlobalHydra.instance().clear()
     assert "k: 3" in str(_help("train", ["--help", "fault=poszero", "fault.k=3"]))

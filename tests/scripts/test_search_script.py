@@ -94,6 +94,29 @@ def test_scales_and_modes_are_searched_and_half_of_the_test_images_decide(
     assert evaluated["cost"]["and_gates"] == record["chosen"]["and_gates"]
 
 
+def test_gates_are_allocated_and_measured_and_an_evaluation_reproduces_it(
+    checkpoint: Path, job: Callable[..., Job], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [f"checkpoint={checkpoint}", "gates=9.5", "draws.count=3", "images=32", "fault.seed=5"]
+    with caplog.at_level(logging.INFO):
+        record = work_of("search")(job("search", *asked))
+    json.dumps(record, allow_nan=False)
+    path = Path(record["fault_file"])
+    assert sorted(file.name for file in path.parent.iterdir()) == ["fault.yaml", "measured.json"]
+    assert 8.5 < record["chosen"]["and_gates"] / record["relus"] <= 9.5
+    assert (record["gates"], record["budget"], record["confirmed"]) == (9.5, None, None)
+    assert len({row["k"] for row in record["allocation"]}) > 1
+    assert record["allocation"][0]["harm_k"] == 22, "one k for all has 9 gates there, and 10 below"
+    assert "on average, at most 9.5 asked" in caplog.text
+    accuracy = record["chosen"]["test"]["accuracy"]
+    evaluated = work_of("evaluate")(job(
+        "evaluate", f"checkpoint={checkpoint}", "fault=file", f"fault.path={path}", "fault.seed=5",
+        "draws.count=3", "run.device=cpu",
+    ))  # fmt: skip
+    assert evaluated["accuracy"]["draws"] == accuracy["draws"]
+    assert evaluated["cost"]["and_gates"] == record["chosen"]["and_gates"]
+
+
 def test_refusals(checkpoint: Path, job: Callable[..., Job]) -> None:
     for overrides, message in (
         (["fault=uniform"], "has no k to search for"),
@@ -101,6 +124,10 @@ def test_refusals(checkpoint: Path, job: Callable[..., Job]) -> None:
         (["draws.count=1"], "draws = 1"),
         (["fault.k=31"], "k = 31 is outside"),
         (["decide_on=train"], "decide_on = 'train'"),
+        (["gates=0"], "gates = 0.0: needs to be a number above 0"),
+        (["gates=0.9"], "gates = 0.9: .* give gates=1 or more"),
+        (["gates=11", "budget=0.02"], "budget = 0.02 and gates = 11"),
+        (["gates=11", "decide_on=test"], "decide_on = test and gates = 11"),
     ):
         with pytest.raises(ValueError, match=message):
             work_of("search")(job("search", f"checkpoint={checkpoint}", "run.device=cpu", *overrides))
@@ -112,6 +139,26 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         capture_output=True, text=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_gates_from_the_command_line_and_once_more(checkpoint: Path, tmp_path: Path) -> None:
+    """Nothing is confirmed, so the exit code is 0 however much is lost; and the second time it is there."""
+    arguments = [
+        f"checkpoint={checkpoint}", "gates=2", "draws.count=2", "images=32", "run.device=cpu",
+        f"run.root={tmp_path}",
+    ]  # fmt: skip
+    first = run(arguments)
+    assert first.returncode == 0, first.stderr
+    assert result_of(tmp_path)["chosen"]["test"]["loss"]["mean"] > 0.1
+    again = run(arguments)
+    assert "finished before, skipped" in again.stdout
+    assert again.returncode == 0
+    refused = run([*arguments[:1], "gates=0.2", f"run.root={tmp_path / 'none'}"])
+    assert refused.returncode == 2
+    assert "gates = 0.2" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow
