@@ -89,6 +89,7 @@ SMALLER = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # seven commands of at most 500 s, and the first of a numba compiles
 def test_the_day_to_day_block_runs(tmp_path: Path) -> None:
     """Every line, in its order, each on what the first has trained, and then the figures.
 

@@ -39,9 +39,13 @@ _MADE: list[Path] = []
 
 
 def make(folder: Path) -> None:
-    """Make a folder of a job or a sweep, and remember which were not there."""
+    """Make a folder of a job or a sweep, or none, and remember which were not there."""
     _MADE[:0] = missing_folders(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a name too long, say, below folders that it has just made
+        unmake()
+        raise
 
 
 def unmake() -> None:

@@ -89,15 +89,22 @@ class FinishedJobsSweeper(BasicSweeper):
         missing = [job for job in jobs if again or job.folder.finished() is None]
         log.info("sweep %s: %d jobs, %d finished before", folder, len(jobs), len(jobs) - len(missing))
         self._name_changes(folder, [job.folder for job in missing])
+        self._run(missing, folder)
+        if not _summary(folder, [job.folder for job in jobs]):
+            sys.exit(1)
+
+    def _run(self, jobs: Sequence[_Job], folder: Path) -> None:
+        """Compute what is missing. A launcher that broke must not hide which jobs are done."""
         try:
-            self._launch(missing)
-            self._share(missing)
-        except Exception as error:  # a launcher that broke must not hide which jobs are done
+            self._launch(jobs)
+            self._share(jobs)
+        except KeyboardInterrupt:  # here if jobs run in other processes; a job of this one ends it itself
+            log.warning("interrupted; the same command goes on from what is in %s", folder)
+            sys.exit(130)
+        except Exception as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             log.error("%s", launcher_stopped(error))
-        if not _summary(folder, [job.folder for job in jobs]):
-            sys.exit(1)
 
     def _launch(self, jobs: Sequence[_Job]) -> None:
         """Hand jobs to the launcher; where their numbers name their folders, as runs of consecutive ones."""

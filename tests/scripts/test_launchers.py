@@ -59,6 +59,24 @@ def test_rays_timeout_comes_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> 
     assert sweeper.RAY_PATIENCE not in sweeper.launcher_stopped(OSError("no such host"))
 
 
+def test_an_interrupted_launcher_ends_the_sweep_in_one_line(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """joblib and Ray wait for processes of their own, and Ctrl-C reaches the sweeper, not a job."""
+
+    class Interrupted:
+        def launch(self, overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[object]:
+            raise KeyboardInterrupt
+
+    made = object.__new__(sweeper.FinishedJobsSweeper)
+    made.launcher, made.max_batch_size = Interrupted(), None  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING), pytest.raises(SystemExit) as ended:
+        made._run([sweeper._Job(["fault.k=3"], 0, folder)], folder.path.parent)
+    assert ended.value.code == 130
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"interrupted; the same command goes on from what is in {folder.path.parent}"
+
+
 @pytest.mark.parametrize("own", [None, "300"])
 def test_ray_gets_time_to_start_unless_the_environment_says_how_much(
     monkeypatch: pytest.MonkeyPatch, own: str | None

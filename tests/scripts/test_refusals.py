@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from circa_train import build_model
 from circa_train.checkpoint import save_checkpoint
-from circa_train.config.checks import check
+from circa_train.config.checks import check, make
 from circa_train.config.entry import flags_first, quote_paths
 from circa_train.config.errors import reason
 from circa_train.config.registration import config_folder, register
@@ -114,6 +114,12 @@ def test_a_full_disk_that_torch_wraps_is_told() -> None:
     wrapped = RuntimeError("unexpected pos 64 vs 0")
     wrapped.__context__ = OSError(28, "No space left on device")
     assert "the disk is full" in str(reason(wrapped))
+
+
+def test_a_folder_that_cannot_be_made_leaves_none_of_those_above_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too long"):
+        make(tmp_path / "runs" / "evaluate" / (300 * "a"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

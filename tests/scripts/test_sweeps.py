@@ -69,6 +69,7 @@ def test_a_sweep_skips_what_is_finished_widens_survives_failures_and_is_plotted(
     plotted = script("plot", "runs=runs", "out=plots", folder=trained)
     assert plotted.returncode == 0, plotted.stdout + plotted.stderr
     assert "jobs failed" in plotted.stdout
+    assert "lyph" not in plotted.stdout  # what fontTools has to say of every font in a PDF
     for name in (
         "results.csv",
         "accuracy_vs_k.png",
