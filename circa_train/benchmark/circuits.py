@@ -39,12 +39,11 @@ def measure(
     instances: int = 1 << 13,
     chunk: int = DEFAULT_CHUNK,
     pairs: int = 25,
-    transfers: int = 1 << 20,
 ) -> dict[str, Any]:
     """Measure one core on the truncated sign at this prime and k.
 
     Garbling includes drawing the server's labels and the projection of the result, evaluating includes the
-    projection; messages, digests and oblivious transfer are outside, and the latter has a figure of its own.
+    projection; messages and digests are outside, and so is oblivious transfer (:func:`measure_transfer`).
 
     Returns:
         dict ready for JSON. Rates are per second; every {median, low, high} is over ``pairs`` repetitions:
@@ -53,7 +52,7 @@ def measure(
             counter mode);
         "garble_and_gates", "evaluate_and_gates", "garble_ns_per_relu", "evaluate_ns_per_relu";
         "garble_ratio" and "evaluate_ratio" against ceiling / 8 and ceiling / 4, "garble_ratio_openssl" and
-        "evaluate_ratio_openssl" against OpenSSL's blocks alone; "transfer_ns" per oblivious transfer.
+        "evaluate_ratio_openssl" against OpenSSL's blocks alone.
     """
     relu = ReluCircuit("truncated", prime, k)
     circuit = relu.circuit
@@ -104,24 +103,44 @@ def measure(
         "and_gates_per_relu": circuit.and_gates,
         "garbled_bytes_per_relu": relu_cost(relu).garbled_bytes,
         **{name: asdict(Spread.of(values)) for name, values in samples.items()},
-        "transfer_ns": measure_transfer(transfers, kernel=kernel),
     }
 
 
-def measure_transfer(transfers: int, *, kernel: str = "auto", chunk: int = 1 << 15) -> float:
-    """Nanoseconds per oblivious transfer, both sides added up, base transfers included."""
+#: AES blocks of one transfer: a column's stream for the garbler, and two for the evaluator, of 128 bits each.
+TRANSFER_BLOCKS = 3
+
+
+def measure_transfer(
+    *, kernel: str = "auto", chunk: int = 1 << 15, chunks: int = 8, pairs: int = 9
+) -> dict[str, Any]:
+    """Nanoseconds of a label by oblivious transfer, both parties added up, beside the AES ceiling.
+
+    The 128 base transfers are outside: they are once per pair of parties, whatever the number of labels.
+
+    Returns:
+        dict ready for JSON, every {median, low, high} over ``pairs``: "transfer_ns", "ceiling_ns" (the
+        :data:`TRANSFER_BLOCKS` AES blocks of a label).
+    """
     random = Randomness(None, "speed", kernel)
     choices = np.unpackbits(random.blocks(chunk // (8 * BLOCK_BYTES)).view(np.uint8)).astype(bool)
+    sender = GarblerTransfer(Garbler(kernel=kernel).offset, random.child("garbler"))
+    receiver = EvaluatorTransfer(random.child("evaluator"))
+    receiver.setup(sender.setup(receiver.hello()))
 
-    def run() -> None:
-        sender = GarblerTransfer(Garbler(kernel=kernel).offset, random.child("garbler"))
-        receiver = EvaluatorTransfer(random.child("evaluator"))
-        receiver.setup(sender.setup(receiver.hello()))
-        for _ in range(transfers // chunk):
+    def transfer() -> None:
+        for _ in range(chunks):
             matrix, _own = receiver.extend(choices)
             sender.extend(matrix, chunk)
 
-    return _processor_seconds(run) / (transfers // chunk * chunk) * 1e9
+    own = _own_aes(kernel)
+    for warm_up in (transfer, own):
+        warm_up()
+    seconds = interleaved((transfer, own), pairs, _processor_seconds)
+    per_label = (1e9 / (chunks * chunk), 1e9 * TRANSFER_BLOCKS / _AES_BLOCKS)
+    return {
+        name: asdict(Spread.of([factor * value for value in values]))
+        for name, values, factor in zip(("transfer_ns", "ceiling_ns"), seconds, per_label, strict=True)
+    }
 
 
 def aes_ceiling(kernel: str = "auto", repeats: int = 9) -> float:

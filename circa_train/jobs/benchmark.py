@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
+from circa_train.benchmark.machine import describe_machine, machine_line
 from circa_train.benchmark.table import benchmark_rows, benchmark_table, profiles
 from circa_train.jobs.job import Job
 
@@ -17,12 +16,10 @@ def work(job: Job) -> dict[str, Any]:
     job.begin()
     rows = list(benchmark_rows(sizes, job.log.info))
     print(benchmark_table(rows))
-    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    print(
-        f"\n{torch.get_num_threads()} threads; CUDA: {', '.join(devices) or 'no device here, so no GPU rows'}"
-    )
-    result: dict[str, Any] = {"threads": torch.get_num_threads(), "cuda": devices}
-    result["rows"] = [asdict(row) | {"reached": row.reached} for row in rows]
+    machine = describe_machine()
+    print(f"\n{machine_line(machine)}")
+    result: dict[str, Any] = {"machine": machine}
+    result["rows"] = [asdict(row) | {"reached": row.reached, "vague": row.vague} for row in rows]
     if sizes.profiles:
         result["profiles"] = profiles(sizes)
         for name, costs in result["profiles"].items():

@@ -18,7 +18,7 @@ from circa_train.lazy import face
 
 if TYPE_CHECKING:
     from circa_train.kernels.cpu.memory import keep_memory
-    from circa_train.kernels.masks import uniform_masks
+    from circa_train.kernels.masks import mask_vector_bits, uniform_masks
     from circa_train.kernels.ops import (
         settings_from_text,
         settings_to_text,
@@ -33,6 +33,7 @@ __all__ = [
     "SiteSettings",
     "check_backend",
     "keep_memory",
+    "mask_vector_bits",
     "settings_from_text",
     "settings_to_text",
     "stochastic_relu",
@@ -54,6 +55,7 @@ _HOMES = {
     "COUNTS": "settings",
     "SiteSettings": "settings",
     "keep_memory": "cpu.memory",
+    "mask_vector_bits": "masks",
     "settings_from_text": "ops",
     "settings_to_text": "ops",
     "stochastic_relu": "ops",

@@ -54,3 +54,14 @@ def uniform_masks(
         for first in range(first_element, first_element + max(count, 1), _PIECE)
     ]  # fmt: skip
     return torch.cat(pieces).reshape(tuple(shape))
+
+
+def mask_vector_bits() -> int | None:
+    """The width of the vectors with which this process draws masks on the CPU; None where they are not
+    compiled. It is the processor's, or what CIRCA_TRAIN_VECTOR_BITS says.
+    """
+    if ops.unavailable("cpu", torch.device("cpu"), torch.float32):
+        return None
+    from circa_train.kernels.cpu.philox import VECTOR_BITS  # imports numba
+
+    return int(VECTOR_BITS)

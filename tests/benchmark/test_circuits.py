@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from circa_train.benchmark.circuits import measure
+from circa_train.benchmark.circuits import measure, measure_transfer
 from circa_train.gc.aes.engines import available_kernels
 
 
 @pytest.mark.parametrize("kernel", dict.fromkeys((available_kernels()[0], "numpy")))
 def test_measure_reports_every_figure(kernel):
-    figures = measure(kernel=kernel, instances=256, chunk=128, pairs=3, transfers=1 << 15)
+    figures = measure(kernel=kernel, instances=256, chunk=128, pairs=3)
     assert figures["kernel"] == kernel
     assert (figures["and_gates_per_relu"], figures["garbled_bytes_per_relu"]) == (19, 612)
     spreads = {name: value for name, value in figures.items() if isinstance(value, dict)}
@@ -25,5 +25,6 @@ def test_measure_reports_every_figure(kernel):
     } <= set(spreads)
     for value in spreads.values():
         assert 0 < value["low"] <= value["median"] <= value["high"]
-    assert figures["transfer_ns"] > 0
-    json.dumps(figures)
+    transfer = measure_transfer(kernel=kernel, chunk=1 << 10, chunks=2, pairs=3)
+    assert 0 < transfer["ceiling_ns"]["median"] < transfer["transfer_ns"]["median"]
+    json.dumps([figures, transfer])

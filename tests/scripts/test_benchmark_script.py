@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from circa_train.benchmark.machine import machine_line
+from circa_train.benchmark.table import BenchmarkRow, benchmark_table
+from circa_train.gc.aes import available_kernels
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 #: Three pairs, as quartiles of two values lie outside them.
 TINY = {
@@ -46,6 +50,32 @@ def test_every_row_is_measured_printed_and_recorded(
     assert rows["garbled tables, bytes per AND gate"]["value"] == 32
     assert rows["complete ReLU at k = 12, garbled bytes"]["value"] <= 640
     assert all(row["value"] > 0 and row["low"] <= row["high"] for row in rows.values())
+    assert rows["label by oblivious transfer, both parties, ns"]["value"] > 0
+    machine = record["result"]["machine"]
+    assert machine["circuit_kernel"] in available_kernels()
+    assert machine["mask_vector_bits"] in (256, 512)
     assert set(record["result"]["profiles"]) == {"resnet8 evaluation", "resnet8 training step"}
     printed = capsys.readouterr().out
     assert all(name in printed for name in rows)
+    assert machine_line(machine) in printed
+
+
+def test_a_row_whose_spread_leaves_it_open_is_marked() -> None:
+    def row(low: float, value: float, high: float) -> BenchmarkRow:
+        return BenchmarkRow("a", "b", value, low, high, 1.0, True, {})
+
+    clear = (row(0.8, 0.9, 0.99), row(0.1, 0.5, 0.9), row(0.9, 0.95, 1.05))
+    assert not any(r.vague for r in clear), "below the bound, or narrow"
+    assert row(0.8, 0.9, 1.2).vague
+    assert benchmark_table([row(0.8, 1.1, 1.2)]).splitlines()[-1].endswith("MISSED, vague")
+
+
+def test_a_machine_is_named_without_the_compiled_kernels() -> None:
+    machine = {
+        "processor": "Some", "architecture": "aarch64", "extensions": ["asimd"], "circuit_kernel": "numpy",
+        "mask_vector_bits": None, "threads": 4, "cuda": [],
+    }  # fmt: skip
+    assert machine_line(machine) == (
+        "Some (aarch64: asimd), 4 threads; circuits by numpy, masks not compiled; CUDA: no device here, so "
+        "no GPU rows"
+    )
