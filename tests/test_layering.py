@@ -16,7 +16,7 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "lazy", "bars", "tricks", "user_code", "field", "files", "text", "philox", "fixed_point", "rescaling",
+    "lazy", "bars", "tricks", "user_code", "field", "files", "code_cache", "text", "philox", "fixed_point", "rescaling",
     "fault", "gc", "kernels",
     "nn", "data", "checkpoint", "runs", "tracking", "training", "evaluation", "diagnosis", "cost", "verify",
     "export", "search", "plots", "report", "pi", "benchmark", "testing", "jobs", "config",
@@ -27,8 +27,8 @@ ONLY: dict[str, set[str]] = {
     "fixed_point": {"field"},
     "rescaling": {"field"},
     "fault": {"field", "lazy", "philox", "user_code"},
-    "gc": {"field", "lazy", "tricks"},
-    "kernels": {"field", "files", "fixed_point", "fault", "lazy", "philox", "tricks"},
+    "gc": {"code_cache", "field", "lazy", "tricks"},
+    "kernels": {"code_cache", "field", "files", "fixed_point", "fault", "lazy", "philox", "tricks"},
     "nn": {"field", "files", "fixed_point", "lazy", "rescaling", "fault", "kernels", "tricks", "user_code"},
     "data": {"bars", "files", "lazy", "philox", "user_code"},
     "cost": {"field", "fault", "gc", "text"},

@@ -3,8 +3,7 @@
     settings       what a kernel is told about a site    reference   the definition, in plain formulas
     ops            the operators, for every backend      cpu         the compiled CPU kernel
     eager          the short way to the CPU kernel       triton      the kernels for CUDA
-    transformed    a site under torch.func               code_cache  machine code on the disk
-    masks          a site's masks on their own
+    transformed    a site under torch.func               masks       a site's masks on their own
 
 Nothing is imported before it is used: torch, numba and Triton take seconds. ``docs/kernels.md`` lists what is
 fragile in here, and how to switch it off.

@@ -14,7 +14,13 @@ from circa_train.gc.aes.randomness import Randomness
 from circa_train.gc.protocol.base_ot import POINT_BYTES, BaseReceiver, BaseSender
 from circa_train.gc.protocol.garbling import Garbler
 from circa_train.gc.protocol.messages import Message, MessageKind
-from circa_train.gc.protocol.ot import COLUMNS, EvaluatorTransfer, GarblerTransfer, transpose
+from circa_train.gc.protocol.ot import (
+    COLUMNS,
+    EvaluatorTransfer,
+    GarblerTransfer,
+    transpose,
+    transpose_by_words,
+)
 
 #: A point on the curve of order 8, the neutral element, and the order of the base field as a non-canonical
 #: zero.
@@ -89,6 +95,12 @@ def test_transpose(width):
     bits = np.unpackbits(columns, axis=1, bitorder="little")
     want = np.packbits(np.ascontiguousarray(bits.T), axis=1, bitorder="little")
     assert (transpose(columns).view(np.uint8) == want).all()
+    gaps = np.zeros((COLUMNS, width + 15), dtype=np.uint8)[:, :width]  # as the streams leave them
+    gaps[:] = columns
+    assert (transpose(gaps).view(np.uint8) == want).all()
+    rows = np.empty((width, 8, COLUMNS // 8), dtype=np.uint8)
+    transpose_by_words(gaps, rows)
+    assert (rows.reshape(-1, COLUMNS // 8) == want).all()
 
 
 #: sha256 of every payload that both sides send for seed 7 and 100 transfers of alternating choices.

@@ -1,23 +1,25 @@
 """The kernel for x86 with AES instructions: a compiled pass over the whole circuit, on vector registers of
 AES blocks.
 
-This module checks shapes, prepares memory, and keeps arrays alive while :mod:`circa_train.gc.aes.passes`
-works on their addresses. Values between two gates are in scratch registers of one tile, which stay in the
-first-level cache.
+This module checks shapes, prepares memory, and keeps arrays alive while the compiled passes
+(:mod:`circa_train.gc.aes.compiled`) work on their addresses. Values between two gates are in scratch
+registers of one tile, which stay in the first-level cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from circa_train.gc.aes.compiled import compiled_pass
 from circa_train.gc.aes.fusion import fuse
 from circa_train.gc.aes.hashing import Inputs
 from circa_train.gc.aes.key_schedule import Blocks, expand_key
 from circa_train.gc.aes.memory import empty_blocks
-from circa_train.gc.aes.passes import GROUP, compiled_passes
+from circa_train.gc.aes.passes import GROUP
 from circa_train.gc.circuits.circuit import Circuit
 
 #: The most instances in a tile. Then a tile of a register has 4 KiB, and the processor fetches memory ahead
@@ -32,52 +34,49 @@ class NumbaKernel:
 
     def __init__(self, key: bytes, width: int) -> None:
         self.name = f"numba-{128 * width}"
-        self._passes = compiled_passes(width)
+        self._width = width
         self._keys = expand_key(key)
 
     def encrypt(self, blocks: Blocks) -> Blocks:
         source = _readable(blocks)
         target = empty_blocks(source.shape)
-        self._passes.encrypt(_address(source), target, self._keys)
+        self._pass("encrypt")(_address(source), target, self._keys)
         return target[: len(blocks)]
 
     def counters(self, first: int, out: Blocks) -> None:
         _check_target(out)
         blocks = out.reshape(-1, 2)
         target = blocks if len(blocks) >= GROUP else empty_blocks((GROUP, 2))
-        self._passes.counters(np.uint64(first), target, self._keys)
+        self._pass("counters")(np.uint64(first), target, self._keys)
         if target is not blocks:
             blocks[:] = target[: len(blocks)]
 
     def tccr_hash(self, labels: Blocks, tweak: int, first_instance: int) -> Blocks:
-        source = _readable(labels)
-        target = empty_blocks(source.shape)
-        self._passes.tccr_hash(
-            _address(source), _NO_OFFSET, target, np.uint64(tweak), np.uint64(first_instance), self._keys
-        )
-        return target[: len(labels)]
+        return self._hashes(_readable(labels), _NO_OFFSET, tweak, first_instance)[: len(labels)]
 
     def activate(
         self, false_labels: Blocks, bits: NDArray[np.bool_], offset: Blocks, out: Blocks
     ) -> None:
-        labels, bits = np.ascontiguousarray(false_labels), np.ascontiguousarray(bits)
-        self._passes.activate(labels, bits, offset, out)
+        _check_target(out)
+        labels, chosen = _plain(false_labels).reshape(-1), _plain(bits).reshape(-1)
+        self._pass("activate")(labels, chosen, offset, out.reshape(-1))
 
     def project(
         self, false_labels: Blocks, offset: Blocks, tweak: int, first_instance: int, prime: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         labels, n = _readable(false_labels), len(false_labels)
         words, share = np.empty(n, dtype=np.uint32), np.empty(n, dtype=np.int64)
-        numbers = np.uint64(tweak), np.uint64(first_instance), np.uint64(prime)
-        self._passes.project(labels, offset, *numbers, words, share, self._keys)
+        hashes = (self._hashes(labels, moved, tweak, first_instance) for moved in (_NO_OFFSET, offset))
+        self._pass("project")(labels, *hashes, np.uint64(prime), words, share)
         return words, share
 
     def take_share(
         self, labels: Blocks, words: NDArray[np.uint32], tweak: int, first_instance: int, prime: int
     ) -> NDArray[np.int64]:
         share = np.empty(len(labels), dtype=np.int64)
-        numbers = np.uint64(tweak), np.uint64(first_instance), np.uint64(prime)
-        self._passes.take_share(_readable(labels), words.copy(), *numbers, share, self._keys)
+        labels = _readable(labels)
+        hashes = self._hashes(labels, _NO_OFFSET, tweak, first_instance)
+        self._pass("take_share")(labels, hashes, _plain(words), np.uint64(prime), share)
         return share
 
     def garble(
@@ -85,10 +84,11 @@ class NumbaKernel:
     ) -> list[Blocks]:
         _check_target(tables)
         instances = _check_shapes(circuit, inputs, tables)
+        run = self._pass("garble")
         if instances >= GROUP:
-            return self._run(self._passes.garble, circuit, inputs, offset, tables, first_instance)
+            return self._run(run, circuit, inputs, offset, tables, first_instance)
         padded = _pad(tables)
-        outputs = self._run(self._passes.garble, circuit, _pad_inputs(inputs), offset, padded, first_instance)
+        outputs = self._run(run, circuit, _pad_inputs(inputs), offset, padded, first_instance)
         tables[:] = padded[:, :, :instances]
         return [output[:instances] for output in outputs]
 
@@ -99,9 +99,19 @@ class NumbaKernel:
         if instances < GROUP:
             inputs, tables = _pad_inputs(inputs), _pad(tables)
         outputs = self._run(
-            self._passes.evaluate, circuit, inputs, _NO_OFFSET, np.ascontiguousarray(tables), first_instance
+            self._pass("evaluate"), circuit, inputs, _NO_OFFSET, np.ascontiguousarray(tables), first_instance
         )
         return [output[:instances] for output in outputs]
+
+    def _pass(self, name: str) -> Callable[..., None]:
+        return compiled_pass(name, self._width)
+
+    def _hashes(self, labels: Blocks, offset: Blocks, tweak: int, first_instance: int) -> Blocks:
+        """The hashes of at least one group of labels, each xor ``offset``."""
+        target = empty_blocks(labels.shape)
+        numbers = np.uint64(tweak), np.uint64(first_instance)
+        self._pass("tccr_hash")(_address(labels), offset, target, *numbers, self._keys)
+        return target
 
     def _run(
         self, run: Any, circuit: Circuit, inputs: Inputs, offset: Blocks, tables: Blocks, first_instance: int
@@ -168,9 +178,14 @@ def _address(array: NDArray[Any]) -> np.uint64:
     return np.uint64(array.ctypes.data)
 
 
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values, contiguous and aligned, as the types of the compiled passes want them."""
+    return np.require(array, requirements=["C", "A"])
+
+
 def _readable(blocks: Blocks) -> Blocks:
-    """``blocks`` (n, 2) as a contiguous array of at least one group."""
-    return np.ascontiguousarray(blocks) if len(blocks) >= GROUP else _pad(blocks)
+    """``blocks`` (n, 2) as an aligned, contiguous array of at least one group."""
+    return _plain(blocks) if len(blocks) >= GROUP else _pad(blocks)
 
 
 def _pad(blocks: Blocks) -> Blocks:

@@ -20,6 +20,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from circa_train.gc.aes.engines import available_kernels
 from circa_train.gc.aes.key_schedule import BLOCK_BYTES, Blocks
 from circa_train.gc.aes.randomness import OneProcess, Randomness
 from circa_train.gc.protocol.base_ot import BaseReceiver, BaseSender
@@ -113,12 +114,25 @@ _PIECE = 8192
 def transpose(columns: NDArray[np.uint8]) -> Blocks:
     """Bit matrix (128, 8 n), given as uint8 (128, n), to its transpose (8 n, 128), as blocks uint64 (8 n, 2).
 
-    Bits are numbered from the lowest, in columns as in blocks. 8x8 tiles, one in each 64-bit word, are
-    transposed by three exchanges of ever larger squares across the diagonal; bytes are put in place before
-    and after.
+    Bits are numbered from the lowest, in columns as in blocks.
+    """
+    rows = np.empty((columns.shape[1], 8, BLOCK_BYTES), dtype=np.uint8)
+    if available_kernels()[0] == "numpy":
+        transpose_by_words(columns, rows)
+    else:
+        from circa_train.gc.aes.compiled import compiled_pass  # imports numba
+
+        compiled_pass("transpose", 1)(columns, rows)
+    return rows.reshape(-1, BLOCK_BYTES).view(np.uint64)
+
+
+def transpose_by_words(columns: NDArray[np.uint8], rows: NDArray[np.uint8]) -> None:
+    """:func:`transpose` without compiled code, into ``rows``, uint8 (n, 8, 16).
+
+    8x8 tiles, one in each 64-bit word, are transposed by three exchanges of ever larger squares across the
+    diagonal; bytes are put in place before and after.
     """
     width = columns.shape[1]
-    rows = np.empty((width, 8, BLOCK_BYTES), dtype=np.uint8)
     for start in range(0, width, _PIECE):
         piece = columns[:, start : start + _PIECE]
         tiles = np.empty((BLOCK_BYTES, piece.shape[1], 8), dtype=np.uint8)
@@ -127,7 +141,6 @@ def transpose(columns: NDArray[np.uint8]) -> Blocks:
         _transpose_tiles(tiles.view(np.uint64)[..., 0])
         for byte, tile in enumerate(tiles):
             rows[start : start + _PIECE, :, byte] = tile
-    return rows.reshape(-1, BLOCK_BYTES).view(np.uint64)
 
 
 def _transpose_tiles(tiles: NDArray[np.uint64]) -> None:

@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, types
+from numba import cfunc, from_dtype, types
 
 from circa_train import philox as generator
+from circa_train.code_cache import compiled
 from circa_train.fault import masks
-from circa_train.kernels.code_cache import compiled
 from circa_train.kernels.cpu import gates, intrinsics, layouts, philox, tasks, walk
 
 #: All modules that are compiled into the entry points, or that define what those compute.
 SOURCES = (generator, masks, intrinsics, tasks, philox, gates, layouts, walk)
 
 _TASK = from_dtype(tasks.TASK)
+
+#: Decorates what becomes a C function that takes the address of a TASK.
+_task_function = functools.partial(cfunc, types.void(types.CPointer(_TASK)))
 
 _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -36,13 +39,13 @@ def entry(backward: bool, itemsize: int) -> Any:
     takes the address of a TASK.
     """
     make = _backward_entry if backward else _forward_entry
-    return compiled(types.void(types.CPointer(_TASK)), make(itemsize, _sources()))
+    return compiled(_task_function, make(itemsize, _sources()))
 
 
 @functools.cache
 def masks_entry() -> Any:
     """The compiled entry for masks alone, used like :func:`entry`."""
-    return compiled(types.void(types.CPointer(_TASK)), _masks_entry(_sources()))
+    return compiled(_task_function, _masks_entry(_sources()))
 
 
 def _masks_entry(sources: str) -> Callable[[Any], None]:

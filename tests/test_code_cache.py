@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import pytest
 from numba import types
 from numba.core import caching
 
-from circa_train.kernels import code_cache
-from circa_train.kernels.code_cache import compiled
+from circa_train import code_cache
+from circa_train.code_cache import compiled
 
-SIGNATURE = types.void(types.CPointer(types.int64))
+FUNCTION = partial(numba.cfunc, types.void(types.CPointer(types.int64)))
 
 
 def add_seventeen(place: Any) -> None:
@@ -41,13 +42,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], li
 
 
 def test_code_is_kept_and_found(cache: Callable[[str], list[Path]]) -> None:
-    first = compiled(SIGNATURE, add_seventeen)
+    first = compiled(FUNCTION, add_seventeen)
     assert right(first)
     assert not first.cache_hits
     assert cache(".nbc")
     assert cache(".nbi")
     assert len(cache(".sha256")) == 1
-    second = compiled(SIGNATURE, add_seventeen)
+    second = compiled(FUNCTION, add_seventeen)
     assert right(second)
     assert second.cache_hits
 
@@ -57,7 +58,7 @@ def test_code_is_kept_and_found(cache: Callable[[str], list[Path]]) -> None:
 def test_damaged_code_is_compiled_again(
     cache: Callable[[str], list[Path]], ending: str, damage: str
 ) -> None:
-    compiled(SIGNATURE, add_seventeen)
+    compiled(FUNCTION, add_seventeen)
     (file,) = cache(ending)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -67,31 +68,31 @@ def test_damaged_code_is_compiled_again(
         file.write_bytes(bytes(content) if damage == "flipped" else b"")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        made = compiled(SIGNATURE, add_seventeen)
+        made = compiled(FUNCTION, add_seventeen)
     assert right(made)
     assert not made.cache_hits
     without_digest = (ending, damage) == (".sha256", "gone")  # as numba alone leaves its files
     assert len(told) == (0 if without_digest else 1)
     assert all("is damaged; compiling it again" in str(each.message) for each in told)
-    again = compiled(SIGNATURE, add_seventeen)
+    again = compiled(FUNCTION, add_seventeen)
     assert right(again)
     assert again.cache_hits
 
 
 def test_a_pickle_that_cannot_be_read_though_its_digest_is_right(cache: Callable[[str], list[Path]]) -> None:
-    compiled(SIGNATURE, add_seventeen)
+    compiled(FUNCTION, add_seventeen)
     (index,), (digest,) = cache(".nbi"), cache(".sha256")
     index.write_bytes(b"no pickle")
     digest.write_text(code_cache._digest(digest.parent, digest.stem))
     with pytest.warns(UserWarning, match="cannot be kept on the disk"):
-        assert right(compiled(SIGNATURE, add_seventeen))
+        assert right(compiled(FUNCTION, add_seventeen))
 
 
 def test_no_place_to_keep_code_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """As numba finds it where neither its folder, nor that of the source, nor the user's can be written."""
     monkeypatch.setattr(caching.FunctionCache._impl_class, "_locator_classes", [])
     with pytest.warns(UserWarning, match="NUMBA_CACHE_DIR"):
-        assert right(compiled(SIGNATURE, add_seventeen))
+        assert right(compiled(FUNCTION, add_seventeen))
 
 
 def test_a_full_disk(cache: Callable[[str], list[Path]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,7 @@ def test_a_full_disk(cache: Callable[[str], list[Path]], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(code_cache, "write_text", full)
     with pytest.warns(UserWarning, match="No space left on device"):
-        assert right(compiled(SIGNATURE, add_seventeen))
+        assert right(compiled(FUNCTION, add_seventeen))
 
 
 def test_code_that_is_wrong_is_an_error_of_its_own(cache: Callable[[str], list[Path]]) -> None:
@@ -108,7 +109,7 @@ def test_code_that_is_wrong_is_an_error_of_its_own(cache: Callable[[str], list[P
         place.nonsense()
 
     with pytest.raises(numba.core.errors.TypingError):
-        compiled(SIGNATURE, wrong)
+        compiled(FUNCTION, wrong)
 
 
 PROGRAM = """
@@ -131,7 +132,7 @@ print(len(told))
 
 @pytest.mark.slow
 def test_the_kernel_itself_without_a_cache() -> None:
-    root = Path(code_cache.__file__).parents[2]
+    root = Path(code_cache.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=500, check=False,
         env={**os.environ, "PYTHONPATH": str(root)},

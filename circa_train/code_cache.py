@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from numba import cfunc
 from numba.core.caching import FunctionCache
 
 from circa_train.files import file_digest, write_text
 
 
-def compiled(signature: Any, function: Callable[[Any], None]) -> Any:
-    """``cfunc(signature, cache=True)(function)``, and without the cache, with a warning, where that fails."""
+def compiled(decorator: Callable[..., Any], function: Callable[..., None]) -> Any:
+    """``decorator(cache=True)(function)``, and without the cache, with a warning, where that fails. The
+    decorator is numba's ``cfunc`` or ``njit`` with a signature.
+    """
     try:
         place = FunctionCache(function)
         folder = Path(place.cache_path)
@@ -30,14 +31,14 @@ def compiled(signature: Any, function: Callable[[Any], None]) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder / f"{stem}.lock"):
             _remove_damaged(folder, stem)
-            made = cfunc(signature, cache=True)(function)
-            if not made.cache_hits:
+            made = decorator(cache=True)(function)
+            if not from_cache(made):
                 write_text(folder / f"{stem}.sha256", _digest(folder, stem))
         return made
     except Exception as error:
         # RuntimeError: there is no place for a cache; OSError: it cannot be read or written; whatever reading
         # a damaged pickle raises. If the code itself does not compile, the next line says so.
-        made = cfunc(signature)(function)
+        made = decorator(cache=False)(function)
         warnings.warn(
             f"the compiled kernel cannot be kept on the disk ({type(error).__name__}: {error}); every "
             "process compiles it, which takes some seconds. Set NUMBA_CACHE_DIR to a folder that can be "
@@ -45,6 +46,11 @@ def compiled(signature: Any, function: Callable[[Any], None]) -> Any:
             stacklevel=2,
         )
         return made
+
+
+def from_cache(made: Any) -> bool:
+    """Was compiled code found on the disk?"""
+    return bool(made.stats.cache_hits if hasattr(made, "stats") else made.cache_hits)
 
 
 def _remove_damaged(folder: Path, stem: str) -> None:
