@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,12 +26,46 @@ from torch import Tensor, nn
 from circa_train.bars import bar
 from circa_train.data import Batches, ImageSet
 from circa_train.nn import draw_state, evaluating, faulty_relus, load_draw_state, raise_pending, set_draw
+from circa_train.training import PRECISIONS
 
 #: Evaluation draws start here: training numbers its draws by optimiser steps from 0, and the two shall not
 #: share masks.
 FIRST_DRAW = 2**32
 
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a network computes; both change its outputs by rounding, and so a sign test here and there.
+
+    Attributes:
+        precision: ``float32``: as the weights are. ``bfloat16``: by autocast, convolutions and matrices in 16
+            bits; activations then have 8 significant bits, and a sign test sees them so.
+        channels_last: memory format of the images.
+
+    Raises:
+        ValueError: for a precision that is unknown.
+    """
+
+    precision: str = "float32"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision = {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+
+    def classes(self, model: nn.Module, images: Tensor) -> Tensor:
+        """:func:`predict` so computed."""
+        if self.channels_last:
+            # contiguous() would leave images of one channel as they are, and then the whole network
+            images = torch.empty_like(images, memory_format=torch.channels_last).copy_(images)
+        narrow = self.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16) if narrow else nullcontext():
+            return predict(model, images)
+
+
+_AS_IT_IS = Computing()
 
 
 @dataclass(frozen=True)
@@ -106,6 +140,7 @@ def evaluate(
     max_draws: int = 50,
     first_draw: int = FIRST_DRAW,
     progress: bool = False,
+    computing: Computing = _AS_IT_IS,
 ) -> Evaluation:
     """Top-1 accuracy of ``model`` on ``image_set``, over repeated fault draws.
 
@@ -124,6 +159,7 @@ def evaluate(
         max_draws: so many were made.
         first_draw: number of the first draw; other numbers give independent masks.
         progress: show a bar on a terminal, and elsewhere log a line now and then.
+        computing: precision and memory format.
 
     Raises:
         ValueError: for an empty set or counts out of range; and what the network's sites raise.
@@ -144,7 +180,7 @@ def evaluate(
             done < most and until_width is not None and measured.width > until_width
         ):
             shown.total = max(least, done + 1) * len(batches)
-            right = one_draw(model, batches, first_draw + done, shown)
+            right = one_draw(model, batches, first_draw + done, shown, computing)
             measured = replace(measured, accuracies=(*measured.accuracies, float(right.double().mean())))
     return measured
 
@@ -195,13 +231,16 @@ def _batches(
     return loaded, sum(loaded.sizes)
 
 
-def one_draw(model: nn.Module, batches: Batches | _Loaded, draw: int, shown: Any = None) -> Tensor:
+def one_draw(
+    model: nn.Module, batches: Batches | _Loaded, draw: int, shown: Any = None,
+    computing: Computing = _AS_IT_IS,
+) -> Tensor:  # fmt: skip
     """Which images a single draw classifies right: bool (images,) on the CPU, in the order of ``batches``."""
     right = []
     with evaluating(model):
         for images, labels, first in batches:
             set_draw(model, draw, first)
-            right.append(predict(model, images) == labels)
+            right.append(computing.classes(model, images) == labels)
             if shown is not None:
                 shown.update()
         # on a GPU an overflow or NaN is known only once the host waits, as the next line does

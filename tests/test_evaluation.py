@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from circa_train import NoFault, TruncatedSign, UniformFault, with_stochastic_relus
 from circa_train.data import Batches, ImageSet
-from circa_train.evaluation import FIRST_DRAW, Evaluation, evaluate, has_faults, kept_draws, one_draw
+from circa_train.evaluation import (
+    FIRST_DRAW,
+    Computing,
+    Evaluation,
+    evaluate,
+    has_faults,
+    kept_draws,
+    one_draw,
+)
 from circa_train.nn.control import draw_state, set_draw, set_faults, set_specs
 
 STATISTICS = {"mean": (0.5,), "std": (0.25,)}
@@ -207,3 +215,35 @@ def test_refusals(network: nn.Module, images: ImageSet) -> None:
     set_specs(network, TruncatedSign(3, prime=65537))
     with pytest.raises(ValueError, match=r"site body\.2: .* overflow"):
         evaluate(network, images, **STATISTICS)
+
+
+@pytest.mark.parametrize(
+    ("computing", "dtype", "last"),
+    [
+        (Computing(), torch.float32, False),
+        (Computing(channels_last=True), torch.float32, True),
+        (Computing("bfloat16"), torch.bfloat16, False),
+        (Computing("bfloat16", channels_last=True), torch.bfloat16, True),
+    ],
+)
+def test_precision_and_memory_format_reach_the_sign_tests(
+    network: nn.Module, images: ImageSet, computing: Computing, dtype: torch.dtype, last: bool
+) -> None:
+    seen = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append((inputs[0].dtype, inputs[0].stride(1) == 1))
+
+    site = network.get_submodule("body.2")
+    with site.register_forward_pre_hook(look):  # type: ignore[attr-defined]
+        found = evaluate(network, images, draws=2, computing=computing, **STATISTICS)
+    assert set(seen) == {(dtype, last)}
+    assert len(found.accuracies) == 2
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    if dtype == torch.float32:
+        assert found == evaluate(network, images, draws=2, **STATISTICS)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision = 'float16' is not one of float32, bfloat16"):
+        Computing("float16")

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "circa_train"
 
 #: Each part may import the parts before it, and itself.
 ORDER = (
-    "lazy", "bars", "tricks", "user_code", "field", "files", "code_cache", "text", "philox", "fixed_point", "rescaling",
+    "lazy", "bars", "tricks", "user_code", "field", "files", "code_cache", "text", "philox", "fixed_point",
+    "rescaling",
     "fault", "gc", "kernels",
     "nn", "data", "checkpoint", "runs", "tracking", "training", "evaluation", "diagnosis", "cost", "verify",
     "export", "search", "plots", "report", "pi", "benchmark", "testing", "jobs", "config",

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from circa_train.data import Batches
-from circa_train.evaluation import FIRST_DRAW, evaluate
+from circa_train.evaluation import FIRST_DRAW, Computing, evaluate
 from circa_train.export import is_export
 from circa_train.fixed_point import frac_bits_text
 from circa_train.jobs.build import build_device
@@ -38,6 +38,7 @@ def work(job: Job) -> dict[str, Any]:
     source.converted(config.fault, plan)
     source.images(config.split)
     refuse_counts(config.draws, config.batch_size)
+    Computing(config.precision, config.channels_last)
     job.begin()
     record = evaluation_record(source, plan, config)
     accuracy = record["accuracy"]
@@ -52,7 +53,13 @@ def work(job: Job) -> dict[str, Any]:
 
 def evaluate_export(job: Job) -> dict[str, Any]:
     """An export folder is evaluated as the integer network it is, beside its float simulator."""
-    record = export_evaluation(job.cfg, job.begin)
+    config: EvaluateConfig = job.cfg
+    if Computing(config.precision, config.channels_last) != Computing():
+        raise ValueError(
+            f"precision = {config.precision}, channels_last = {config.channels_last}: the integer network of "
+            f"{config.checkpoint} computes in integers of 64 bits; leave both out"
+        )
+    record = export_evaluation(config, job.begin)
     if record["warning"]:
         job.log.warning("%s", record["warning"])
     accuracy, difference = record["accuracy"], record["difference"]
@@ -70,6 +77,7 @@ def evaluate_export(job: Job) -> dict[str, Any]:
 def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate ``source`` as ``config`` asks, and return what ``result.json`` holds for kind ``evaluate``."""
     network = source.converted(config.fault, plan)
+    computing = Computing(config.precision, config.channels_last)
     measured = evaluate(
         network,
         source.images(config.split),
@@ -80,14 +88,16 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         until_width=config.draws.until_width,
         max_draws=config.draws.most,
         progress=config.run.progress,
+        computing=computing,
     )
     metadata = source.checkpoint.metadata
     return {
         "accuracy": describe_evaluation(measured),
-        "baseline_accuracy": source.baseline(config.split, config.batch_size).mean,
+        "baseline_accuracy": source.baseline(config.split, config.batch_size, computing).mean,
         "model": describe_model(metadata["model"]),
         "data": source.splits.name,
         "split": config.split,
+        **asdict(computing),
         "checkpoint": config.checkpoint,
         "finetuned": source.finetuned,
         "equalized": bool(metadata.get("equalized")),

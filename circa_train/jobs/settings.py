@@ -217,7 +217,10 @@ class TrainConfig(_TrainingFields):
 
 @dataclass
 class EvaluateConfig:
-    """An evaluation. ``rescaling`` is for export folders: null is the one that the folder was made for."""
+    """An evaluation. ``rescaling`` is for export folders: null is the one that the folder was made for.
+    ``precision`` and ``channels_last`` say how a network computes
+    (:class:`circa_train.evaluation.Computing`).
+    """
 
     checkpoint: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -230,6 +233,8 @@ class EvaluateConfig:
     batch_size: int = 256
     sites: bool = False
     rescaling: str | None = None
+    precision: str = "float32"
+    channels_last: bool = False
 
 
 @dataclass

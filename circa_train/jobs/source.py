@@ -21,7 +21,7 @@ from torch import nn
 from circa_train import user_code
 from circa_train.checkpoint import Checkpoint, CheckpointError, adopt_foreign, load_checkpoint, load_network
 from circa_train.data import Batches, DataSplits, ImageSet
-from circa_train.evaluation import Evaluation, evaluate
+from circa_train.evaluation import Computing, Evaluation, evaluate
 from circa_train.fault import NoFault
 from circa_train.fixed_point import frac_bits_text
 from circa_train.jobs.build import build_splits, describe_data, model_arguments
@@ -62,7 +62,7 @@ class Source:
     network: nn.Module
     data_seen: str | None = None
     _fitted: dict[tuple[Any, int], int | dict[str, Any]] = field(default_factory=dict, repr=False)
-    _baselines: dict[str, Evaluation] = field(default_factory=dict, repr=False)
+    _baselines: dict[tuple[str, Computing], Evaluation] = field(default_factory=dict, repr=False)
     _relus: dict[str, int] = field(default_factory=dict, repr=False)
     _converted: tuple[Any, nn.Module] | None = field(default=None, repr=False)
 
@@ -141,19 +141,15 @@ class Source:
             self._relus.update(relu_sites(self.network, shape))
         return self._relus
 
-    def baseline(self, split: str, batch_size: int = 256) -> Evaluation:
+    def baseline(self, split: str, batch_size: int, computing: Computing) -> Evaluation:
         """Accuracy with exact ReLUs on a split."""
-        if split not in self._baselines:
-            images = self.images(split)
-            self._baselines[split] = evaluate(
-                self.network,
-                images,
-                mean=self.splits.mean,
-                std=self.splits.std,
-                draws=1,
-                batch_size=batch_size,
-            )
-        return self._baselines[split]
+        key = split, computing
+        if key not in self._baselines:
+            self._baselines[key] = evaluate(
+                self.network, self.images(split), mean=self.splits.mean, std=self.splits.std, draws=1,
+                batch_size=batch_size, computing=computing,
+            )  # fmt: skip
+        return self._baselines[key]
 
 
 def open_source(

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from circa_train.training.linearisation import BudgetNotMet
     from circa_train.training.loop import TrainingResult, train
     from circa_train.training.reduction_settings import ReductionSettings
-    from circa_train.training.settings import TrainingSettings
+    from circa_train.training.settings import PRECISIONS, TrainingSettings
 
 __all__ = [
+    "PRECISIONS",
     "BudgetNotMet",
     "Ranks",
     "ReductionSettings",
@@ -30,6 +31,7 @@ __getattr__, __dir__ = face(
         "Ranks": "distributed",
         "ReductionSettings": "reduction_settings",
         "TrainingResult": "loop",
+        "PRECISIONS": "settings",
         "TrainingSettings": "settings",
         "join_ranks": "distributed",
         "train": "loop",

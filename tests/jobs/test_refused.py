@@ -81,6 +81,7 @@ def asked(kind: str, source: Path | str, **values: Any) -> Any:
         ("evaluate", {"batch_size": 0}),
         ("evaluate", {"fault__overflow": "ignore"}),
         ("evaluate", {"rescaling": "local"}),
+        ("evaluate", {"precision": "float16"}),
         ("evaluate", {"tracker__name": "wandb", "tracker__project": "team/project"}),
         ("verify", {"verify__transport": "pigeon"}),
         ("verify", {"verify__samples": "some"}),
