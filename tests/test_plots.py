@@ -325,6 +325,12 @@ def test_a_figure_is_written_with_its_command_and_twice_alike(tmp_path: Path) ->
         save_figure(accuracy_vs_k(golden()), tmp_path / "c", command=command, formats=["eps"])
 
 
+def test_writing_a_pdf_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):  # as Hydra sets it for job.log and the console
+        save_figure(accuracy_vs_k(golden()), tmp_path / "a", command="", formats=["pdf"])
+    assert caplog.messages == []
+
+
 def test_a_point_says_what_it_is_and_how_to_make_it() -> None:
     (note,) = accuracy_vs_k([row(12, 0.9, overrides="fault.k=12")]).notes
     assert (note.x, note.y) == (12, 0.9)
