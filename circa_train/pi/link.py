@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from circa_train.gc.protocol.transport import reach
+from circa_train.gc.protocol import reach
 
 #: Bytes that a pump takes at a time.
 _PIECE = 1 << 16

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Transport,
         connect,
         memory_pair,
+        reach,
     )
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "overhead",
     "own_part",
     "pads",
+    "reach",
     "rescale_in_memory",
     "run_in_memory",
     "run_locally",
@@ -130,6 +132,7 @@ _HOMES = {
     "overhead": "messages",
     "own_part": "gating",
     "pads": "gating",
+    "reach": "transport",
     "rescale_in_memory": "session",
     "run_in_memory": "session",
     "run_locally": "local",
