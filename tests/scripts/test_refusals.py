@@ -128,6 +128,7 @@ def test_a_full_disk_that_torch_wraps_is_told() -> None:
         (["run.name=" + 300 * "a"], "File name too long"),
         (["run.root=c.pt"], "c.pt"),
         (["+epohcs=3"], "no key epohcs"),
+        (["fault.bits=12"], "did you mean fault.frac_bits?"),
     ],
 )
 def test_refusals_have_one_line(checkpoint: Path, arguments: list[str], message: str) -> None:
