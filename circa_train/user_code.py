@@ -17,7 +17,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -61,23 +61,23 @@ def was_named(reference: str) -> bool:
     return _normal(reference) in _NAMED
 
 
-def require_named(reference: str, *, trusted: bool, how: str) -> None:
-    """Refuse a reference that comes from a file, unless the user has named it or trusts the file.
+def require_named(references: Mapping[str, str], *, trusted: bool) -> None:
+    """Refuse references that come from a file, unless the user has named them or trusts the file.
 
     Args:
-        reference: as the file has it.
+        references: as the file has them, and by each what the user can say to name it.
         trusted: the user's word that code named by files may be imported.
-        how: what the user can say to name it, for the message.
 
     Raises:
-        UnnamedCode: if neither holds.
+        UnnamedCode: for all those for which neither holds.
     """
-    if not trusted and not was_named(reference):
+    unnamed = {reference: how for reference, how in references.items() if not was_named(reference)}
+    if unnamed and not trusted:
         raise UnnamedCode(
-            f"it was made with code of somebody's own, {reference}, and code is never imported because a "
-            "file says so. "
-            f"If it is yours, name it: {how}; or trust what the file says: run.trust_code=true "
-            "(in Python: trust_code=True)"
+            f"it was made with code of somebody's own, {', '.join(unnamed)}, and code is never imported "
+            "because a file says so. "
+            f"If it is yours, name it: {' '.join(unnamed.values())}; or trust what the file says: "
+            "run.trust_code=true (in Python: trust_code=True)"
         )
 
 

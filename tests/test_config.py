@@ -16,7 +16,9 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from circa_train.config.checks import check, composing
 from circa_train.config.entry import quote_paths
+from circa_train.config.errors import ending
 from circa_train.config.naming import plain, run_folder
 from circa_train.config.registration import config_folder, register
 from circa_train.config.templates import TemplateLoader
@@ -136,6 +138,18 @@ def test_a_mistyped_key_or_value_fails_at_composition_and_is_named(override: str
     with pytest.raises(ConfigCompositionException) as caught:
         compose("train", ["fault=poszero", override])
     assert names in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_an_unknown_key_of_a_group_is_told_alike_with_and_without_a_plus(
+    capsys: pytest.CaptureFixture[str], plus: str
+) -> None:
+    with pytest.raises(SystemExit), composing(), ending():
+        check(compose("train", ["fault=poszero", f"{plus}fault.bits=12"], return_hydra_config=True))
+    assert (
+        "error: there is no key fault.bits (did you mean fault.frac_bits?); fault has frac_bits, "
+        "headroom_bits, rescale_bits, seed, overflow, k, mode, prime; --help lists all there are"
+    ) in capsys.readouterr().err
 
 
 def test_an_unknown_option_lists_those_there_are() -> None:

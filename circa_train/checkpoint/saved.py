@@ -205,7 +205,7 @@ def _build(arguments: Any, path: Path, code: str | None = None, trust_code: bool
         elif user_code.is_reference(arguments["name"]):
             name = arguments["name"]
             user_code.require_named(
-                name, trusted=trust_code, how=f"model.name={name} (in Python: code='{name}')"
+                {name: f"model.name={name} (in Python: code='{name}')"}, trusted=trust_code
             )
         # A seed only so that the weights, which are overwritten, are not drawn from the caller's generator.
         return build_model(**{**arguments, "seed": 0})

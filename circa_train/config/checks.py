@@ -6,19 +6,19 @@ that fails.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from circa_train.config.errors import ending
 from circa_train.config.naming import plain
+from circa_train.config.unknown import message, unknown_keys
 from circa_train.files import missing_folders, remove_empty_folders
-from circa_train.jobs.settings import PythonFaultConfig
 
 
 class Checks(Callback):
@@ -32,6 +32,25 @@ class Checks(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with ending():
             _check_folder(config)
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """A block in which a command that does not compose ends in one line, if there is one for its error.
+
+    Hydra prints such an error itself and offers no hook for its words, so its loader is wrapped.
+    """
+    load = ConfigLoaderImpl.load_configuration
+
+    def loaded(*arguments: Any, **options: Any) -> DictConfig:
+        with ending():
+            return load(*arguments, **options)
+
+    ConfigLoaderImpl.load_configuration = loaded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
 
 
 #: Folders that this process has made for its job, the innermost first.
@@ -63,17 +82,9 @@ def check(config: DictConfig) -> None:
             not set.
     """
     _check_folder(config)
-    unknown = list(_unknown(config))
+    unknown = list(unknown_keys(config))
     if unknown:
-        known = list(_known(config))
-        told = []
-        for key in unknown:
-            names = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
-            near = difflib.get_close_matches(key, names, 1) or difflib.get_close_matches(
-                key.rpartition(".")[2], names, 1
-            )
-            told.append(f"{key} (did you mean {names[near[0]]}?)" if near else key)
-        raise ValueError(f"there is no key {', '.join(told)}; --help lists all there are")
+        raise ValueError(message(config, unknown))
     plain(config)
 
 
@@ -83,32 +94,3 @@ def _check_folder(config: DictConfig) -> None:
             "hydra.job.chdir=true would let relative paths mean other files than where the command was "
             "given; leave it out: every file of a run goes into its folder anyway"
         )
-
-
-def _unknown(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a configuration that its dataclasses do not have."""
-    kind: Any = OmegaConf.get_type(node)
-    fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
-    if kind is PythonFaultConfig:  # a sign test that is not known yet: its fields are keys here
-        fields = None
-    for key in node:
-        name = f"{prefix}{key!s}"
-        if name == "hydra":
-            continue
-        if fields is not None and key not in fields:
-            yield name
-            continue
-        value = node._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
-            yield from _unknown(value, f"{name}.")
-
-
-def _known(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The dotted keys that its dataclasses have."""
-    kind: Any = OmegaConf.get_type(node)
-    if dataclasses.is_dataclass(kind):
-        yield from (f"{prefix}{field.name}" for field in dataclasses.fields(kind))
-    for key in node:
-        value = node._get_node(key)
-        if key != "hydra" and isinstance(value, DictConfig) and not value._is_none():
-            yield from _known(value, f"{prefix}{key!s}.")

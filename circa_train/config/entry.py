@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from circa_train.config import help
+from circa_train.config.checks import composing
 from circa_train.config.registration import config_folder, register
 
 #: Overrides whose values are paths.
@@ -52,7 +53,8 @@ def entry(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
             sys.argv[1:] = quote_paths(flags_first(sys.argv[1:]))
             shown = _help(name, sys.argv[1:])
             if shown is None:
-                main()
+                with composing():
+                    main()
             else:
                 print(shown)
 
@@ -71,7 +73,7 @@ def _help(name: str, arguments: Sequence[str]) -> str | None:
         with initialize_config_dir(config_folder(), version_base="1.3"):
             return help.page(compose(name, list(arguments[1:]), return_hydra_config=True))
     except HydraException:
-        return None  # a mistyped override: Hydra says what is wrong
+        return None  # a mistyped override: the script itself says what is wrong
 
 
 #: Flags of Hydra's that take the argument after them.

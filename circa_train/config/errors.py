@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from omegaconf.errors import OmegaConfBaseException
 
+from circa_train.config.unknown import refused_by_hydra
+
 #: What a wrong value, a missing file or package, or a training that diverges raises: the message says it all.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, OverflowError)
 
@@ -32,7 +34,9 @@ def reason(error: BaseException) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         where = f" (in {error.full_key})" if getattr(error, "full_key", None) else ""
         return f"{text.splitlines()[0] if text else type(error).__name__}{where}"
-    return text or type(error).__name__ if isinstance(error, USER_ERRORS) else None
+    if isinstance(error, USER_ERRORS):
+        return text or type(error).__name__
+    return refused_by_hydra(error)
 
 
 def end(error: Exception) -> NoReturn:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from circa_train.config.checks import unmake
 from circa_train.config.errors import end, reason
 from circa_train.config.naming import expand_home, plain
+from circa_train.jobs.inputs import refuse_unnamed_code
 from circa_train.jobs.job import perform, refuse_missing, run_folder_of, work_of
 from circa_train.runs import FolderInUse, stored_results
 
@@ -41,11 +42,12 @@ def run_job(cfg: DictConfig, kind: str, *, keep_memory: bool = True) -> dict[str
     if stored is not None and not config["run"]["again"]:
         log.info("finished before, skipped: %s (run.again=true runs it again)", folder.path)
         return stored
-    if not sweeping:
-        for change in folder.stale(stored_results(folder.path.parent)):
-            log.warning("changed since the earlier result of the same command: %s", change)
     try:
         refuse_missing(config)
+        refuse_unnamed_code(config)
+        if not sweeping:
+            for change in folder.stale(stored_results(folder.path.parent)):
+                log.warning("changed since the earlier result of the same command: %s", change)
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         return perform(
             folder, OmegaConf.to_object(cfg), text, log, keep_memory=keep_memory,

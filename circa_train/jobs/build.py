@@ -67,7 +67,8 @@ def build_splits(
                 "the checkpoint does not say which data it was trained on; give data=cifar10 or another"
             )
         if user_code.is_reference(recorded["name"]):
-            user_code.require_named(recorded["name"], trusted=trust_code, how=f"data.name={recorded['name']}")
+            name = recorded["name"]
+            user_code.require_named({name: f"data.name={name}"}, trusted=trust_code)
         arguments.update({key: recorded[key] for key in _RECORDED if key in recorded})
     identity = data_identity(arguments["name"], arguments["root"])
     return _kept_splits(json.dumps(arguments), str(device), identity)

@@ -16,13 +16,11 @@ from circa_train.evaluation import check_draws
 from circa_train.fault import SignTest, TruncatedSign, sign_test_from_dict
 from circa_train.field import as_int
 from circa_train.fixed_point import FracBits, frac_bits_text
+from circa_train.jobs.inputs import FROM_CHECKPOINT, naming_its_fault
 from circa_train.jobs.mirror import MISSING
 from circa_train.jobs.settings import COMMON, DrawsConfig, FaultConfig
 from circa_train.nn import frac_bits_by_site
 from circa_train.nn.site_values import HEADROOM_BITS
-
-#: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
-FROM_CHECKPOINT = "checkpoint"
 
 #: ``fault.frac_bits`` that are found by calibration: the largest safe number for all sites, or what the law
 #: says is best for every channel.
@@ -195,9 +193,7 @@ def _know(metadata: Mapping[str, Any], trust_code: bool) -> None:
     """
     code = metadata.get("fault_code")
     if code is not None:
-        trained = {key: value for key, value in (metadata.get("fault") or {}).items() if key != "kind"}
-        fields = "".join(f" fault.{key}={value}" for key, value in trained.items())
-        user_code.require_named(code, trusted=trust_code, how=f"fault=python fault.path={code}{fields}")
+        user_code.require_named({code: naming_its_fault(metadata)}, trusted=trust_code)
         own_sign_test(code)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from circa_train.gc import relu_cost
 from circa_train.gc.circuits import ReluCircuit
-from circa_train.gc.protocol import Transport, connect
+from circa_train.gc.protocol import NobodyListens, Transport, connect
 from circa_train.jobs.job import Job
 from circa_train.jobs.serve import address_of, check_offline, stores_of
 from circa_train.jobs.two_party import InferConfig, TlsConfig
@@ -90,10 +90,13 @@ def _connected(config: InferConfig, stack: ExitStack) -> Transport:
         try:
             address = stack.enter_context(emulated((config.host, config.port), speed))
             return connect(address, config.pi.timeout, tls=tls, server_name=config.host)
-        except ConnectionError:
+        except NobodyListens as error:
             stack.close()
             if time.monotonic() >= deadline:
-                raise
+                raise NobodyListens(
+                    f"{error}: start scripts/serve.py there first, it says 'serving ...' when it is ready; "
+                    "or give wait=60, and the client waits up to 60 seconds for it"
+                ) from error
             time.sleep(0.2)
 
 

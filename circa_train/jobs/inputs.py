@@ -21,6 +21,9 @@ INPUT_KEYS = (
     "checkpoint", "teacher", "fault.path", "fault.frac_bits", "model.reduction.masks", "reduction.price.path"
 )
 
+#: The option of the groups ``model``, ``data`` and ``fault`` that stands for what the checkpoint says.
+FROM_CHECKPOINT = "checkpoint"
+
 #: Keys that may name code of the user's own, whose source file enters the result.
 CODE_KEYS = ("model.name", "data.name")
 
@@ -44,9 +47,49 @@ def input_digests(config: Mapping[str, Any]) -> dict[str, str]:
     return digests | {key: digest for key, digest in sources.items() if digest is not None}
 
 
+def refuse_unnamed_code(config: Mapping[str, Any]) -> None:
+    """Say at once, before anything is compared or loaded, what code of somebody's own a checkpoint needs and
+    the command does not name.
+
+    It goes by the metadata beside the checkpoint, which may be missing. What protects is what loading asks.
+
+    Raises:
+        UnnamedCode: naming network, data and sign test together.
+    """
+    values = flatten(config)
+    checkpoint = str(values.get("checkpoint"))
+    metadata = _beside(checkpoint)
+    references = _named_by(checkpoint)
+    needed = {
+        "model of the checkpoint": ("model.name", f"model.name={references.get('model of the checkpoint')}"),
+        "data of the checkpoint": ("data.name", f"data.name={references.get('data of the checkpoint')}"),
+        "fault of the checkpoint": ("fault.kind", naming_its_fault(metadata)),
+    }
+    asked = {
+        references[part]: how
+        for part, (key, how) in needed.items()
+        if part in references and values.get(key) == FROM_CHECKPOINT
+    }
+    try:
+        user_code.require_named(asked, trusted=bool(values.get("run.trust_code")))
+    except user_code.UnnamedCode as error:
+        raise user_code.UnnamedCode(f"{checkpoint} is not opened: {error}") from None
+
+
+def naming_its_fault(metadata: Mapping[str, Any]) -> str:
+    """What a command says to name the sign test that a checkpoint was trained with."""
+    trained = {key: value for key, value in (metadata.get("fault") or {}).items() if key != "kind"}
+    fields = "".join(f" fault.{key}={value}" for key, value in trained.items())
+    return f"fault=python fault.path={metadata.get('fault_code')}{fields}"
+
+
+def _beside(checkpoint: str) -> Mapping[str, Any]:
+    return read_json(Path(checkpoint).with_suffix(".json")) or {}
+
+
 def _named_by(checkpoint: str) -> dict[str, str]:
     """The code of somebody's own that the metadata beside a checkpoint name."""
-    metadata = read_json(Path(checkpoint).with_suffix(".json")) or {}
+    metadata = _beside(checkpoint)
     named = {
         f"{part} of the checkpoint": (metadata.get(part) or {}).get("name") for part in ("model", "data")
     }

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from circa_train.files import missing_folders, remove_empty_folders
-from circa_train.jobs.inputs import data_identity, input_digests
+from circa_train.jobs.inputs import data_identity, input_digests, refuse_unnamed_code
 from circa_train.jobs.mirror import MISSING
 from circa_train.jobs.tracked import of_job, tell, wandb_settings
 from circa_train.runs import RunFolder, Tracker, WandbSettings, build_tracker, flatten, owned
@@ -145,6 +145,7 @@ def perform(
             return stored
         try:
             refuse_missing(folder.config)
+            refuse_unnamed_code(folder.config)
             check_seeds(folder.config)
             wandb = wandb_settings(cfg.tracker)
             _prepare_process(cfg.run.threads, keep_memory)

@@ -147,7 +147,7 @@ def prepare(
         check_data_fits(arguments, splits, str(config.checkpoint))
     if own_model and user_code.is_reference(arguments["name"]):
         code = arguments["name"]
-        user_code.require_named(code, trusted=config.run.trust_code, how=f"model.name={code}")
+        user_code.require_named({code: f"model.name={code}"}, trusted=config.run.trust_code)
     arguments = removed_by_rule(config.reduction, arguments)
     network = build_model(**arguments, seed=config.seed)
     recorded = None

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from circa_train.gc.protocol import reach
+
 #: Bytes that a pump takes at a time.
 _PIECE = 1 << 16
 
@@ -58,16 +60,12 @@ def emulated(address: tuple[str, int], speed: LineSpeed) -> Iterator[tuple[str, 
     """The address to connect to, once, instead of ``address``, while the block runs.
 
     Raises:
-        ConnectionError: if nobody listens at ``address``.
+        NobodyListens: if nobody listens at ``address``.
     """
     if speed.is_plain:
         yield address
         return
-    try:
-        there = socket.create_connection(address)
-    except OSError as error:
-        raise ConnectionError(f"no party listens at {address[0]}:{address[1]} ({error})") from error
-    with there, socket.create_server(("127.0.0.1", 0)) as listening:
+    with reach(address) as there, socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=_carry, args=(listening, there, speed), daemon=True)
         thread.start()
         yield listening.getsockname()[:2]

@@ -6,8 +6,10 @@ The palette is Okabe and Ito's (2008). Printed in grey, markers and dashes still
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,7 +128,19 @@ def save_figure(
     for suffix in formats:
         target = Path(path).with_name(f"{Path(path).name}.{suffix}")
         draw = partial(figure.savefig, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata[suffix])
-        with matplotlib.rc_context({"svg.hashsalt": "circa_train", "pdf.fonttype": 42}):
+        with matplotlib.rc_context({"svg.hashsalt": "circa_train", "pdf.fonttype": 42}), _quiet_fonts():
             write_file(target, draw)
         written.append(target)
     return written
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """A PDF holds parts of fonts, and fontTools logs each part that it keeps or drops: hundreds of lines."""
+    logger = logging.getLogger("fontTools")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

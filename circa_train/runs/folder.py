@@ -218,7 +218,7 @@ class RunFolder:
             f"contents of {key} ({names.get(key)})"
             for key, digest in self.inputs.items()
             if before.get(key) != digest
-        ]
+        ] + [f"{key} was read then, and now is not" for key in before if key not in self.inputs]
 
     def start(self, config_yaml: str) -> bool:
         """Take possession: the configuration is written, and what an earlier attempt left as outcome is

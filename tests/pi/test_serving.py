@@ -119,6 +119,17 @@ def test_pictures_come_from_files_folders_arrays_and_exports(networks, folders, 
         read_pictures(str(tmp_path / "text.png"), architecture)
 
 
+@pytest.mark.parametrize("latency", [0.0, 0.001])
+def test_a_client_before_its_server_is_told_what_to_do(tmp_path, latency):
+    with Listener() as listener:
+        port = listener.address[1]
+    config = InferConfig(
+        str(tmp_path), port=port, wait=0.3, emulate=EmulateConfig(latency=latency), run=RunConfig(again=True)
+    )
+    with pytest.raises(ConnectionError, match=r"no party listens at .*scripts/serve\.py .*wait=60"):
+        run("infer", config, tmp_path / "run")
+
+
 def test_the_client_quantizes_as_the_export_does(networks):
     """The folder's own inputs come from its own images."""
     network = networks("projection")

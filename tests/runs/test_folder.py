@@ -122,6 +122,7 @@ def test_an_overwritten_checkpoint_is_named(tmp_path: Path) -> None:
         "contents of checkpoint (best.pt)"
     ]
     assert before.stale() == []
+    assert RunFolder(tmp_path, "evaluate", config).stale() == ["checkpoint was read then, and now is not"]
 
 
 def test_a_failure_is_recorded_and_a_later_start_removes_it(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def test_a_folder_that_cannot_be_made_leaves_none_of_those_above_it(tmp_path: Pa
         (["run.name=" + 300 * "a"], "File name too long"),
         (["run.root=c.pt"], "c.pt"),
         (["+epohcs=3"], "no key epohcs"),
+        (["fault.bits=12"], "did you mean fault.frac_bits?"),
     ],
 )
 def test_refusals_have_one_line(checkpoint: Path, arguments: list[str], message: str) -> None:

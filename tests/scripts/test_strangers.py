@@ -221,6 +221,9 @@ def test_code_is_never_imported_because_a_file_says_so(folder: Path, checkpoint:
         "draws.count=2",
     )
     assert trusted.returncode == 0, trusted.stderr
+    refused = script(folder, "evaluate", f"checkpoint={checkpoint}", "fault=checkpoint", "draws.count=2")
+    assert f"name it: {NETWORK} {DATA} fault=python fault.path=my.fault:LowBits fault.k=4" in refused.stderr
+    assert "changed since" not in refused.stdout + refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,11 @@ if TYPE_CHECKING:
         DEFAULT_TIMEOUT,
         FRAME_BYTES,
         Listener,
+        NobodyListens,
         Transport,
         connect,
         memory_pair,
+        reach,
     )
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Message",
     "MessageKind",
     "Multiplication",
+    "NobodyListens",
     "Outcome",
     "Party",
     "Rescaling",
@@ -79,6 +82,7 @@ __all__ = [
     "overhead",
     "own_part",
     "pads",
+    "reach",
     "rescale_in_memory",
     "run_in_memory",
     "run_locally",
@@ -112,6 +116,7 @@ _HOMES = {
     "Message": "messages",
     "MessageKind": "messages",
     "Multiplication": "beaver",
+    "NobodyListens": "transport",
     "Outcome": "session",
     "Party": "parties",
     "Rescaling": "rescaling",
@@ -127,6 +132,7 @@ _HOMES = {
     "overhead": "messages",
     "own_part": "gating",
     "pads": "gating",
+    "reach": "transport",
     "rescale_in_memory": "session",
     "run_in_memory": "session",
     "run_locally": "local",

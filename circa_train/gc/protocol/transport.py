@@ -54,6 +54,10 @@ class OverlongMessage(ConnectionError):
         self.beginning = beginning
 
 
+class NobodyListens(ConnectionError):
+    """There is no party at an address, or not yet."""
+
+
 class Transport(Protocol):
     """A two-way channel of byte strings. Closing it is what tells the peer that this party is gone."""
 
@@ -264,7 +268,8 @@ def connect(
         server_name: the name that must stand in that certificate; None is the address.
 
     Raises:
-        ConnectionError: if nobody listens there, or TLS is not agreed on.
+        NobodyListens: if nobody listens there.
+        ConnectionError: if TLS is not agreed on.
         ValueError: if ``tls`` is no client's context, or would take any certificate.
     """
     if tls is not None and tls.protocol is not ssl.PROTOCOL_TLS_CLIENT:
@@ -274,11 +279,15 @@ def connect(
             "tls takes any certificate, so anybody could be the other party: load the listener's authority "
             "with load_verify_locations and leave verify_mode at CERT_REQUIRED"
         )
+    return _transport(reach(address, timeout), timeout, tls, server=False, name=server_name or address[0])
+
+
+def reach(address: tuple[str, int], timeout: float | None = None) -> socket.socket:
+    """A bare connection; NobodyListens if there is none to be had."""
     try:
-        connection = socket.create_connection(address, timeout)
+        return socket.create_connection(address, timeout)
     except OSError as error:
-        raise ConnectionError(f"no party listens at {address[0]}:{address[1]} ({error})") from error
-    return _transport(connection, timeout, tls, server=False, name=server_name or address[0])
+        raise NobodyListens(f"no party listens at {address[0]}:{address[1]} ({error})") from error
 
 
 def _transport(
