@@ -12,6 +12,7 @@ import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -65,6 +66,24 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert place.exists(), f"{page.name}: {target}"
         headings = re.findall(r"^#+ (.*)", place.read_text(), re.MULTILINE) if part else []
         assert not part or part in map(anchor, headings), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
+    """A bar within a cell has to be escaped; outside of code, the rest of the row is cut off otherwise."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [re.sub(r"`[^`]*`|\\\|", "", row) for row in table.splitlines()]
+        for row in rows:
+            assert row.count("|") == rows[0].count("|"), f"{page.name}: {row}"
+
+
+def test_the_roles_of_docstrings_become_names_on_the_site() -> None:
+    namespace: dict[str, Any] = {"__file__": str(ROOT / "docs" / "_site" / "hooks.py")}
+    exec((ROOT / "docs" / "_site" / "hooks.py").read_text(), namespace)
+    html = ":data:<code>FAULT_KINDS</code>, :py:meth:<code>~fault.SignTest.counts</code>: <code>x</code>"
+    shown = "<code>FAULT_KINDS</code>, <code>counts</code>: <code>x</code>"
+    assert namespace["on_page_content"](html, None, None, None) == shown
 
 
 def test_the_definitions_name_their_modules() -> None:

@@ -20,9 +20,10 @@ def relu_sites(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, 
 
     Args:
         model: a plain or converted network. It is run on zeros, in evaluation mode, and left as it was. A
-        plain one is also tried out beside its converted form, on an image of noise
-        (:mod:`circa_train.nn.trial`). input_shape: one image (C, H, W) or (F,), or a batch of them (N, C, H,
-        W) or (N, F), which counts per image.
+            plain one is also tried out beside its converted form, on an image of noise
+            (:mod:`circa_train.nn.trial`).
+        input_shape: one image (C, H, W) or (F,), or a batch of them (N, C, H, W) or (N, F), which counts per
+            image.
 
     Raises:
         ConversionError: if the network cannot be traced, or a ReLU in it is none that can be replaced.

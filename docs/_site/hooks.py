@@ -1,7 +1,9 @@
-"""What mkdocs cannot do by itself: pages that lie outside of docs/, and links to files that are no pages.
+"""What mkdocs cannot do by itself: pages that lie outside of docs/, links to files that are no pages, and the
+roles of docstrings.
 
 All pages are written for the repository, where a link is the path of a file. On the site such a link leads to
-the page that was made of that file; a link to code or a folder becomes plain text.
+the page that was made of that file; a link to code or a folder becomes plain text. Docstrings are written for
+Sphinx's roles; on the site :func:`x` becomes the name alone, and of a name with a leading ~ its last part.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:(<code[^>]*>)(~?)([^<]*)(?=</code>)")
 
 
 def _outside() -> dict[str, str]:
@@ -58,3 +61,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
     fenced = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(p if p.startswith("```") else LINK.sub(replaced, p) for p in fenced)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Turn the roles of docstrings into names."""
+    return ROLE.sub(lambda role: role[1] + (role[3].rpartition(".")[2] if role[2] else role[3]), html)
