@@ -107,6 +107,18 @@ def test_where_nothing_moves_all_is_shown() -> None:
     assert where_it_moves([falling, []]) == (0, 2)
 
 
+def test_a_fault_model_of_ones_own_stands_beside_circas_where_its_severity_is_k() -> None:
+    coin = {"fault": "coin_tie", "severity": "k", "mode": None}
+    other = row(3, 0.5, fault="window", severity="low")
+    own = [row(k, accuracy, level=k, **coin) for k, accuracy in ((12, 0.94), (16, 0.7))]
+    found = gallery([row(12, 0.95), row(16, 0.9), *own, other]).figures
+    shown = curves(found["accuracy_vs_k"].axes[0])
+    assert shown["coin_tie, knee at k = 12"] == {12: 0.94, 16: 0.7}
+    assert shown["PosZero, knee at k = 12"] == {12: 0.95, 16: 0.9}
+    assert not any("window" in label for label in shown)
+    assert "accuracy_vs_coin_tie" in found
+
+
 def test_a_network_tuned_at_one_k_is_a_line_of_its_own_through_its_own_points() -> None:
     before = {18: 0.9, 20: 0.7, 21: 0.16, 22: 0.1}
     after = {18: 0.9, 20: 0.88, 21: 0.8, 22: 0.3}

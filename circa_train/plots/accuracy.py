@@ -15,7 +15,10 @@ from circa_train.runs import Row
 
 
 def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> NotedFigure:
-    """Accuracy against k: a line for each network and mode, before and after fine-tuning, with 95% bands.
+    """Accuracy against k: a line for each network and sign test, before and after fine-tuning, with 95%
+    bands.
+
+    Beside Circa's sign tests stand all fault models whose severity is their ``k``.
 
     One row of panels for each data set and split: on the left the whole fall, over those k where accuracy
     moves, on the right the same near the top, where a budget is decided. Networks that differ in their
@@ -26,7 +29,11 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> NotedFigur
     Raises:
         ValueError: if no row is an evaluation with a single k.
     """
-    rows = [row for row in rows if row.get("fault") == "truncated_sign" and row.get("k") is not None]
+    rows = [
+        row
+        for row in rows
+        if row.get("k") is not None and (row.get("fault") == "truncated_sign" or row.get("severity") == "k")
+    ]
     if not rows:
         raise ValueError("no evaluation with a truncated sign and one k for all sites")
     found = panels(rows, "k")

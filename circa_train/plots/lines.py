@@ -101,7 +101,10 @@ def fault_name(row: Row) -> str:
         return "exact"
     if row.get("fault") == "per site":
         return "one k per site"
-    return mode_name(row["mode"]) if row.get("mode") else str(row.get("fault"))
+    mode = mode_name(row["mode"]) if row.get("mode") else ""
+    if row.get("fault") == "truncated_sign" and mode:
+        return mode
+    return f"{row.get('fault')}, {mode}" if mode else str(row.get("fault"))
 
 
 def method_text(row: Row) -> str:
