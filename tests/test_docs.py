@@ -81,9 +81,7 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
 def test_the_roles_of_docstrings_become_names_on_the_site() -> None:
     namespace: dict[str, Any] = {"__file__": str(ROOT / "docs" / "_site" / "hooks.py")}
     exec((ROOT / "docs" / "_site" / "hooks.py").read_text(), namespace)
-    html = (
-        ":data:<code>FAULT_KINDS</code>, :py:meth:<code>~circa_train.SignTest.counts</code>: <code>x</code>"
-    )
+    html = ":data:<code>FAULT_KINDS</code>, :py:meth:<code>~fault.SignTest.counts</code>: <code>x</code>"
     shown = "<code>FAULT_KINDS</code>, <code>counts</code>: <code>x</code>"
     assert namespace["on_page_content"](html, None, None, None) == shown
 
