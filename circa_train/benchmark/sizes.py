@@ -17,6 +17,9 @@ class BenchmarkSizes:
     training_model: str = "resnet18"
     training_batch: int = 32
     network_pairs: int = 5
+    sweep_images: int = 1024
+    sweep_points: int = 4
+    sweep_pairs: int = 3
     law_elements: int = 2**22
     circuit_instances: int = 2**13
     circuit_pairs: int = 10

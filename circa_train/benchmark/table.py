@@ -13,6 +13,7 @@ from circa_train.benchmark.circuits import measure as measure_circuits
 from circa_train.benchmark.circuits import measure_transfer
 from circa_train.benchmark.pipeline import measure_pipelines
 from circa_train.benchmark.sizes import BenchmarkSizes
+from circa_train.benchmark.sweep_point import can_sweep, compare_sweep_point
 from circa_train.benchmark.timing import Comparison, compare
 from circa_train.benchmark.two_party import two_party_figures
 from circa_train.gc import relu_cost
@@ -66,6 +67,18 @@ def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterato
     for device in devices:
         say(f"networks on {device}")
         yield from _networks(sizes, device)
+    if sizes.sweep_pairs == 0:
+        say("no sweep in this size of benchmark")
+    elif can_sweep():
+        say("a sweep")
+        name = f"{sizes.evaluation_model}, point of a sweep of {sizes.sweep_points}, images/s, start included"
+        found = compare_sweep_point(
+            sizes.evaluation_model, images=sizes.sweep_images, points=sizes.sweep_points,
+            pairs=sizes.sweep_pairs,
+        )  # fmt: skip
+        yield _rate_row(name, found, 0)
+    else:
+        say("no sweep: the scripts are not installed (make install)")
     say("the law")
     law = speed.compare_law(sizes.law_elements, pairs=sizes.pairs)
     yield _time_row("fault_probability", "torch.relu on the same int64 tensor", law, 20)

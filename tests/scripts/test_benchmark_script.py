@@ -23,6 +23,7 @@ TINY = {
     "training_batch": 2, "network_pairs": 3, "law_elements": 100, "circuit_instances": 64, "circuit_pairs": 3,
     "pipeline_images": 64, "pipeline_pairs": 1, "profiles": "true", "two_party_model": "resnet8",
     "two_party_repeats": 3,
+    "sweep_images": 60, "sweep_points": 2, "sweep_pairs": 3,
 }  # fmt: skip
 
 
@@ -50,6 +51,7 @@ def test_every_row_is_measured_printed_and_recorded(
     assert rows["garbled tables, bytes per AND gate"]["value"] == 32
     assert rows["complete ReLU at k = 12, garbled bytes"]["value"] <= 640
     assert all(row["value"] > 0 and row["low"] <= row["high"] for row in rows.values())
+    assert rows["resnet8, point of a sweep of 2, images/s, start included"]["value"] < 1
     assert rows["label by oblivious transfer, both parties, ns"]["value"] > 0
     machine = record["result"]["machine"]
     assert machine["circuit_kernel"] in available_kernels()
