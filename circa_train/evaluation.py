@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from circa_train.bars import bar
@@ -125,7 +125,7 @@ class Evaluation:
 def half_width(values: Sequence[float]) -> float:
     """Half the width of Student's t interval (95%) for the mean of at least two values."""
     n = len(values)
-    return float(student_t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(values) / math.sqrt(n)
 
 
 def evaluate(

@@ -19,6 +19,7 @@ Where these matter, evaluate the exported integer network. The gradient is strai
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -51,9 +52,14 @@ class RescaledReLU(StochasticReLU):
 
     def __init__(self, spec: SignTest, *, bits: int, **options: Any) -> None:
         super().__init__(spec, **options)
+        _leave_to_eager()
         self.bits = check_rescale_bits(bits, spec.prime)
         self._check_bits()
         self._repeated = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _leave_to_eager()
 
     @property
     def draws_masks(self) -> bool:
@@ -104,7 +110,6 @@ class RescaledReLU(StochasticReLU):
             "do not show: convert with rescale_bits=0"
         )
 
-    @torch.compiler.disable
     def _rescale(self, y: Tensor, address: Tensor) -> Tensor:
         """y on the coarser grid, under the masks of ``address``; the gradient of y."""
         prime, quarter = self.settings.prime, self.settings.prime // 4
@@ -133,6 +138,15 @@ class RescaledReLU(StochasticReLU):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}"
+
+
+@functools.cache
+def _leave_to_eager() -> None:
+    """Keep torch.compile out of the rescaling. As a decorator this would import torch's compiler, eight
+    seconds of every script's start; so it is done when the first site is made or unpickled.
+    """
+    disabled = torch.compiler.disable(RescaledReLU._rescale)
+    RescaledReLU._rescale = disabled  # type: ignore[method-assign]
 
 
 def _may_repeat(site: RescaledReLU) -> bool:

@@ -152,6 +152,13 @@ class _Watch(TorchDispatchMode):
     because this example stays below its upper bound (ReLU6) is not meant.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asked by torch: no network is compiled while this looks on. If it had to be kept out of a
+        compilation, torch would import its compiler for that, which takes seven seconds.
+        """
+        return False
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.node: fx.Node | None = None
