@@ -147,9 +147,9 @@ class _Watch(TorchDispatchMode):
     """Sees every operation that torch executes, and looks for ReLUs among them.
 
     A tensor is remembered by one number: the weighted sum of its positive part. An operation whose result has
-    no negative element, has zeros, and has the number of an earlier tensor that had negative elements is that
-    tensor's ReLU, unless the result itself was there before (a copy, a view). What is equal to a ReLU only
-    because this example stays below its upper bound (ReLU6) is not meant.
+    no negative element, has zeros (both but for rounding), and has the number of an earlier tensor that had
+    negative elements is that tensor's ReLU, unless the result itself was there before (a copy, a view). What
+    is equal to a ReLU only because this example stays below its upper bound (ReLU6) is not meant.
     """
 
     @classmethod
@@ -192,7 +192,7 @@ class _Watch(TorchDispatchMode):
             return False
         if (number := _number(y)) is None:
             return False
-        if not (float(y.min()) == 0.0 and number > 0):
+        if not (number > 0 and abs(float(y.min())) <= _rounding(y)):
             return False
         same = [other for other in self._known.get(y.numel(), ()) if _alike(number, other)]
         return not same and any(_alike(number, other) for other in self._candidates.get(y.numel(), ()))
@@ -202,7 +202,7 @@ class _Watch(TorchDispatchMode):
         if number is None:
             return
         self._candidates.setdefault(value.numel(), [])
-        if float(value.min()) >= 0:
+        if float(value.min()) >= -_rounding(value):
             self._known.setdefault(value.numel(), []).append(number)
         elif number > 0:
             self._candidates[value.numel()].append(number)
@@ -226,6 +226,11 @@ def _number(value: Tensor) -> float | None:
         return None
     number = float((value.detach().cpu().double().clamp(min=0) * _weights(value)).sum())
     return number if math.isfinite(number) else None
+
+
+def _rounding(value: Tensor) -> float:
+    """What counts as zero: x + sqrt(x^2) of a negative x may be a rounding away from it, on either side."""
+    return 8 * torch.finfo(value.dtype).eps * float(value.detach().abs().max())
 
 
 def _alike(a: float, b: float) -> bool:
