@@ -30,6 +30,7 @@ from circa_train.plots import (
     site_histograms,
     training_curves,
 )
+from circa_train.plots.pareto import answer_row
 from circa_train.plots.series import Point, accuracy_points, pooled, where_it_moves
 from circa_train.plots.style import series_style
 
@@ -430,3 +431,11 @@ def test_training_curves_are_the_metrics() -> None:
 
 def test_twenty_series_look_different() -> None:
     assert len({(s.color, s.marker, str(s.linestyle)) for s in map(series_style, range(20))}) == 20
+
+
+@pytest.mark.parametrize(
+    ("found", "bits"),
+    [({"gates": 11.0, "joint": True}, "per-channel"), ({"gates": 11.0, "joint": False}, 20), ({}, 20)],
+)
+def test_a_joint_searchs_answer_has_scales_of_its_own(found: dict[str, Any], bits: Any) -> None:
+    assert answer_row({"frac_bits": 20, **found})["frac_bits"] == bits

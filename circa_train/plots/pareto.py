@@ -165,7 +165,8 @@ def answer_row(search: Row) -> Row:
         "mode": None if by_site else search.get("mode"),
         "k": None if by_site else search.get("k"),
         "prime": None if by_site else search.get("prime"),
-        "frac_bits": search.get("frac_bits"),
+        # a joint search gives every channel a scale; what the record has is the network's as it was
+        "frac_bits": "per-channel" if by_site and search.get("joint") else search.get("frac_bits"),
         "weights": search.get("weights"),
         "finetuned": False,
         "accuracy": search.get(f"{found}.mean"),
