@@ -26,8 +26,8 @@ from circa_train.text import aligned
 class BenchmarkRow:
     """One line: a ratio (or a number of bytes) with its quartiles, and the bound it is to keep.
 
-    ``value`` is to be at most ``bound`` if ``below``, else at least; ``detail`` holds the medians that it
-    comes from.
+    ``value`` is to be at most ``bound`` if ``below``, else at least; None: it is to be read, and keeps
+    nothing. ``detail`` holds the medians that it comes from.
     """
 
     name: str
@@ -35,12 +35,14 @@ class BenchmarkRow:
     value: float
     low: float
     high: float
-    bound: float
+    bound: float | None
     below: bool
     detail: dict[str, Any]
 
     @property
-    def reached(self) -> bool:
+    def reached(self) -> bool | None:
+        if self.bound is None:
+            return None
         return self.value <= self.bound if self.below else self.value >= self.bound
 
     @property
@@ -48,7 +50,8 @@ class BenchmarkRow:
         """Do the repetitions differ so much that they do not tell whether the bound is kept? Their quartiles
         lie further apart than a quarter of the value, with the bound between them.
         """
-        return self.high - self.low > self.value / 4 and self.low <= self.bound <= self.high
+        wide = self.high - self.low > self.value / 4
+        return self.bound is not None and wide and self.low <= self.bound <= self.high
 
 
 def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterator[BenchmarkRow]:
@@ -76,7 +79,7 @@ def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterato
             sizes.evaluation_model, images=sizes.sweep_images, points=sizes.sweep_points,
             pairs=sizes.sweep_pairs,
         )  # fmt: skip
-        yield _rate_row(name, found, 0)
+        yield _rate_row(name, found, None)
     else:
         say("no sweep: the scripts are not installed (make install)")
     say("the law")
@@ -118,9 +121,9 @@ def benchmark_table(rows: list[BenchmarkRow]) -> str:
     """The rows as aligned text."""
     lines = [["what", "against", "measured", "quartiles", "to reach", ""]]
     for row in rows:
-        bound = f"{'<=' if row.below else '>='} {row.bound:g}"
+        bound = "" if row.bound is None else f"{'<=' if row.below else '>='} {row.bound:g}"
         spread = f"{row.low:.3g} - {row.high:.3g}"
-        verdict = "reached" if row.reached else "MISSED"
+        verdict = {None: "", True: "reached", False: "MISSED"}[row.reached]
         lines.append(
             [row.name, row.against, f"{row.value:.3g}", spread, bound, verdict + ", vague" * row.vague]
         )
@@ -199,7 +202,7 @@ def _time_row(name: str, against: str, found: Comparison, bound: float) -> Bench
     return BenchmarkRow(name, against, found.ratio, found.low, found.high, bound, True, asdict(found))
 
 
-def _rate_row(name: str, found: Comparison, bound: float) -> BenchmarkRow:
+def _rate_row(name: str, found: Comparison, bound: float | None) -> BenchmarkRow:
     return BenchmarkRow(
         name, "plain ReLU", 1 / found.ratio, 1 / found.high, 1 / found.low, bound, False, asdict(found)
     )

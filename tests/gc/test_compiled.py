@@ -9,11 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from circa_train.gc.aes.engines import available_kernels
-
-if available_kernels()[0] == "numpy":
-    pytest.skip("nothing is compiled on this machine", allow_module_level=True)
-
 from circa_train.gc.aes import compiled, passes, tape
 
 FOLDER = Path(compiled.__file__).parent

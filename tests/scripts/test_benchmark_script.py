@@ -63,12 +63,14 @@ def test_every_row_is_measured_printed_and_recorded(
 
 
 def test_a_row_whose_spread_leaves_it_open_is_marked() -> None:
-    def row(low: float, value: float, high: float) -> BenchmarkRow:
-        return BenchmarkRow("a", "b", value, low, high, 1.0, True, {})
+    def row(low: float, value: float, high: float, bound: float | None = 1.0) -> BenchmarkRow:
+        return BenchmarkRow("a", "b", value, low, high, bound, True, {})
 
     clear = (row(0.8, 0.9, 0.99), row(0.1, 0.5, 0.9), row(0.9, 0.95, 1.05))
     assert not any(r.vague for r in clear), "below the bound, or narrow"
     assert row(0.8, 0.9, 1.2).vague
+    unbound = row(0.8, 0.9, 1.2, None)
+    assert (unbound.reached, unbound.vague) == (None, False), "a row to be read has no bound to reach"
     assert benchmark_table([row(0.8, 1.1, 1.2)]).splitlines()[-1].endswith("MISSED, vague")
 
 
