@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from circa_train import (
     BitWindow,
@@ -24,7 +24,6 @@ from circa_train import (
     with_stochastic_relus,
 )
 from circa_train.cost import gates_saved, network_cost
-from circa_train.data import DataSplits, ImageSet
 from circa_train.diagnosis import site_sensitivity
 from circa_train.evaluation import Evaluation, evaluate, one_draw
 from circa_train.fixed_point import to_fixed
@@ -36,13 +35,11 @@ from circa_train.nn.site_values import SiteValues, site_values
 from circa_train.search import (
     Answer,
     SearchSettings,
-    allocate_gates,
     fault_file,
     search_truncation,
     summary,
     write_fault_file,
 )
-from circa_train.search import by_gates as by_gates_module
 from circa_train.search import judging as judging_module
 from circa_train.search.allocation import Tables, greedy_path, last_accepted
 from circa_train.search.choices import as_it_is, by_the_law
@@ -50,56 +47,16 @@ from circa_train.search.confirmation import seen_before
 from circa_train.search.harm import tables_of as tables_by_law
 from circa_train.search.judging import OVER, UNDECIDED, WITHIN, margin_of, verdict
 from circa_train.search.store import Store
-
-POSZERO = TruncatedSign(0)
-SETTINGS = SearchSettings(budget=0.05, draws=3, max_draws=12, trials=4, images=60, margin=1.0)
-PLAIN = replace(SETTINGS, joint=False, margin=0.0)
-
-
-class Levels(nn.Module):
-    """Four classes, told by which of four inputs is large; two more sites that matter hardly and not at all.
-
-    The classes' pre-activations are 0.8 at frac_bits 16, so 2^16 is where truncation zeroes them: k = 15 is
-    harmless, and at k = 18 nearly every answer is lost. ``faint`` adds a hundredth of a noise, ``dead`` adds
-    nothing.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.main, self.faint, self.dead = nn.ReLU(), nn.ReLU(), nn.ReLU()
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1) * self.scale
-        classes = self.main(x[:, :4])
-        side = self.faint(x[:, 4:]).repeat(1, 8)
-        return classes + 0.01 * side[:, :4] + 0.0 * self.dead(side - 0.2)[:, :4]
-
-
-class OneSite(Levels):
-    """The same without the sites that could be treated differently."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.main(x.flatten(1)[:, :4] * self.scale)
-
-
-def level_images(count: int, seed: int) -> ImageSet:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 4, (count,), generator=generator)
-    small = torch.randint(0, 40, (count, 4), generator=generator)
-    pixels = torch.cat(
-        [F.one_hot(labels, 4) * 164 + small, torch.randint(0, 255, (count, 12), generator=generator)], 1
-    )
-    return ImageSet(pixels.to(torch.uint8).reshape(count, 1, 4, 4), labels)
-
-
-def make_splits(validation: int = 100, test: int = 100) -> DataSplits:
-    train, held_out, final = level_images(4, 0), level_images(validation, 1), level_images(test, 2)
-    return DataSplits("levels", train, held_out, final, ("a", "b", "c", "d"), mean=(0.0,), std=(1.0,))
-
-
-def converted(model: nn.Module | None = None, seed: int = 3) -> nn.Module:
-    return with_stochastic_relus(model or Levels(), NoFault(), frac_bits=16, seed=seed).eval()
+from tests.search.levels import (
+    PLAIN,
+    POSZERO,
+    SETTINGS,
+    Levels,
+    OneSite,
+    converted,
+    level_images,
+    make_splits,
+)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 31])
@@ -467,114 +424,6 @@ def test_the_network_comes_back_as_it_was() -> None:
     assert {name: relu.spec for name, relu in stochastic_relus(network).items()} == before
     assert {relu.frac_bits for relu in stochastic_relus(network).values()} == {16}
     assert set(map(tuple, draw_state(network).values())) == {(9, 4)}
-
-
-GATES = SearchSettings(gates=11, draws=3, images=60)
-
-
-def path_by_the_law(network: nn.Module, splits: DataSplits) -> tuple[Tables, list[tuple[int, ...]]]:
-    """The tables and the greedy path of a network, put together from the parts."""
-    seen = site_values(network, [splits.train.images[:60].float() / 255], importance=True)
-    choices = by_the_law(seen, POSZERO, first_k=GATES.first_k, headroom_bits=GATES.headroom_bits)
-    tables = tables_by_law(choices, list(relu_sites(network, (1, 4, 4))))
-    return tables, greedy_path(tables)
-
-
-@pytest.mark.parametrize("gates", [1, 1.5, 7.3, 11, 20, 31, 99])
-def test_the_law_allocates_a_number_of_gates(gates: float) -> None:
-    """The answer has as many at most, and the step before it on the path of least harm has more."""
-    network, splits = converted(), replace(make_splits(), train=level_images(60, 0))
-    found = allocate_gates(network, splits, POSZERO, replace(GATES, gates=gates))
-    tables, path = path_by_the_law(network, splits)
-    limit = gates * sum(relus for _, relus in found.sites)
-    place = path.index(found.chosen.ks)
-    assert tables.total_gates(path[place]) <= limit
-    assert place == 0 or tables.total_gates(path[place - 1]) > limit
-    assert (found.candidates, found.runs) == (len(path), 1)
-    assert found.chosen.specs == found.chosen_test.specs
-    assert tables.total_gates((found.same_k,) * 3) <= limit
-    assert found.same_k == 0 or tables.total_gates((found.same_k - 1,) * 3) > limit
-    assert {relu.spec for relu in stochastic_relus(network).values()} == {NoFault()}, "as it was"
-    assert {relu.frac_bits for relu in stochastic_relus(network).values()} == {16}
-
-
-def test_an_allocation_of_gates_says_what_was_measured_and_confirms_nothing(tmp_path: Path) -> None:
-    splits, lines = replace(make_splits(), train=level_images(60, 0)), list[str]()
-    found = allocate_gates(converted(), splits, POSZERO, GATES, report=lines.append)
-    answer = Answer.of(found, GATES, seconds=lambda relus, gates: 1e-6 * gates)
-    record = json.loads(json.dumps(answer.record(), allow_nan=False))
-    unsaid = ("budget", "confirmed", "uniform", "scaled", "saved", "beats_uniform", "k", "margin")
-    assert {record[key] for key in unsaid} == {None}
-    assert record["gates"] == 11
-    assert record["chosen"]["and_gates"] <= 11 * record["relus"]
-    tables, _ = path_by_the_law(converted(), splits)
-    assert record["harm"] == pytest.approx(tables.total_harm(found.chosen.ks), rel=1e-5)  # x / 255 rounds
-    for split in ("validation", "test"):
-        said = record["chosen"][split]
-        assert said["verdict"] == "measured"
-        assert said["loss"]["low"] <= said["loss"]["mean"] <= said["loss"]["high"]
-        assert len(said["accuracy"]["draws"]) == GATES.draws
-    text = summary(answer, tmp_path / "fault.yaml")
-    assert "CONFIRMED" not in text
-    assert "AND gates per sign test on average, at most 11 asked" in text
-    assert "test images: k = " in text
-    assert "with exact ReLUs" in text
-    assert "divergence" in lines[0]
-
-    specs, frac_bits = read_fault_file(write_fault_file(tmp_path / "fault.yaml", answer, [text]))
-    fresh = with_stochastic_relus(Levels(), specs, frac_bits=frac_bits, seed=3)
-    for judged, images in ((found.chosen, splits.validation), (found.chosen_test, splits.test)):
-        again = evaluate(fresh, images, mean=splits.mean, std=splits.std, draws=GATES.draws, batch_size=7)
-        assert again == judged.evaluation
-
-
-def test_gates_of_the_network_as_it_is_and_of_one_k() -> None:
-    """``joint`` and ``per_site`` mean what they mean in a search."""
-    splits = replace(make_splits(), train=level_images(60, 0))
-    plain = allocate_gates(converted(), splits, TruncatedSign(0, "negpass"), replace(GATES, joint=False))
-    assert plain.chosen.choices.name == "as it is"
-    assert {spec.mode for spec in plain.chosen.specs.values()} == {"negpass"}
-    assert plain.chosen.choices.frac_bits_of(plain.chosen.ks) == 16
-    assert len(set(plain.chosen.ks)) > 1
-    same = allocate_gates(converted(), splits, POSZERO, replace(GATES, per_site=False))
-    assert same.chosen.ks == (same.same_k,) * 3 == (20,) * 3
-    assert same.candidates == 31
-
-
-def test_an_allocation_of_gates_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits, path = replace(make_splits(), train=level_images(60, 0)), tmp_path / "measured.json"
-    whole = allocate_gates(converted(), splits, POSZERO, GATES)
-    left = [3]  # the exact network and two draws
-
-    def counted(*args: object) -> Tensor:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return one_draw(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(judging_module, "one_draw", counted)
-    with pytest.raises(KeyboardInterrupt):
-        allocate_gates(converted(), splits, POSZERO, GATES, store_path=path, identity="a")
-    left[0] = 1 + GATES.draws + 1 - 3 + GATES.draws  # what is missing on validation, and all on test images
-    assert allocate_gates(converted(), splits, POSZERO, GATES, store_path=path, identity="a") == whole
-    assert left == [0]
-
-
-def test_gates_out_of_reach_and_what_goes_without_a_budget() -> None:
-    splits = make_splits()
-    with pytest.raises(ValueError, match=r"gates = 0\.5: .* 1 AND gate at least, at k = 30; give gates=1"):
-        allocate_gates(converted(), splits, POSZERO, replace(GATES, gates=0.5))
-    with pytest.raises(ValueError, match="gates = None"):
-        allocate_gates(converted(), splits, POSZERO, SETTINGS)
-    with pytest.raises(ValueError, match=r"gates = 11: .* call allocate_gates"):
-        search_truncation(converted(), splits, POSZERO, GATES)
-    for name, value in (("budget", 0.02), ("margin", 1.0), ("trials", 2), ("max_draws", 9)):
-        with pytest.raises(ValueError, match=f"{name} = {value} and gates = 11: .*leave out one"):
-            replace(GATES, **{name: value})  # type: ignore[arg-type]
-    assert replace(GATES, draws=60).looks == [60]
-    tables = Tables(((2, 1),), ((0.0, 1.0),))
-    with pytest.raises(ValueError, match="no allocation has at most 0.5"):
-        by_gates_module.first_within(tables, greedy_path(tables), 0.5)
 
 
 def test_refusals() -> None:
