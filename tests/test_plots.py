@@ -352,7 +352,8 @@ def test_the_gallery_draws_what_there_is_and_says_what_is_missing() -> None:
         "fault_probability_poszero", "fault_probability_negpass",
     }  # fmt: skip
     assert set(drawn.left_out) == {
-        "accuracy_vs_rate", "accuracy_vs_seconds", "site_histograms", "site_harm", "training_curves",
+        "accuracy_vs_rate", "accuracy_vs_seconds", "loss_vs_compared_bits", "site_histograms", "site_harm",
+        "training_curves",
     }  # fmt: skip
     several = [site("relu", 12), site("relu", 12, run="other", checkpoint="runs/b/best.pt", network="b c")]
     mixed = gallery([*golden(), row(model="resnet32")], several)

@@ -34,6 +34,8 @@ def work(job: Job) -> dict[str, Any]:
     check_fault(config.fault)
     device = build_device(config.run.device)
     source = open_source(config.checkpoint, config.model, config.data, device, config.run.trust_code)
+    if config.fold_batchnorm:
+        source = source.folded()
     plan = build_fault(config.fault, source.checkpoint.metadata, config.run.trust_code)
     source.converted(config.fault, plan)
     source.images(config.split)
@@ -54,10 +56,11 @@ def work(job: Job) -> dict[str, Any]:
 def evaluate_export(job: Job) -> dict[str, Any]:
     """An export folder is evaluated as the integer network it is, beside its float simulator."""
     config: EvaluateConfig = job.cfg
-    if Computing(config.precision, config.channels_last) != Computing():
+    if config.fold_batchnorm or Computing(config.precision, config.channels_last) != Computing():
         raise ValueError(
-            f"precision = {config.precision}, channels_last = {config.channels_last}: the integer network of "
-            f"{config.checkpoint} computes in integers of 64 bits; leave both out"
+            f"precision = {config.precision}, channels_last = {config.channels_last}, fold_batchnorm = "
+            f"{config.fold_batchnorm}: the integer network of {config.checkpoint} computes in integers of 64 "
+            "bits, its BatchNorm folded; leave them out"
         )
     record = export_evaluation(config, job.begin)
     if record["warning"]:
@@ -98,6 +101,7 @@ def evaluation_record(source: Source, plan: FaultPlan, config: EvaluateConfig) -
         "data": source.splits.name,
         "split": config.split,
         **asdict(computing),
+        "fold_batchnorm": config.fold_batchnorm,
         "checkpoint": config.checkpoint,
         "finetuned": source.finetuned,
         "equalized": bool(metadata.get("equalized")),

@@ -12,7 +12,7 @@ from typing import Any
 from circa_train.files import write_text
 from circa_train.jobs.settings import PlotConfig
 from circa_train.jobs.tracked import plot_settings, show_plots
-from circa_train.plots import gallery, save_figure
+from circa_train.plots import gallery, knees, save_figure
 from circa_train.report import Content, report_page
 from circa_train.runs import Row, collect, describe_collection, format_rows, select, site_rows, write_csv
 from circa_train.runs.metrics import METRICS_NAME, read_metrics
@@ -24,9 +24,9 @@ REPORT = "report.html"
 
 
 def work(config: PlotConfig, command: str) -> None:
-    """Write ``results.csv``, the figures and, if asked, ``report.html`` into ``config.out``, and print what
-    was found. With ``tracker=wandb_offline`` or ``wandb_online`` Weights & Biases gets the same table and
-    figures.
+    """Write ``results.csv``, ``knees.csv``, the figures and, if asked, ``report.html`` into ``config.out``,
+    and print what was found. With ``tracker=wandb_offline`` or ``wandb_online`` Weights & Biases gets the same
+    table and figures.
 
     Args:
         config: what to collect, and where to write.
@@ -47,6 +47,12 @@ def work(config: PlotConfig, command: str) -> None:
     )
     out = Path(config.out)
     written = [write_csv(rows, out / "results.csv")]
+    if table_of_knees := knees(
+        [row for row in rows if row["kind"] == "evaluate"],
+        [row for row in rows if row["kind"] == "search"],
+        tolerance=config.tolerance,
+    ):
+        written.append(write_csv(table_of_knees, out / "knees.csv"))
     drawn = gallery(
         rows, sites, allocations=allocations, histories=histories(rows), tolerance=config.tolerance
     )

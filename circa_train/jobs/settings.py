@@ -219,7 +219,8 @@ class TrainConfig(_TrainingFields):
 class EvaluateConfig:
     """An evaluation. ``rescaling`` is for export folders: null is the one that the folder was made for.
     ``precision`` and ``channels_last`` say how a network computes
-    (:class:`circa_train.evaluation.Computing`).
+    (:class:`circa_train.evaluation.Computing`), ``fold_batchnorm`` that BatchNorm is a part of the
+    convolutions before it (:func:`circa_train.nn.with_folded_batch_norms`).
     """
 
     checkpoint: str = MISSING
@@ -235,6 +236,7 @@ class EvaluateConfig:
     rescaling: str | None = None
     precision: str = "float32"
     channels_last: bool = False
+    fold_batchnorm: bool = False
 
 
 @dataclass

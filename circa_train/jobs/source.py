@@ -35,6 +35,7 @@ from circa_train.nn import (
     relu_sites,
     set_frac_bits,
     set_specs,
+    with_folded_batch_norms,
     with_stochastic_relus,
     without_faults,
 )
@@ -44,6 +45,9 @@ _log = logging.getLogger(__name__)
 #: Training images that fraction bits are fitted on, and how many at a time.
 _CALIBRATION_IMAGES = 1024
 _CALIBRATION_BATCH = 256
+
+#: Training images on which a network is compared with itself after its BatchNorm was folded.
+_COMPARED_IMAGES = 4
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Source:
     _baselines: dict[tuple[str, Computing], Evaluation] = field(default_factory=dict, repr=False)
     _relus: dict[str, int] = field(default_factory=dict, repr=False)
     _converted: tuple[Any, nn.Module] | None = field(default=None, repr=False)
+    _folded: Source | None = field(default=None, repr=False)
 
     @property
     def finetuned(self) -> bool:
@@ -133,6 +138,25 @@ class Source:
         set_frac_bits(network, bits)
         set_specs(network, plan.faults)
         return network
+
+    def folded(self) -> Source:
+        """The same source with BatchNorm folded into the convolutions before it; the same object each time.
+
+        Raises:
+            ValueError: if there is nothing to fold, or folding fails.
+        """
+        if self._folded is None:
+            images = self.splits.train.subset(torch.arange(min(_COMPARED_IMAGES, len(self.splits.train))))
+            batches = Batches(images, _COMPARED_IMAGES, mean=self.splits.mean, std=self.splits.std)
+            network, names = with_folded_batch_norms(self.network, example=next(iter(batches))[0])
+            if not names:
+                raise ValueError(
+                    f"fold_batchnorm = true: in {self.checkpoint.path} no BatchNorm directly follows a "
+                    "convolution; leave it out"
+                )
+            _log.info("BatchNorm folded into the convolutions before it: %d", len(names))
+            self._folded = Source(self.checkpoint, self.splits, network, self.data_seen)
+        return self._folded
 
     def relus(self) -> dict[str, int]:
         """ReLUs per image by site, in the order of execution."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         without_faults,
     )
     from circa_train.nn.convert import with_exact_relus, with_stochastic_relus
+    from circa_train.nn.folding import with_folded_batch_norms
     from circa_train.nn.models.own import check_name
     from circa_train.nn.models.registry import build_model, translate_keys
     from circa_train.nn.module_tree import module_at, put_module
@@ -71,6 +72,7 @@ __all__ = [
     "trace",
     "translate_keys",
     "with_exact_relus",
+    "with_folded_batch_norms",
     "with_stochastic_relus",
     "without_faults",
 ]
@@ -110,6 +112,7 @@ __getattr__, __dir__ = face(
         "trace": "tracing.trace",
         "translate_keys": "models.registry",
         "with_exact_relus": "convert",
+        "with_folded_batch_norms": "folding",
         "with_stochastic_relus": "convert",
         "without_faults": "control",
     },

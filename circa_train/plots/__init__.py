@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from circa_train.plots.accuracy import accuracy_vs_k, accuracy_vs_rate, accuracy_vs_severity
 from circa_train.plots.answer import site_harm
+from circa_train.plots.compared_bits import knees, loss_vs_compared_bits
 from circa_train.plots.gallery import Gallery, gallery
 from circa_train.plots.histograms import site_histograms
 from circa_train.plots.law import fault_probability_curves
@@ -32,6 +33,8 @@ __all__ = [
     "fault_probability_curves",
     "gallery",
     "knee",
+    "knees",
+    "loss_vs_compared_bits",
     "pareto_front",
     "save_figure",
     "site_fault_rates",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from circa_train.plots.drawing import draw_line, draw_panels, exact_lines, grid, knee_limits, legend, say_flat
-from circa_train.plots.lines import Line, Panel, panels
+from circa_train.plots.lines import Panel, held_against, panels
 from circa_train.plots.series import knee, require_one, where_it_moves
 from circa_train.plots.style import NotedFigure, dress, series_style, whole_numbers
 from circa_train.runs import Row
@@ -60,7 +60,7 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> NotedFigur
 def _draw_k(
     figure: NotedFigure, axes: Axes, panel: Panel, tolerance: float, *, notes: bool = True
 ) -> None:
-    baselines = {line.label: _baseline(line, panel) for line in panel.lines}
+    baselines = {line.label: held_against(line, panel) for line in panel.lines}
     for index, line in enumerate(panel.lines):
         at, exact = None, baselines[line.label]
         if exact is not None and len(line.points) > 1:
@@ -87,17 +87,6 @@ def _draw_k(
         xlabel=f"truncated bits k{more}",
         ylabel=f"{panel.split} accuracy" if notes else "",
     )
-
-
-def _baseline(line: Line, panel: Panel) -> float | None:
-    """What a line is held against: of a fine-tuned network the exact accuracy of the network as it was, where
-    the panel has one of the same model.
-    """
-    if not line.tuned:
-        return line.baseline
-    model = line.rows[0].get("model")
-    plain = [each for each in panel.lines if not each.tuned and each.rows[0].get("model") == model]
-    return plain[0].baseline if plain else line.baseline
 
 
 def accuracy_vs_rate(rows: Sequence[Row]) -> NotedFigure:

@@ -10,6 +10,7 @@ from typing import Any
 
 from circa_train.plots.accuracy import accuracy_vs_k, accuracy_vs_rate, accuracy_vs_severity
 from circa_train.plots.answer import site_harm
+from circa_train.plots.compared_bits import loss_vs_compared_bits
 from circa_train.plots.histograms import site_histograms
 from circa_train.plots.law import fault_probability_curves
 from circa_train.plots.pareto import accuracy_vs_bytes, accuracy_vs_seconds
@@ -73,6 +74,7 @@ def gallery(
     for fault in sorted(others - {"truncated_sign", "uniform"}):  # these two have figures of their own
         draw(f"accuracy_vs_{fault}", partial(accuracy_vs_severity, evaluations, fault))
     searches = [row for row in rows if row["kind"] == "search"]
+    draw("loss_vs_compared_bits", lambda: loss_vs_compared_bits(evaluations, searches, tolerance=tolerance))
     draw("accuracy_vs_bytes", lambda: accuracy_vs_bytes(evaluations, searches))
     inferences = [row for row in rows if row["kind"] == "infer"]
     draw("accuracy_vs_seconds", lambda: accuracy_vs_seconds(evaluations, inferences, searches))

@@ -59,6 +59,17 @@ class Panel:
     lines: tuple[Line, ...]
 
 
+def held_against(line: Line, panel: Panel) -> float | None:
+    """What a line is held against: of a fine-tuned network the exact accuracy of the network as it was, where
+    the panel has one of the same model.
+    """
+    if not line.tuned:
+        return line.baseline
+    model = line.rows[0].get("model")
+    plain = [each for each in panel.lines if not each.tuned and each.rows[0].get("model") == model]
+    return plain[0].baseline if plain else line.baseline
+
+
 def panels(rows: Sequence[Row], column: str) -> list[Panel]:
     """The rows by data set and split, and within as lines of accuracy against ``column``."""
     by_data = group(rows, lambda row: (str(row.get("data")), str(row.get("split"))))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from circa_train.runs import Row
+
+#: What severity is counted in.
+Number = TypeVar("Number", int, float)
 
 
 class MixedExperiments(ValueError):
@@ -129,7 +132,7 @@ def across(points: Sequence[Point]) -> Point:
     )
 
 
-def knee(accuracy: Mapping[int, float], baseline: float, tolerance: float = 0.01) -> int | None:
+def knee(accuracy: Mapping[Number, float], baseline: float, tolerance: float = 0.01) -> Number | None:
     """The largest measured k up to which nothing is lost yet.
 
     That is the largest k such that at it, and at every smaller measured k, the accuracy is at least
