@@ -25,8 +25,8 @@ REPORT = "report.html"
 
 def work(config: PlotConfig, command: str) -> None:
     """Write ``results.csv``, ``knees.csv``, the figures and, if asked, ``report.html`` into ``config.out``,
-    and print what was found. With ``tracker=wandb_offline`` or ``wandb_online`` Weights & Biases gets the same
-    table and figures.
+    and print what was found. With ``tracker=wandb_offline`` or ``wandb_online`` Weights & Biases gets the
+    same table and figures.
 
     Args:
         config: what to collect, and where to write.
