@@ -4,7 +4,9 @@
 
 Nothing of it is run, so a machine without AVX-512 can count what one with it would do. The loop is the
 smallest one that holds an instruction of its kind (a multiplication of masks, a round of AES). Where LLVM's
-llvm-mca is installed, its estimate of the cycles stands beside the count; it takes memory to be free.
+llvm-mca is installed, its estimate of the cycles stands beside the count; it takes memory to be free. The
+masks of AArch64 are the same LLVM code, given to LLVM's other compiler; circuits have none there (OpenSSL and
+numpy compute them).
 """
 
 import json
@@ -20,6 +22,7 @@ TARGETS = (
     ("SSE2, AES-NI", "westmere", "+aes", "256", 1),
     ("AVX2, VAES of 256 bits", "znver3", "+vaes,+aes,+avx2", "256", 2),
     ("AVX-512, VAES of 512 bits", "icelake-server", WIDE, "512", 4),
+    ("AArch64, NEON", "neoverse-n1", None, "256", 0),
 )  # fmt: skip
 
 
@@ -29,7 +32,7 @@ def loop(assembly: str, mark: str) -> list[str]:
     for number, line in enumerate(lines):
         if found := re.match(r"(\.LBB\d+_\d+):", line):
             labels[found[1]] = number
-        found = re.search(r"\sj\w+\s+(\.LBB\d+_\d+)", line)
+        found = re.search(r"\s(?:j\w+|b\.\w+)\s+(\.LBB\d+_\d+)", line)
         if found and found[1] in labels:
             body = [
                 text for text in lines[labels[found[1]] + 1 : number + 1]
@@ -52,6 +55,19 @@ def cycles(body: list[str], cpu: str) -> float | None:
     return int(found[1]) / 100 if found else None
 
 
+def for_aarch64(function, cpu: str) -> str:
+    """The assembly that LLVM makes of a compiled function for AArch64."""
+    from llvmlite import binding
+
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    code = function.inspect_llvm(function.signatures[0])
+    for pattern in (r"target (triple|datalayout) = .*", r'"target-(cpu|features)"="[^"]*"'):
+        code = re.sub(pattern, "", code)
+    machine = binding.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu=cpu, opt=3)
+    return machine.emit_assembly(binding.parse_assembly(code))
+
+
 def count(width: int, cpu: str) -> dict:
     """Instructions and cycles of a mask, and of an AND gate garbled and evaluated."""
     from numba import njit, types
@@ -64,6 +80,9 @@ def count(width: int, cpu: str) -> dict:
         numbers = above, c2, c3, k0, k1, prime, threshold
         philox._draw(numbers, base, steps, lanes, found, rejected)
 
+    if not width:
+        body = loop(for_aarch64(masks, cpu), "umull")
+        return {"mask": (len(body) / (4 * philox._STEP), None)}
     together = passes.together(width)
     kinds = {
         "mask": (masks, "pmuludq", 4 * philox._STEP),
@@ -83,7 +102,9 @@ if len(sys.argv) > 1:
     sys.exit()
 print("| target | | instructions | cycles by llvm-mca |\n|---|---|---|---|")
 for name, cpu, features, bits, width in TARGETS:
-    variables = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "CIRCA_TRAIN_VECTOR_BITS": bits}
+    variables = {"CIRCA_TRAIN_VECTOR_BITS": bits}
+    if features is not None:
+        variables |= {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
     command = [sys.executable, __file__, str(width), cpu]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
     if done.returncode:
