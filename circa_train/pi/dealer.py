@@ -17,7 +17,7 @@ import numpy as np
 
 from circa_train.export.layers import Layer
 from circa_train.gc.aes import Randomness, to_field
-from circa_train.gc.protocol import Listener, MessageKind, Transport, connect
+from circa_train.gc.protocol import Listener, MessageKind, NobodyListens, Transport, connect
 from circa_train.pi.line import Line
 from circa_train.pi.linear import Values, linear_maps
 from circa_train.pi.masks import ClientMasks
@@ -125,7 +125,13 @@ def asking_for_client(
 def _request(
     address: tuple[str, int], role: int, number: bytes, digest: bytes, images: int, timeout: float
 ) -> Iterator[tuple[Line, bytes]]:
-    line = Line(connect(address, timeout))
+    try:
+        line = Line(connect(address, timeout))
+    except NobodyListens as error:
+        raise NobodyListens(
+            f"the dealer is not there: {error}; start scripts/deal.py first, and give both parties its address "
+            "(pi.dealer=HOST:PORT), or leave that out on both sides: the server then starts one of its own"
+        ) from error
     line.enter("dealer")
     try:
         line.send(MessageKind.REQUEST, _REQUEST.pack(role, images, number, digest))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from circa_train.export.layers import ExportError
-from circa_train.gc.protocol import Listener, connect, memory_pair
+from circa_train.gc.protocol import Listener, NobodyListens, connect, memory_pair
 from circa_train.pi import handshake
 from circa_train.pi.architecture import Architecture, ArchitectureError
 from circa_train.pi.clear import logits_under
@@ -253,6 +253,13 @@ def test_the_dealer_answers_each_party_once(networks):
             ask_for_server(dealer, number, digest, 1, 60.0)
         with pytest.raises(ConnectionError, match="dealer refused"):
             ask_for_server(dealer, bytes(16), bytes(32), 1, 60.0)
+
+
+def test_a_dealer_that_is_not_there_is_named_with_what_to_do():
+    with socket.socket() as taken:  # a port that is bound, and listens to nobody
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(NobodyListens, match=r"the dealer is not there: .*scripts/deal\.py.*pi\.dealer="):
+            ask_for_server(taken.getsockname(), bytes(16), bytes(32), 1, 1.0)
     seeds = [Dealer(network)._seed(number, 1) for _ in range(2)]
     assert seeds[0] != seeds[1]  # another dealer has other secrets
 
