@@ -129,7 +129,7 @@ def _request(
         line = Line(connect(address, timeout))
     except NobodyListens as error:
         raise NobodyListens(
-            f"the dealer is not there: {error}; start scripts/deal.py first, and give both parties its address "
+            f"the dealer is not there: {error}; start scripts/deal.py, and give both parties its address "
             "(pi.dealer=HOST:PORT), or leave that out on both sides: the server then starts one of its own"
         ) from error
     line.enter("dealer")
