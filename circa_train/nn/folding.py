@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from circa_train.nn.blocks import has_hooks
 from circa_train.nn.control import stochastic_relus
+from circa_train.nn.mirror import ancestors
 from circa_train.nn.module_tree import put_module
 from circa_train.nn.tracing.errors import ConversionError
 from circa_train.nn.tracing.trace import trace
@@ -90,8 +91,11 @@ def _pairs(model: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
             continue
         convolution = modules[str(source.target)]
         fits = _CONVOLUTIONS.get(type(convolution)) is type(norm)
-        if fits and norm.running_mean is not None and alone(node) and alone(source):
-            found.append((str(source.target), str(node.target)))
+        names = str(source.target), str(node.target)
+        between = ancestors({names[0]}) ^ ancestors({names[1]})  # blocks that end or begin between them
+        watched = any(has_hooks(modules[block]) for block in between)
+        if fits and norm.running_mean is not None and alone(node) and alone(source) and not watched:
+            found.append(names)
     return found
 
 

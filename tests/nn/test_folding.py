@@ -110,6 +110,19 @@ def test_what_may_not_be_folded_stays(case: str) -> None:
     assert torch.equal(folded(images), model(images))
 
 
+def test_a_hook_of_a_block_between_the_two_is_kept() -> None:
+    model = lively(nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 3)), nn.BatchNorm2d(3), nn.ReLU())).eval()
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    with model[0].register_forward_hook(lambda module, inputs, output: output + 1):
+        folded, names = with_folded_batch_norms(model)
+        assert names == ()
+        assert torch.equal(folded(images), model(images))
+    with model.register_forward_hook(lambda module, inputs, output: output + 1):  # it sees the same values
+        folded, names = with_folded_batch_norms(model)
+        assert names == ("1",)
+        assert torch.allclose(folded(images), model(images), atol=1e-5)
+
+
 def test_the_allowed_form_of_these_cases_is_folded() -> None:
     assert with_folded_batch_norms(Tail(lambda m, x: m.b(m.a(x))))[1] == ("b",)
 
