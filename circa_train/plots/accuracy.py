@@ -37,7 +37,10 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> NotedFigur
         raise ValueError("no evaluation with a truncated sign and one k for all sites")
     found = panels(rows, "k")
     near = [knee_limits([line.points for line in panel.lines]) for panel in found]
-    figure, axes = grid([len(panel.lines) + 1 for panel in found], 2 if any(near) else 1)
+    entries = [
+        [f"{line.label}, knee at k = 20" for line in panel.lines] + ["exact ReLU, 88.0%"] for panel in found
+    ]
+    figure, axes = grid(entries, 2 if any(near) else 1)
     for panel, (whole, *zoomed), limits in zip(found, axes, near, strict=True):
         _draw_k(figure, whole, panel, tolerance)
         low, high = where_it_moves([line.points for line in panel.lines])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import FormatStrFormatter
 
-from circa_train.plots.drawing import describe, legend
+from circa_train.plots.drawing import describe, grid, legend
 from circa_train.plots.lines import Line, Panel, fault_name, held_against, method_text, panels
 from circa_train.plots.pareto import answer_row
 from circa_train.plots.series import Point, knee, where_it_moves
@@ -93,9 +93,7 @@ def loss_vs_compared_bits(
         ValueError: if no evaluation has compared bits.
     """
     drawn = curves(rows, searches)
-    figure = NotedFigure(figsize=(8.6, 4.6 + 0.13 * len(drawn)), layout="constrained")
-    (part,) = figure.subfigures(1, 1, squeeze=False)[0]
-    axes = part.subplots()
+    figure, ((axes,),) = grid([[f"{curve.label}: 20" for curve in drawn]], 1)
     for index, curve in enumerate(drawn):
         style, points = series_style(index), curve.line.points
         at = _knee(curve, tolerance)
@@ -127,7 +125,7 @@ def loss_vs_compared_bits(
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     dress(
         axes,
-        title=f"What fewer compared bits cost; behind each name its knee at a budget of {100 * tolerance:g}%",
+        title=f"Fewer compared bits (behind each name its knee at {100 * tolerance:g}%)",
         xlabel="compared bits per sign test (AND gates)",
         ylabel="points above exact ReLUs",
     )

@@ -20,6 +20,7 @@ NEAR_THE_TOP = 0.06
 
 #: Of a legend's small text.
 _CHARACTERS_PER_INCH = 14
+_LINE_INCHES = 0.17
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ def knee_limits(lines: Sequence[Sequence[Point]]) -> Limits | None:
     return Limits(max(point.x for point in inside), bottom, best + NEAR_THE_TOP / 6)
 
 
-def grid(entries: Sequence[int], columns: int) -> tuple[NotedFigure, list[list[Axes]]]:
-    """A figure with a row of ``columns`` panels for each number of legend entries; its axes by row.
+def grid(entries: Sequence[Sequence[str]], columns: int) -> tuple[NotedFigure, list[list[Axes]]]:
+    """A figure with a row of ``columns`` panels for each list of legend entries; its axes by row.
 
     Each row has a legend of its own below it, and is as much taller as that has lines.
     """
-    heights = [3.9 + 0.12 * count for count in entries]
     width = 6.4 if columns == 1 else 8.6
+    heights = [3.9 + _LINE_INCHES * -(-len(texts) // _columns(texts, width)) for texts in entries]
     figure = NotedFigure(figsize=(width, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, squeeze=False, hspace=0.04, height_ratios=heights)
     return figure, [list(part.subplots(1, columns, squeeze=False)[0]) for (part,) in parts]
@@ -58,7 +59,7 @@ def grid(entries: Sequence[int], columns: int) -> tuple[NotedFigure, list[list[A
 
 def draw_panels(found: Sequence[Panel], what: str, *, xlabel: str) -> NotedFigure:
     """A panel below the other, each with its lines."""
-    figure, axes = grid([len(panel.lines) + 1 for panel in found], 1)
+    figure, axes = grid([[line.label for line in panel.lines] + ["exact ReLU"] for panel in found], 1)
     for panel, (place,) in zip(found, axes, strict=True):
         for index, line in enumerate(panel.lines):
             draw_line(figure, place, line, index, label=line.label, what=what)
@@ -147,10 +148,13 @@ def legend(axes: Axes) -> None:
     handles, texts = axes.get_legend_handles_labels()
     part = axes.get_figure(root=False)
     assert part is not None
-    room = part.get_figure(root=True).get_figwidth() * _CHARACTERS_PER_INCH
-    fitting = [columns for columns in (3, 2) if _width(texts, columns) <= room]
-    columns = fitting[0] if fitting else 1
+    columns = _columns(texts, part.get_figure(root=True).get_figwidth())
     part.legend(handles, texts, fontsize=8, frameon=False, loc="outside lower center", ncols=columns)
+
+
+def _columns(texts: Sequence[str], inches: float) -> int:
+    """Columns of a legend for which there is room."""
+    return next((n for n in (3, 2) if _width(texts, n) <= inches * _CHARACTERS_PER_INCH), 1)
 
 
 def _width(texts: Sequence[str], columns: int) -> int:

@@ -24,6 +24,9 @@ from circa_train.runs import Row
 
 _MEBI = 2**20
 
+#: What the front is called.
+FRONT = "Pareto front, with its k"
+
 #: Circuits that a network would run without Circa, by letter of the paper's figure, with their names and
 #: markers here: both are exact.
 REFERENCES = {"a": ("full ReLU", "*"), "b": ("exact sign", "p")}
@@ -134,9 +137,13 @@ def _pareto(rows: Sequence[Row], price: Price, nothing: str) -> NotedFigure:
         raise ValueError(nothing)
     found = panels(priced, "price")
     near = [knee_limits([line.points for line in panel.lines]) for panel in found]
-    figure, axes = grid([len(panel.lines) + 4 for panel in found], 2 if any(near) else 1)
-    for panel, (whole, *zoomed), limits in zip(found, axes, near, strict=True):
-        exact = references([row for line in panel.lines for row in line.rows], price)
+    beside = [references([row for line in panel.lines for row in line.rows], price) for panel in found]
+    entries = [
+        [FRONT, *(line.label for line in panel.lines), *{each.label for each in exact}]
+        for panel, exact in zip(found, beside, strict=True)
+    ]
+    figure, axes = grid(entries, 2 if any(near) else 1)
+    for panel, (whole, *zoomed), limits, exact in zip(found, axes, near, beside, strict=True):
         _draw(figure, whole, panel, price, exact)
         legend(whole)
         for closer in zoomed:
@@ -213,7 +220,7 @@ def _draw(
     front = pareto_front([(point.x, point.y) for point in [*points, *(each.point for each in exact)]])
     axes.step(
         [x for x, _ in front], [y for _, y in front], where="post", color=GREY, linewidth=1,
-        label="Pareto front, with its k", zorder=1,
+        label=FRONT, zorder=1,
     )  # fmt: skip
     for index, line in enumerate(panel.lines):
         style = series_style(index)

@@ -30,7 +30,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Not
     if not known:
         raise ValueError("no training with the metrics of an epoch")
     shown = dict(list(known.items())[-MOST:])
-    figure, ((left, right),) = grid([len(shown)], 2)
+    figure, ((left, right),) = grid([list(shown)], 2)
     for index, (name, rows) in enumerate(shown.items()):
         style = series_style(index)
         epochs = [row["epoch"] for row in rows]
