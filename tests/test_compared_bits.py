@@ -93,6 +93,14 @@ def test_the_table_of_knees() -> None:
     assert knees([row(None, 0.7, fault="uniform")]) == []
 
 
+def test_a_point_is_held_against_the_exact_relus_on_its_own_images() -> None:
+    some = row(20, 0.95, baseline_accuracy=0.96, images=100, checkpoint="best.pt")
+    more = row(22, 0.949, baseline_accuracy=0.96, images=100)
+    found = knees([row(0, 0.95), some, row(20, 0.93, draws=3), more])
+    assert (found[0]["knee_bits"], found[0]["next_bits"]) == (11, 9)
+    assert (found[0]["lost_at_knee"], found[0]["lost_at_next"]) == pytest.approx((1.0, 1.1))
+
+
 def test_a_searchs_answer_is_a_point() -> None:
     search = {
         "kind": "search", "model": "resnet8", "data": "digits", "beats_uniform": True, "relus": RELUS,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from matplotlib.ticker import FormatStrFormatter
 
 from circa_train.plots.drawing import describe, grid, legend
 from circa_train.plots.lines import Line, Panel, fault_name, held_against, method_text, panels
 from circa_train.plots.pareto import answer_row
-from circa_train.plots.series import Point, knee, where_it_moves
+from circa_train.plots.series import Point, group, knee, weights_of, where_it_moves
 from circa_train.plots.style import GREY, Note, NotedFigure, dress, plain, series_style, whole_numbers
 from circa_train.plots.words import data_title, model_title
 from circa_train.runs import Row
@@ -40,8 +41,12 @@ class Curve:
     exact: float
 
     def lost(self, point: Point) -> float:
-        """Points (percent) below the exact ReLUs."""
-        return 100 * (self.exact - point.y)
+        """Points (percent) below the exact ReLUs, on the images of the point where its rows know that: one
+        line may hold measurements on all images and on some.
+        """
+        own = group([row for row in point.rows if row.get("baseline_accuracy") is not None], weights_of)
+        exact = [fmean(row["baseline_accuracy"] for row in members) for members in own.values()]
+        return 100 * ((self.exact if self.line.tuned or not exact else fmean(exact)) - point.y)
 
 
 def compared_bits(row: Row) -> float | None:
@@ -173,7 +178,7 @@ def knees(
 
 def _knee(curve: Curve, tolerance: float) -> Point | None:
     points = {-point.x: point for point in curve.line.points}
-    at = knee({bits: point.y for bits, point in points.items()}, curve.exact, tolerance)
+    at = knee({bits: -curve.lost(point) for bits, point in points.items()}, 0.0, 100 * tolerance + 1e-9)
     return None if at is None or len(points) < 2 else points[at]
 
 

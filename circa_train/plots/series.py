@@ -89,13 +89,16 @@ def accuracy_points(rows: Iterable[Row], column: str) -> list[Point]:
 
 
 def independent(rows: Sequence[Row]) -> list[Row]:
-    """Of the rows of one network and fault seed the one with the most draws: it holds the draws of the
-    others.
+    """Of the rows of one network and fault seed the one with the most draws, and among those the one with the
+    most images: it holds the draws of the others.
 
     The same point, alone and again in a sweep, is no second measurement, and must not narrow an interval.
     """
     same = group(rows, lambda row: (weights_of(row), str(row.get("config.fault.seed"))))
-    return [max(members, key=lambda row: int(row.get("draws") or 1)) for members in same.values()]
+    return [
+        max(members, key=lambda row: (int(row.get("draws") or 1), int(row.get("images") or 0)))
+        for members in same.values()
+    ]
 
 
 def pooled(x: float, rows: Sequence[Row]) -> Point:
