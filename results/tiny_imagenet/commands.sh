@@ -15,9 +15,9 @@ NET=$(ls -d $RUNS/train/third-*)/best.pt
 # 2. Accuracy with exact ReLUs, and against k.
 scripts/evaluate.py checkpoint=$NET fault=none run.name=exact $quiet
 point="checkpoint=$NET data.limit=2000 draws.count=5 run.sweep=tiny $quiet"
-scripts/evaluate.py -m $point fault=poszero fault.k=0,17,18,19,20
-scripts/evaluate.py -m $point fault=negpass fault.frac_bits=auto,per_channel fault.k=18,19,20
-scripts/evaluate.py -m $point fault=negpass fault.frac_bits=per_channel fault.k=21,22
+scripts/evaluate.py -m $point fault=poszero fault.k=0,15,16,17,18
+scripts/evaluate.py -m $point fault=negpass fault.k=16,17,18
+scripts/evaluate.py -m $point fault=negpass fault.frac_bits=per_channel fault.k=18,19,20
 
 # 3. Table, knees, figures.
 scripts/plot.py runs=$RUNS/sweeps/tiny out=results/tiny_imagenet/plots formats=[png]
