@@ -102,6 +102,12 @@ def test_the_panels_show_where_accuracy_moves_and_the_top() -> None:
     assert len(accuracy_vs_k(level).axes) == 1
 
 
+def test_a_line_that_stays_up_is_shown_as_far_as_its_knee() -> None:
+    up = [row(k, 0.949 - 0.001 * k / 20, frac_bits="per-channel") for k in (18, 20, 22)]
+    figure = accuracy_vs_k([*(row(k, GOLDEN["poszero"][k]) for k in (0, 16, 18, 20)), *up])
+    assert figure.axes[0].get_xlim()[1] == 22.5
+
+
 def test_where_nothing_moves_all_is_shown() -> None:
     assert where_it_moves([[Point(x, 0.9, 0.9, 0.9) for x in (0, 5)]]) == (0, 5)
     falling = [Point(x, y, y, y) for x, y in ((0, 0.9), (1, 0.8), (2, 0.7))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from circa_train.plots.drawing import draw_line, draw_panels, exact_lines, grid, knee_limits, legend, say_flat
-from circa_train.plots.lines import Panel, held_against, panels
+from circa_train.plots.lines import Line, Panel, held_against, panels
 from circa_train.plots.series import knee, require_one, where_it_moves
 from circa_train.plots.style import NotedFigure, dress, series_style, whole_numbers
 from circa_train.runs import Row
@@ -46,7 +46,8 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> NotedFigur
         low, high = where_it_moves([line.points for line in panel.lines])
         if limits is not None:  # a line may end near the top, before the others move
             low = min(low, limits.x)
-        whole.set_xlim(low - 0.5, high + 0.5)
+        stars = [_knee(line, panel, tolerance) for line in panel.lines]  # none may lie outside
+        whole.set_xlim(low - 0.5, max([high, *(at for at in stars if at is not None)]) + 0.5)
         say_flat(whole, low, panel.lines)
         for closer in zoomed:
             if limits is None:
@@ -63,11 +64,8 @@ def accuracy_vs_k(rows: Sequence[Row], *, tolerance: float = 0.01) -> NotedFigur
 def _draw_k(
     figure: NotedFigure, axes: Axes, panel: Panel, tolerance: float, *, notes: bool = True
 ) -> None:
-    baselines = {line.label: held_against(line, panel) for line in panel.lines}
     for index, line in enumerate(panel.lines):
-        at, exact = None, baselines[line.label]
-        if exact is not None and len(line.points) > 1:
-            at = knee({int(point.x): point.y for point in line.points}, exact, tolerance)
+        at = _knee(line, panel, tolerance)
         label = line.label if at is None else f"{line.label}, knee at k = {at}"
         draw_line(figure, axes, line, index, label=label, what="k", notes=notes)
         if at is not None:
@@ -90,6 +88,13 @@ def _draw_k(
         xlabel=f"truncated bits k{more}",
         ylabel=f"{panel.split} accuracy" if notes else "",
     )
+
+
+def _knee(line: Line, panel: Panel, tolerance: float) -> int | None:
+    exact = held_against(line, panel)
+    if exact is None or len(line.points) < 2:
+        return None
+    return knee({int(point.x): point.y for point in line.points}, exact, tolerance)
 
 
 def accuracy_vs_rate(rows: Sequence[Row]) -> NotedFigure:
