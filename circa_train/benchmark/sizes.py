@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class BenchmarkSizes:
-    """How large the benchmark's tensors are and how many pairs are timed."""
+    """How large the benchmark's tensors are and how many pairs are timed, on those of the ``devices`` that
+    are there. Circuits, private inference and the input pipeline are rows of the CPU.
+    """
 
     name: str = "quick"
+    devices: list[str] = field(default_factory=lambda: ["cpu", "cuda"])
     shape: list[int] = field(default_factory=lambda: [128, 64, 32, 32])
     pairs: int = 20
     evaluation_model: str = "resnet32"

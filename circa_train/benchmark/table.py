@@ -59,17 +59,38 @@ def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterato
 
     Layers on the CPU are measured in both states of memory (:mod:`circa_train.kernels.cpu.memory`): as a
     fresh process has it, then as all scripts keep it, in which everything after them is measured too.
+
+    Raises:
+        ValueError: if ``sizes.devices`` are not known, or none of them is here.
     """
-    devices = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+    devices = measured_devices(sizes)
     for device in devices:
         say(f"layers on {device}")
         yield from _layers(sizes, device)
-    if keep_memory():
+    if keep_memory() and "cpu" in devices:
         say("layers on cpu, memory kept")
         yield from _layers(sizes, "cpu", ", memory kept")
     for device in devices:
         say(f"networks on {device}")
         yield from _networks(sizes, device)
+    if "cpu" in devices:
+        yield from _beyond_torch(sizes, say)
+
+
+def measured_devices(sizes: BenchmarkSizes) -> list[str]:
+    """Those of ``sizes.devices`` that are here, "cpu" first; ValueError as :func:`benchmark_rows` says."""
+    unknown = sorted(set(sizes.devices) - {"cpu", "cuda"})
+    if unknown:
+        raise ValueError(f"benchmark.devices: {', '.join(unknown)} is not one of cpu, cuda")
+    here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices = [device for device in here if device in sizes.devices]
+    if not devices:
+        raise ValueError(f"benchmark.devices = {sizes.devices}: there is no such device here, only {here}")
+    return devices
+
+
+def _beyond_torch(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterator[BenchmarkRow]:
+    """What runs on the CPU whatever the network runs on."""
     if sizes.sweep_pairs == 0:
         say("no sweep in this size of benchmark")
     elif can_sweep():

@@ -149,6 +149,13 @@ class RunConfig:
 
 
 @dataclass
+class TrainRunConfig(RunConfig):
+    """``save_every``: epochs between two states to resume from; a kill loses as many at most."""
+
+    save_every: int = 1
+
+
+@dataclass
 class DrawsConfig:
     """Fault draws: ``count``, or as many more, up to ``most``, as make the 95% interval no wider than
     ``until_width``.
@@ -210,7 +217,7 @@ class TrainConfig(_TrainingFields):
     optim: OptimConfig = field(default_factory=OptimConfig)
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    run: RunConfig = field(default_factory=RunConfig)
+    run: TrainRunConfig = field(default_factory=TrainRunConfig)
     checkpoint: str | None = None
     teacher: str | None = None
 

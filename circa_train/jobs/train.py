@@ -31,7 +31,7 @@ from circa_train.nn import build_model, with_stochastic_relus
 from circa_train.nn.models.kept_relus import relu_shapes
 from circa_train.runs import config_hash, recipe
 from circa_train.training import TrainingResult, TrainingSettings, join_ranks, train
-from circa_train.training.fitting import check_fit
+from circa_train.training.fitting import check_fit, check_save_every
 from circa_train.training.progress import OtherTraining
 from circa_train.training.states import BEST, LAST
 
@@ -43,6 +43,7 @@ def work(job: Job) -> dict[str, Any]:
     config = job.cfg
     check_fault(config.fault)
     settings = build_settings(config)
+    check_save_every(config.run.save_every, "run.save_every")
     check_model(config.model)
     described = _described(config)
     plan = build_fault(config.fault, described, config.run.trust_code)
@@ -73,7 +74,7 @@ def work(job: Job) -> dict[str, Any]:
                 teacher=prepared.teacher, metadata={**prepared.metadata, "config": job.config},
                 progress=config.run.progress,
                 inputs={**job.inputs, "configuration": config_hash(job.config)},
-                reduction=reduction, prices=prices,
+                reduction=reduction, prices=prices, save_every=config.run.save_every,
             )  # fmt: skip
 
         try:

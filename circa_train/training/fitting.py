@@ -53,3 +53,9 @@ def check_fit(
         for relu in stochastic_relus(teacher).values()
     ):
         raise ValueError("the teacher has stochastic ReLUs; distil from the exact network (with_exact_relus)")
+
+
+def check_save_every(epochs: int, name: str = "save_every") -> None:
+    """ValueError unless a state is written after every so many ``epochs``; ``name`` is what it is called."""
+    if epochs < 1:
+        raise ValueError(f"{name} = {epochs}: at least 1 epoch lies between two states")

@@ -28,7 +28,7 @@ from circa_train.data import Augmentation, Batches, DataSplits
 from circa_train.nn.models.relaxed_relus import harden_relus
 from circa_train.runs import Tracker
 from circa_train.training.distributed import Ranks, join_ranks
-from circa_train.training.fitting import check_fit
+from circa_train.training.fitting import check_fit, check_save_every
 from circa_train.training.interruption import Interruption
 from circa_train.training.linearisation import Linearisation
 from circa_train.training.objective import training_mode
@@ -84,6 +84,7 @@ def train(
     inputs: Mapping[str, str] | None = None,
     reduction: ReductionSettings | None = None,
     prices: Mapping[str, int] | None = None,
+    save_every: int = 1,
 ) -> TrainingResult:
     """Train ``model`` in place, on its device; it ends with its last weights (not averaged), the best are in
     ``best.pt``. With a ``reduction`` it ends with fewer ReLUs, too; with all of them if it is cut off.
@@ -106,6 +107,8 @@ def train(
         reduction: learn which ReLUs stay, and fine-tune the network that has only these, see
             :mod:`circa_train.training.linearisation`; None keeps all.
         prices: of one ReLU by site, in the units of the reduction's budget; None counts ReLUs.
+        save_every: epochs between two states in ``last.pt``: as many are lost at most if the process is
+            killed. Where an epoch takes a second, writing its state can take as long. The result is the same.
 
     Raises:
         BudgetNotMet: if the reduction's budget was not met while there was an epoch left.
@@ -115,6 +118,7 @@ def train(
         KeyboardInterrupt, SystemExit: on Ctrl-C and (143) on SIGTERM, after ``last.pt`` has been written.
         ValueError: for settings that do not fit the network, the data or the number of processes.
     """
+    check_save_every(save_every)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
     # Dropout draws from torch's generator, which every step seeds: the caller's own state comes back at the
@@ -127,7 +131,7 @@ def train(
             )  # fmt: skip
             run.begin(resume)
             with Interruption() as interruption:
-                run.fit(interruption, progress)
+                run.fit(interruption, progress, save_every)
             return run.result()
         finally:
             harden_relus(model)  # where a reduction has not come to its end
@@ -200,7 +204,7 @@ class _Run:
             drop_last=True,
         )
 
-    def fit(self, interruption: Interruption, bars: bool | None) -> None:
+    def fit(self, interruption: Interruption, bars: bool | None, save_every: int) -> None:
         """All epochs that are left."""
 
         def stop() -> bool:
@@ -211,11 +215,13 @@ class _Run:
             if linearisation is not None:
                 linearisation.require_met(self.progress.epoch, self.settings.epochs)
             validation = self._validate(stop) if self._train_epoch(stop, bars) else None
-            if validation is not None:
-                self._end_epoch(validation)
-            else:
-                self.states.save_last(self.progress)
-            if validation is None or stop():
+            metrics = None if validation is None else self._end_epoch(validation)
+            epoch = self.progress.epoch
+            due = epoch % save_every == 0 or epoch == self.settings.epochs
+            save = metrics is None or due or stop()
+            if save:
+                self.states.save_last(self.progress, metrics)
+            if metrics is None or (save and stop()):
                 interruption.leave(
                     f"stopped after step {self.progress.step}; train again to go on from {self.states.last}"
                 )
@@ -275,7 +281,8 @@ class _Run:
         self.progress.seconds += time.perf_counter() - started
         return validation
 
-    def _end_epoch(self, validation: Validation) -> None:
+    def _end_epoch(self, validation: Validation) -> dict[str, Any]:
+        """Tell the tracker and the log, keep the weights if they are the best; returns what was measured."""
         progress = self.progress
         self.stepper.get_sums(progress)
         metrics: dict[str, Any] = {
@@ -312,9 +319,7 @@ class _Run:
             )  # fmt: skip
         if improved:
             self.states.keep_best(metrics)
-        self.states.save_last(progress, metrics)
-        if improved:
-            self.states.place_best()
+        return metrics
 
     def result(self) -> TrainingResult:
         progress = self.progress

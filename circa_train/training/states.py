@@ -1,10 +1,11 @@
 """What a training leaves on the disk: ``last.pt`` to go on from, ``best.pt`` to use.
 
-``last.pt`` is written after every epoch and when interrupted; ``best.pt`` whenever the validation accuracy
-has risen. A kill at any moment costs at most the epoch at hand; Ctrl-C and SIGTERM cost nothing. ``last.pt``
-says which best weights and which metrics belong to it: the best weights wait under ``best.next.pt`` until it
-is written, so that the two never speak of different epochs. Where training chooses which ReLUs stay, the
-masks are written as ``masks.safetensors`` before each ``last.pt``, once they are chosen.
+``last.pt`` is written after every epoch, or every few, and when interrupted; ``best.pt`` whenever the
+validation accuracy has risen. A kill at any moment costs at most what came after ``last.pt``; Ctrl-C and
+SIGTERM cost nothing. ``last.pt`` says which best weights and which metrics belong to it: the best weights
+wait under ``best.next.pt`` until it is written, so that the two never speak of different epochs. Where
+training chooses which ReLUs stay, the masks are written as ``masks.safetensors`` before each ``last.pt``,
+once they are chosen.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class States:
         self.stepper, self.tracker, self.ranks = stepper, tracker, ranks
         self.identity, self.splits, self.metadata = identity, splits, metadata
         self.best_digest: str | None = None
+        self._best_waits = False
 
     def check_finite(self) -> None:
         """FloatingPointError if the loss was not finite, saying what there is to go on from."""
@@ -69,17 +71,10 @@ class States:
         if self.ranks.is_main:
             save_checkpoint(self.next_best, self.stepper.evaluated, self._described(metrics))
             self.best_digest = file_digest(self.next_best)
-
-    def place_best(self) -> None:
-        """``best.next.pt`` becomes ``best.pt``, and its description with it."""
-        if self.ranks.is_main:
-            self.next_best.replace(self.best)
-            described = self.next_best.with_suffix(".json")
-            if described.is_file():
-                described.replace(self.best.with_suffix(".json"))
+            self._best_waits = True
 
     def save_last(self, progress: Progress, metrics: Mapping[str, Any] | None = None) -> None:
-        """Write ``last.pt``. Inverse of :meth:`restore`."""
+        """Write ``last.pt``, and name the best weights that waited for it. Inverse of :meth:`restore`."""
         self.check_finite()
         stepper = self.stepper
         stepper.get_sums(progress)
@@ -100,6 +95,8 @@ class States:
                 if linearisation.chosen:
                     save_masks(self.masks, linearisation.full_masks(), linearisation.about())
             save_checkpoint(self.last, stepper.evaluated, self._described(metrics or {}), state)
+            if self._best_waits:
+                self._place_best()
         self.ranks.barrier()
 
     def restore(self) -> tuple[Progress, dict[str, Any]]:
@@ -134,6 +131,14 @@ class States:
         for path in (self.best, self.last):
             self.tracker.checkpoint(path)
 
+    def _place_best(self) -> None:
+        """``best.next.pt`` becomes ``best.pt``, and its description with it; done by rank 0."""
+        self.next_best.replace(self.best)
+        described = self.next_best.with_suffix(".json")
+        if described.is_file():
+            described.replace(self.best.with_suffix(".json"))
+        self._best_waits = False
+
     def _find_best(self) -> None:
         """Make sure that ``best.pt`` is the one that ``last.pt`` speaks of; a kill may have left it under its
         first name.
@@ -145,7 +150,7 @@ class States:
         if self.best_digest is None or holds_it(self.best):
             return
         if self.ranks.is_main and holds_it(self.next_best):
-            self.place_best()
+            self._place_best()
         self.ranks.barrier()
         if holds_it(self.best):
             return

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from circa_train.benchmark import table
 from circa_train.benchmark.machine import machine_line
-from circa_train.benchmark.table import BenchmarkRow, benchmark_table
+from circa_train.benchmark.sizes import BenchmarkSizes
+from circa_train.benchmark.table import BenchmarkRow, benchmark_rows, benchmark_table, measured_devices
 from circa_train.gc.aes import available_kernels
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
@@ -60,6 +63,32 @@ def test_every_row_is_measured_printed_and_recorded(
     printed = capsys.readouterr().out
     assert all(name in printed for name in rows)
     assert machine_line(machine) in printed
+
+
+def test_only_devices_that_are_here_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert measured_devices(BenchmarkSizes()) == ["cpu"]
+    with pytest.raises(ValueError, match="no such device here"):
+        measured_devices(BenchmarkSizes(devices=["cuda"]))
+    with pytest.raises(ValueError, match="gpu is not one of cpu, cuda"):
+        measured_devices(BenchmarkSizes(devices=["gpu", "cpu"]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert measured_devices(BenchmarkSizes(devices=["cuda", "cpu"])) == ["cpu", "cuda"]
+
+
+def test_the_rows_of_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none, its rows are stood in for: what is not of a GPU is not measured beside them."""
+    asked: list[str] = []
+
+    def stand_in(sizes: BenchmarkSizes, device: str, state: str = "") -> list[BenchmarkRow]:
+        asked.append(device)
+        return []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("_layers", "_networks"):
+        monkeypatch.setattr(table, name, stand_in)
+    assert list(benchmark_rows(BenchmarkSizes(devices=["cuda"]), lambda text: None)) == []
+    assert asked == ["cuda", "cuda"]
 
 
 def test_a_row_whose_spread_leaves_it_open_is_marked() -> None:

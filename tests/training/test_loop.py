@@ -13,6 +13,7 @@ from torch import nn
 
 from circa_train import TruncatedSign, with_stochastic_relus
 from circa_train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from circa_train.files import file_digest
 from circa_train.nn.control import draw_state, stochastic_relus
 from circa_train.runs.metrics import JsonLinesTracker, read_metrics, read_summary
 from circa_train.runs.tracker import Tracker
@@ -103,6 +104,55 @@ def test_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     _, result = tiny.run(tmp_path / "parts", **VARIANTS[variant])
     assert result.epochs == 3
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Nothing more is written once so many epochs have been validated, as if by kill -9."""
+    seen: list[int] = []
+    real = training_loop.validate
+
+    def validate(*args: Any, **kwargs: Any) -> Any:
+        if len(seen) == epochs:
+            raise SystemError("killed")
+        seen.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training_loop, "validate", validate)
+
+
+@pytest.mark.parametrize("killed", [1, 2, 3, 4])
+def test_states_after_every_other_epoch_give_the_same_training(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
+    tiny.run(tmp_path / "whole", epochs=5)
+    with monkeypatch.context() as patch:
+        killed_after(patch, killed)
+        with pytest.raises(SystemError):
+            tiny.run(tmp_path / "parts", epochs=5, save_every=2)
+    last = tmp_path / "parts" / "last.pt"
+    assert last.exists() == (killed >= 2)
+    if last.exists():
+        state = load_checkpoint(last).training_state
+        assert state is not None
+        assert state["progress"]["epoch"] == killed // 2 * 2
+        assert file_digest(last.with_name("best.pt")) == state["best"], "the best of what last.pt knows"
+    tiny.run(tmp_path / "parts", epochs=5, save_every=2)
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    assert not list((tmp_path / "parts").glob("best.next*"))
+
+
+def test_ctrl_c_between_two_states_loses_nothing(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        InterruptAfter(patch, 5)
+        with pytest.raises(KeyboardInterrupt, match="after step 5"):
+            tiny.run(tmp_path / "parts", save_every=3)
+    tiny.run(tmp_path / "parts", save_every=3)
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(ValueError, match="save_every = 0"):
+        tiny.run(tmp_path / "none", save_every=0)
 
 
 def test_sigterm_saves_and_exits_with_its_code(

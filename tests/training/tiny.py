@@ -59,12 +59,13 @@ class SlowTracker(JsonLinesTracker):
 
 def run(folder: Path, tracker: Tracker | None = None, *, faulty: bool = False, batchnorm: bool = True,
         dropout: float = 0.0, reduction: dict[str, Any] | None = None, prices: dict[str, int] | None = None,
-        **settings: Any) -> tuple[dict[str, Tensor], TrainingResult]:
+        save_every: int = 1, **settings: Any) -> tuple[dict[str, Tensor], TrainingResult]:
     model = network(faulty=faulty, batchnorm=batchnorm, dropout=dropout)
     chosen = TrainingSettings(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.05, **settings})
     result = train(
         model, splits(), chosen, folder=folder, tracker=tracker or JsonLinesTracker(folder), progress=False,
         reduction=None if reduction is None else ReductionSettings(**reduction), prices=prices,
+        save_every=save_every,
     )
     return model.state_dict(), result
 
