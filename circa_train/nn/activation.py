@@ -267,7 +267,8 @@ def _global_hooks() -> int:
 
 def raise_pending(model: nn.Module) -> None:
     """Raise the errors that the stochastic sites of ``model`` had on CUDA since the last check. On a CPU
-    forwards raise them at once, and nothing is left to raise.
+    forwards raise them at once, and nothing is left to raise. Of several sites the first one's error is
+    raised, and none is left for a later check: that would blame other forwards.
 
     A loop calls this where it waits for the device anyway, and before it stores anything: for example when it
     reads the loss of a step, or after the last batch of an evaluation. Then no overflow and no NaN is missed,
@@ -276,6 +277,12 @@ def raise_pending(model: nn.Module) -> None:
     Raises:
         ValueError, FixedPointOverflow: as :class:`StochasticReLU` says.
     """
+    first: Exception | None = None
     for module in model.modules():
         if isinstance(module, StochasticReLU):
-            module.raise_pending()
+            try:
+                module.raise_pending()
+            except ValueError as error:
+                first = first or error
+    if first is not None:
+        raise first

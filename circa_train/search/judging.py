@@ -133,7 +133,7 @@ class Judge:
         self.judged: dict[Allocation, Judgement] = {}
         if not store.draws(f"{split} exact"):
             with without_faults(network):
-                store.add_draw(f"{split} exact", self._draw(0))
+                store.add_draw(f"{split} exact", self._one_draw(0))
         self._right = store.draws(f"{split} exact")[0].double()
         self.exact = float(self._right.mean())
 
@@ -168,15 +168,25 @@ class Judge:
 
     def _draw(self, draw: int) -> Tensor:
         """Which images are classified right in one draw: bool (images,). None of them where a value overflows
-        that must not: behind many faults activations go further than calibration has seen.
+        that must not: behind many faults activations go further than calibration has seen. Where there is no
+        other candidate, because a number of gates was asked for, it is an error.
         """
+        try:
+            return self._one_draw(draw)
+        except FixedPointOverflow as error:
+            if self._settings.gates is not None:
+                raise FixedPointOverflow(
+                    f"with {self._settings.gates:g} AND gates per sign test, on {self._split} images: {error}. In "
+                    "a search: fault.overflow=wrap, as in a protocol, or fault.headroom_bits above "
+                    f"{self._settings.headroom_bits}"
+                ) from error
+            self._report(f"{self._split}: a draw overflows, and counts as all wrong: {error}")
+            return torch.zeros(self._images, dtype=torch.bool)
+
+    def _one_draw(self, draw: int) -> Tensor:
         shown = bar(len(self._batches), f"draw {draw}", "batches", shown=self._progress)
         with kept_draws(self._network), shown as seen:
-            try:
-                return one_draw(self._network, self._batches, FIRST_DRAW + draw, seen)
-            except FixedPointOverflow as error:
-                self._report(f"{self._split}: a draw overflows, and counts as all wrong: {error}")
-                return torch.zeros(self._images, dtype=torch.bool)
+            return one_draw(self._network, self._batches, FIRST_DRAW + draw, seen)
 
 
 def margin_of(differences: Tensor, others: int, errors: float) -> float:

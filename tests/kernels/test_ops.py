@@ -121,6 +121,24 @@ def test_errors_name_the_site(backend: str) -> None:
     raise_pending(relu)
 
 
+def test_what_several_sites_had_to_tell_is_told_once_and_none_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, where every site holds back what it found. What stayed would blame a later forward."""
+    network = nn.Sequential(*(StochasticReLU(TruncatedSign(12), name=name) for name in "abc"))
+    held = {"b": FixedPointOverflow("of b"), "c": ValueError("of c")}
+
+    def tell(relu: StochasticReLU) -> None:
+        if (error := held.pop(relu.name, None)) is not None:
+            raise error
+
+    monkeypatch.setattr(StochasticReLU, "raise_pending", tell)
+    with pytest.raises(FixedPointOverflow, match="of b"):
+        raise_pending(network)
+    raise_pending(network)
+    assert not held
+
+
 def test_a_backend_that_cannot_run_is_refused_with_the_reason() -> None:
     with pytest.raises(
         ValueError, match=r"backend = 'triton' cannot run here: .* CUDA devices, and the activation is on cpu"

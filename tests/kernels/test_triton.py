@@ -150,3 +150,8 @@ def test_a_large_tensor_on_the_gpu_equals_the_compiled_cpu_kernel_and_the_loop_s
     with pytest.raises(FixedPointOverflow, match="since the last check"):
         raise_pending(on_gpu)
     raise_pending(on_gpu)
+    both = torch.nn.Sequential(on_gpu, StochasticReLU(TruncatedSign(12), seed=6).cuda())
+    both(z.cuda() * 1e6)
+    with pytest.raises(FixedPointOverflow, match="since the last check"):
+        raise_pending(both)
+    raise_pending(both)

@@ -26,7 +26,7 @@ from circa_train import (
 from circa_train.cost import gates_saved, network_cost
 from circa_train.diagnosis import site_sensitivity
 from circa_train.evaluation import Evaluation, evaluate, one_draw
-from circa_train.fixed_point import to_fixed
+from circa_train.fixed_point import FixedPointOverflow, to_fixed
 from circa_train.jobs.faults import read_fault_file
 from circa_train.nn import relu_sites
 from circa_train.nn.control import draw_state, set_draw, stochastic_relus
@@ -344,6 +344,21 @@ def test_a_draw_that_overflows_counts_as_all_wrong_and_ends_nothing() -> None:
     assert judged.evaluation.mean == 0.0
     assert any("a draw overflows, and counts as all wrong: site main" in line for line in lines)
     assert {relu.settings.overflow for relu in stochastic_relus(network).values()} == {"raise"}
+
+
+def test_with_a_number_of_gates_a_draw_that_overflows_is_an_error_with_a_remedy() -> None:
+    """There is no other candidate, and an accuracy of nought would say nothing."""
+    splits = make_splits()
+    network = with_stochastic_relus(Levels(), NoFault(), frac_bits=32, seed=3).eval()
+    seen = site_values(network, [splits.validation.images.float() / 255 / 8])
+    judge = judging_module.Judge(
+        network, splits.validation, "validation", as_it_is(network, seen, POSZERO), others=0,
+        mean=splits.mean, std=splits.std, settings=SearchSettings(gates=11), store=Store(),
+        report=lambda _: None,
+    )  # fmt: skip
+    assert judge.exact > 0, "exact ReLUs see no field"
+    with pytest.raises(FixedPointOverflow, match=r"with 11 AND gates .* site main.*fault.overflow=wrap"):
+        judge((12, 12, 12))
 
 
 def test_the_margin_is_what_other_images_may_add() -> None:
