@@ -176,8 +176,8 @@ class Judge:
         except FixedPointOverflow as error:
             if self._settings.gates is not None:
                 raise FixedPointOverflow(
-                    f"with {self._settings.gates:g} AND gates per sign test, on {self._split} images: {error}. In "
-                    "a search: fault.overflow=wrap, as in a protocol, or fault.headroom_bits above "
+                    f"with {self._settings.gates:g} AND gates per sign test, on {self._split} images: {error}. "
+                    "In a search: fault.overflow=wrap, as in a protocol, or fault.headroom_bits above "
                     f"{self._settings.headroom_bits}"
                 ) from error
             self._report(f"{self._split}: a draw overflows, and counts as all wrong: {error}")
