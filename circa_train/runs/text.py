@@ -12,8 +12,8 @@ _LISTED = 5
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Evaluations as an aligned table, one line each, by model, mode, fine-tuning and k; other kinds as a
-    count.
+    """Evaluations as an aligned table, one line each, by model, mode, scale, fine-tuning and k; other kinds as
+    a count.
     """
     evaluations = [row for row in rows if row["kind"] == "evaluate"]
     others = len(rows) - len(evaluations)
@@ -22,6 +22,7 @@ def format_rows(rows: Sequence[Row]) -> str:
             "model",
             "data",
             "fault",
+            "fraction bits",
             "k or rate",
             "trained at",
             "accuracy",
@@ -35,7 +36,7 @@ def format_rows(rows: Sequence[Row]) -> str:
         interval = f"{_percent(row['accuracy_low'])} - {_percent(row['accuracy_high'])}"
         fault = str(row["mode"] or row["fault"])
         lines.append([
-            str(row["model"]), str(row["data"]), fault, _parameter(row), _tuning(row),
+            str(row["model"]), str(row["data"]), fault, _scale(row), _parameter(row), _tuning(row),
             _percent(row["accuracy"]), interval,
             _percent(row["baseline_accuracy"]), str(row["draws"]), f"{row['seconds']:.1f}",
         ])  # fmt: skip
@@ -78,9 +79,14 @@ def _order(row: Row) -> tuple[Any, ...]:
         str(row["data"]),
         str(row["fault"]),
         str(row["mode"]),
+        _scale(row),
         bool(row["finetuned"]),
         value,
     )
+
+
+def _scale(row: Row) -> str:
+    return "-" if row["frac_bits"] is None else str(row["frac_bits"])
 
 
 def _parameter(row: Row) -> str:

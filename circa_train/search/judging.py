@@ -176,7 +176,7 @@ class Judge:
         except FixedPointOverflow as error:
             if self._settings.gates is not None:
                 raise FixedPointOverflow(
-                    f"with {self._settings.gates:g} AND gates per sign test, on {self._split} images: {error}. "
+                    f"with {self._settings.gates:g} AND gates per sign test, {self._split} images: {error}. "
                     "In a search: fault.overflow=wrap, as in a protocol, or fault.headroom_bits above "
                     f"{self._settings.headroom_bits}"
                 ) from error

@@ -186,7 +186,7 @@ def test_the_printed_table_has_a_line_per_evaluation() -> None:
     rows = [to_row(evaluation(k)) for k in (12, 8)]
     lines = format_rows(rows).splitlines()
     assert len(lines) == 3
-    assert lines[1].split()[:4] == ["resnet8", "digits", "poszero", "8"]
+    assert lines[1].split()[:5] == ["resnet8", "digits", "poszero", "5", "8"]
     assert "90.00%" in lines[1]
 
 
