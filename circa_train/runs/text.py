@@ -12,8 +12,8 @@ _LISTED = 5
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Evaluations as an aligned table, one line each, by model, mode, scale, fine-tuning and k; other kinds as
-    a count.
+    """Evaluations as an aligned table, one line each, by model, mode, scale, fine-tuning and k; other kinds
+    as a count.
     """
     evaluations = [row for row in rows if row["kind"] == "evaluate"]
     others = len(rows) - len(evaluations)
