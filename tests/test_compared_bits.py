@@ -65,11 +65,11 @@ def test_the_figure_has_every_line_with_what_it_lost() -> None:
         if not str(line.get_label()).startswith("_")
     }
     expected = {
-        "resnet8 on digits, PosZero, 20 fraction bits: 15": {31: 0.0, 15: -0.5, 13: -2.0, 11: -45.0},
+        "resnet8 on digits, PosZero, 20 fraction bits, knee at 15": {31: 0.0, 15: -0.5, 13: -2.0, 11: -45.0},
         "resnet8 on digits, NegPass, 20 fraction bits": {13: -5.0, 11: -15.0},
-        "resnet8 on digits, bit_window, 20 fraction bits: 13": {13: -0.1, 9: -5.0},
+        "resnet8 on digits, bit_window, 20 fraction bits, knee at 13": {13: -0.1, 9: -5.0},
         "resnet8 on digits, PosZero, fine-tuned, 20 fraction bits": {11: -0.5},  # of 0.95, not of 0.6
-        "resnet8 on CIFAR-10, PosZero, 20 fraction bits: 13": {13: -1.0, 11: -1.1},
+        "resnet8 on CIFAR-10, PosZero, 20 fraction bits, knee at 13": {13: -1.0, 11: -1.1},
     }
     assert drawn.keys() == expected.keys()
     for label, points in expected.items():
@@ -77,6 +77,18 @@ def test_the_figure_has_every_line_with_what_it_lost() -> None:
     assert len(figure.notes) == 9, "points far below are not in view"
     with pytest.raises(ValueError, match="no evaluation with compared bits"):
         loss_vs_compared_bits([row(None, 0.7, fault="uniform")])
+
+
+def test_more_lines_than_can_be_told_apart_have_a_panel_for_each_network_and_data_set() -> None:
+    many = [row(k, 0.9 - 0.01 * bits, frac_bits=bits) for bits in range(10, 19) for k in (16, 18)]
+    figure = loss_vs_compared_bits([*ROWS, *many])
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    first, second = panels.pop("resnet8 on digits"), panels.pop("resnet8 on CIFAR-10")
+    assert not panels
+    assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
+    (label,) = [str(line.get_label()) for line in second.get_lines() if str(line.get_label())[0] != "_"]
+    assert label == "PosZero, 20 fraction bits, knee at 13", "the title says network and data"
+    assert sum("fraction bits" in str(line.get_label()) for line in first.get_lines()) == 13
 
 
 def test_the_table_of_knees() -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from PIL import Image
 
 from circa_train import user_code
 from circa_train.config.entry import quote_paths
@@ -54,6 +55,24 @@ def commands(text: str) -> list[list[str]]:
 def anchor(heading: str) -> str:
     """The name under which a heading can be linked to."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_no_result_names_a_path_of_the_machine_that_it_was_made_on() -> None:
+    """Neither a table or record nor a picture, which says the command that drew it."""
+    files = [path for path in (ROOT / "results").rglob("*") if path.is_file()]
+    assert len(files) > 50
+    foreign = re.compile(rb"/(?:tmp|home|root|work|dev/shm)/")
+    found = {path.relative_to(ROOT): match[0] for path in files
+             if (match := foreign.search(read_with_text(path)))}
+    assert not found
+
+
+def read_with_text(path: Path) -> bytes:
+    """A file's bytes; of a picture what is written in it."""
+    if path.suffix != ".png":
+        return path.read_bytes()
+    with Image.open(path) as picture:
+        return repr(picture.info).encode()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter
 
-from circa_train.plots.drawing import describe, grid, legend
+from circa_train.plots.drawing import describe, legend, tiles
 from circa_train.plots.lines import Line, Panel, fault_name, held_against, method_text, panels
 from circa_train.plots.pareto import answer_row
 from circa_train.plots.series import Point, group, knee, weights_of, where_it_moves
@@ -24,6 +25,9 @@ from circa_train.runs import Row
 
 #: Points (percent) that the figure shows below and above the exact ReLUs. What falls further is lost anyway.
 _SHOWN = (-10.0, 1.5)
+#: More lines than this cannot be told apart in one panel.
+_IN_ONE_PANEL = 10
+_TITLE = "Fewer compared bits"
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,32 @@ class Curve:
     """One line of the figure, held against exact ReLUs.
 
     Attributes:
-        label: network, data, sign test and method.
+        about: network and data.
+        how: sign test, method, scale.
         line: its points, x in compared bits.
         exact: accuracy with exact ReLUs; of a fine-tuned network that of the network as it was.
     """
 
-    label: str
+    about: str
+    how: str
     line: Line
     exact: float
 
-    def lost(self, point: Point) -> float:
-        """Points (percent) below the exact ReLUs, on the images of the point where its rows know that: one
+    @property
+    def label(self) -> str:
+        return f"{self.about}, {self.how}"
+
+    def exact_at(self, point: Point) -> float:
+        """What the point is held against: the exact ReLUs on its own images where its rows know that, as one
         line may hold measurements on all images and on some.
         """
         own = group([row for row in point.rows if row.get("baseline_accuracy") is not None], weights_of)
         exact = [fmean(row["baseline_accuracy"] for row in members) for members in own.values()]
-        return 100 * ((self.exact if self.line.tuned or not exact else fmean(exact)) - point.y)
+        return self.exact if self.line.tuned or not exact else fmean(exact)
+
+    def lost(self, point: Point) -> float:
+        """Points (percent) below the exact ReLUs."""
+        return 100 * (self.exact_at(point) - point.y)
 
 
 def compared_bits(row: Row) -> float | None:
@@ -78,7 +92,7 @@ def curves(rows: Sequence[Row], searches: Sequence[Row] = ()) -> list[Curve]:
     found = panels(known, "bits")
     several = len({panel.split for panel in found}) > 1
     drawn = [
-        Curve(_label(line, panel, several), line, exact)
+        Curve(_about(line, panel, several), _how(line), line, exact)
         for panel in found
         for line in panel.lines
         if (exact := held_against(line, panel)) is not None
@@ -92,50 +106,62 @@ def loss_vs_compared_bits(
     rows: Sequence[Row], searches: Sequence[Row] = (), *, tolerance: float = 0.01
 ) -> NotedFigure:
     """Points of accuracy lost against compared bits: one line for each network, data set, sign test and
-    method, all in one panel, with a star at its knee (:func:`knees`).
+    method, with a star at its knee (:func:`knees`). Up to ten lines are in one panel; more have a panel for
+    each network and data set, all with the same axes.
 
     Raises:
         ValueError: if no evaluation has compared bits.
     """
     drawn = curves(rows, searches)
-    figure, ((axes,),) = grid([[f"{curve.label}: 20" for curve in drawn]], 1)
-    for index, curve in enumerate(drawn):
-        style, points = series_style(index), curve.line.points
-        at = _knee(curve, tolerance)
-        label = curve.label if at is None else f"{curve.label}: {at.x:g}"
-        axes.plot(
-            [point.x for point in points], [-curve.lost(point) for point in points], label=plain(label),
-            color=style.color, marker=style.marker, linestyle=style.linestyle, markersize=4, linewidth=1.3,
-        )  # fmt: skip
-        if at is not None:
-            axes.plot(
-                [at.x], [-curve.lost(at)], marker="*", markersize=12, color=style.color,
-                markeredgecolor="white", linestyle="none", zorder=5,
-            )  # fmt: skip
-        figure.notes += [
-            Note(
-                axes, p.x, -curve.lost(p),
-                f"{curve.label}, {p.x:g} bits, {curve.lost(p):.2f} points lost\n{describe(p)}",
-            )
-            for p in points
-            if -curve.lost(p) >= _SHOWN[0]
-        ]  # fmt: skip
-    axes.axhline(0, color=GREY, linestyle=(0, (6, 2)), linewidth=1, zorder=1)
-    axes.axhline(-100 * tolerance, color=GREY, linestyle=":", linewidth=1, zorder=1)
-    axes.set_ylim(*_SHOWN)
+    together = len(drawn) <= _IN_ONE_PANEL
+    parts = [drawn] if together else list(group(drawn, lambda curve: curve.about).values())
+    texts = [[f"{curve.label if together else curve.how}, knee at 20" for curve in part] for part in parts]
+    figure, places = tiles(texts, 1 if together else 2)
     inside = [p.x for curve in drawn for p in curve.line.points if -curve.lost(p) >= _SHOWN[0]]
-    if inside:  # further right every line is flat
-        axes.set_xlim(min(inside) - 0.5, where_it_moves([curve.line.points for curve in drawn])[1] + 0.5)
-    whole_numbers(axes.xaxis)
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    dress(
-        axes,
-        title=f"Fewer compared bits (behind each name its knee at {100 * tolerance:g}%)",
-        xlabel="compared bits per sign test (AND gates)",
-        ylabel="points above exact ReLUs",
-    )
-    legend(axes)
+    right = where_it_moves([curve.line.points for curve in drawn])[1]  # further right every line is flat
+    for axes, part in zip(places, parts, strict=True):
+        for index, curve in enumerate(part):
+            _draw(figure, axes, curve, index, curve.label if together else curve.how, tolerance)
+        axes.axhline(0, color=GREY, linestyle=(0, (6, 2)), linewidth=1, zorder=1)
+        axes.axhline(-100 * tolerance, color=GREY, linestyle=":", linewidth=1, zorder=1)
+        axes.set_ylim(*_SHOWN)
+        if inside:
+            axes.set_xlim(min(inside) - 0.5, max(right, min(inside)) + 0.5)
+        whole_numbers(axes.xaxis)
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        dress(
+            axes,
+            title=plain(part[0].about) if len({curve.about for curve in part}) == 1 else _TITLE,
+            xlabel="compared bits per sign test (AND gates)",
+            ylabel="points above exact ReLUs",
+        )
+        legend(axes, 1)
     return figure
+
+
+def _draw(
+    figure: NotedFigure, axes: Axes, curve: Curve, index: int, label: str, tolerance: float
+) -> None:
+    style, points = series_style(index), curve.line.points
+    at = _knee(curve, tolerance)
+    axes.plot(
+        [point.x for point in points], [-curve.lost(point) for point in points],
+        label=plain(label if at is None else f"{label}, knee at {at.x:g}"),
+        color=style.color, marker=style.marker, linestyle=style.linestyle, markersize=4, linewidth=1.3,
+    )  # fmt: skip
+    if at is not None:
+        axes.plot(
+            [at.x], [-curve.lost(at)], marker="*", markersize=12, color=style.color,
+            markeredgecolor="white", linestyle="none", zorder=5,
+        )  # fmt: skip
+    figure.notes += [
+        Note(
+            axes, p.x, -curve.lost(p),
+            f"{curve.label}, {p.x:g} bits, {curve.lost(p):.2f} points lost\n{describe(p)}",
+        )
+        for p in points
+        if -curve.lost(p) >= _SHOWN[0]
+    ]  # fmt: skip
 
 
 def knees(
@@ -166,7 +192,7 @@ def knees(
             "method": row.get("method"),
             "frac_bits": row.get("frac_bits"),
             "networks": curve.line.networks,
-            "exact_accuracy": curve.exact,
+            "exact_accuracy": curve.exact if at is None else curve.exact_at(at),
             "tolerance_points": 100 * tolerance,
             "knee_bits": None if at is None else at.x,
             "lost_at_knee": None if at is None else curve.lost(at),
@@ -182,14 +208,16 @@ def _knee(curve: Curve, tolerance: float) -> Point | None:
     return None if at is None or len(points) < 2 else points[at]
 
 
-def _label(line: Line, panel: Panel, several: bool) -> str:
+def _about(line: Line, panel: Panel, several: bool) -> str:
+    row = line.rows[0]
+    about = f"{model_title(row.get('model'))} on {data_title(row.get('data'))}"
+    return f"{about}, {panel.split}" if several else about
+
+
+def _how(line: Line) -> str:
     row = line.rows[0]
     fraction = row.get("frac_bits")
     scales = {None: "", "per-channel": "a scale per channel"}.get(fraction, f"{fraction} fraction bits")
     seeds = f"{line.networks} networks" if line.networks > 1 else ""
     tuned = "fine-tuned" if line.tuned else ""
-    parts = [
-        f"{model_title(row.get('model'))} on {data_title(row.get('data'))}", fault_name(row), tuned,
-        method_text(row), scales, seeds, panel.split if several else "",
-    ]  # fmt: skip
-    return ", ".join(part for part in parts if part)
+    return ", ".join(part for part in (fault_name(row), tuned, method_text(row), scales, seeds) if part)

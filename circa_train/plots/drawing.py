@@ -57,6 +57,17 @@ def grid(entries: Sequence[Sequence[str]], columns: int) -> tuple[NotedFigure, l
     return figure, [list(part.subplots(1, columns, squeeze=False)[0]) for (part,) in parts]
 
 
+def tiles(entries: Sequence[Sequence[str]], columns: int) -> tuple[NotedFigure, list[Axes]]:
+    """A figure of a panel for each list of legend entries, so many beside each other; every panel has a
+    legend of its own below it.
+    """
+    rows = [entries[i : i + columns] for i in range(0, len(entries), columns)]
+    heights = [3.1 + _LINE_INCHES * max(map(len, row)) for row in rows]
+    figure = NotedFigure(figsize=(5.4 * columns, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(rows), columns, squeeze=False, hspace=0.04, height_ratios=heights)
+    return figure, [part.subplots() for part in parts.flat[: len(entries)]]
+
+
 def draw_panels(found: Sequence[Panel], what: str, *, xlabel: str) -> NotedFigure:
     """A panel below the other, each with its lines."""
     figure, axes = grid([[line.label for line in panel.lines] + ["exact ReLU"] for panel in found], 1)
@@ -143,12 +154,12 @@ def exact_lines(axes: Axes, panel: Panel, budget: float | None = None) -> None:
             )  # fmt: skip
 
 
-def legend(axes: Axes) -> None:
+def legend(axes: Axes, columns: int | None = None) -> None:
     """Below the panels of its row, where it covers no point, in as many columns as there is room for."""
     handles, texts = axes.get_legend_handles_labels()
     part = axes.get_figure(root=False)
     assert part is not None
-    columns = _columns(texts, part.get_figure(root=True).get_figwidth())
+    columns = columns or _columns(texts, part.get_figure(root=True).get_figwidth())
     part.legend(handles, texts, fontsize=8, frameon=False, loc="outside lower center", ncols=columns)
 
 

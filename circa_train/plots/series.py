@@ -11,6 +11,7 @@ from circa_train.runs import Row
 
 #: What severity is counted in.
 Number = TypeVar("Number", int, float)
+Item = TypeVar("Item")
 
 
 class MixedExperiments(ValueError):
@@ -57,11 +58,11 @@ def require_one(rows: Iterable[Row], columns: Sequence[str], figure: str) -> dic
     return found
 
 
-def group(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    """Rows by key, keys in the order they first come."""
-    groups: dict[Any, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
+def group(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    """Items (rows, mostly) by key, keys in the order they first come."""
+    groups: dict[Any, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 
