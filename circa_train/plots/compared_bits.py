@@ -27,7 +27,6 @@ from circa_train.runs import Row
 _SHOWN = (-10.0, 1.5)
 #: More lines than this cannot be told apart in one panel.
 _IN_ONE_PANEL = 10
-_TITLE = "Fewer compared bits"
 
 
 @dataclass(frozen=True)
@@ -115,13 +114,17 @@ def loss_vs_compared_bits(
     drawn = curves(rows, searches)
     together = len(drawn) <= _IN_ONE_PANEL
     parts = [drawn] if together else list(group(drawn, lambda curve: curve.about).values())
-    texts = [[f"{curve.label if together else curve.how}, knee at 20" for curve in part] for part in parts]
-    figure, places = tiles(texts, 1 if together else 2)
+    titles = [part[0].about if len({curve.about for curve in part}) == 1 else "" for part in parts]
+    names = [
+        [curve.how if title else curve.label for curve in part]
+        for part, title in zip(parts, titles, strict=True)
+    ]
+    figure, places = tiles(names, 1 if together else 2)
     inside = [p.x for curve in drawn for p in curve.line.points if -curve.lost(p) >= _SHOWN[0]]
     right = where_it_moves([curve.line.points for curve in drawn])[1]  # further right every line is flat
-    for axes, part in zip(places, parts, strict=True):
-        for index, curve in enumerate(part):
-            _draw(figure, axes, curve, index, curve.label if together else curve.how, tolerance)
+    for axes, part, title, labels in zip(places, parts, titles, names, strict=True):
+        for index, (curve, label) in enumerate(zip(part, labels, strict=True)):
+            _draw(figure, axes, curve, index, label, tolerance)
         axes.axhline(0, color=GREY, linestyle=(0, (6, 2)), linewidth=1, zorder=1)
         axes.axhline(-100 * tolerance, color=GREY, linestyle=":", linewidth=1, zorder=1)
         axes.set_ylim(*_SHOWN)
@@ -131,7 +134,7 @@ def loss_vs_compared_bits(
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         dress(
             axes,
-            title=plain(part[0].about) if len({curve.about for curve in part}) == 1 else _TITLE,
+            title=plain(title or "Fewer compared bits"),
             xlabel="compared bits per sign test (AND gates)",
             ylabel="points above exact ReLUs",
         )

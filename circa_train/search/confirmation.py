@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from circa_train.data import DataSplits
 from circa_train.search.judging import Judge, Judgement
@@ -35,4 +35,16 @@ def seen_before(store: Store) -> tuple[str, ...]:
         f"{100 * there:.1f}% of the test images: its weights have probably seen the validation images. It "
         "bears faults better there than elsewhere, so the answer may not hold; let half of the test images "
         "decide and the others confirm (decide_on=test), or keep images out of training",
+    )
+
+
+def overflowed(judges: Iterable[Judge], headroom_bits: int) -> tuple[str, ...]:
+    """A warning if candidates were given up because values overflowed, which a protocol does not notice."""
+    draws = sum(judge.overflowed for judge in judges)
+    if not draws:
+        return ()
+    return (
+        f"{draws} draws of candidates overflowed, and counted as all wrong: the answer may be too careful. "
+        "Search again with fault.overflow=wrap, as between two parties, or with fault.headroom_bits above "
+        f"{headroom_bits}",
     )

@@ -32,7 +32,7 @@ from circa_train.data import DataSplits
 from circa_train.fault import TruncatedSign
 from circa_train.field import bit_length
 from circa_train.search.allocation import Allocation, Tables, greedy_path, last_accepted
-from circa_train.search.confirmation import on_test_images, seen_before
+from circa_train.search.confirmation import on_test_images, overflowed, seen_before
 from circa_train.search.frame import Allocated, Frame, begun
 from circa_train.search.harm import tables_of
 from circa_train.search.judging import Judge, Judgement
@@ -144,7 +144,7 @@ def _search(frame: Frame) -> SearchResult:
         uniform_test=uniform_test, chosen_test=best_test, same_k=k,
         faults=best.choices.faults_of(best.ks, frame.seen), candidates=candidates,
         runs=len(plain.judged) + (len(judge.judged) if judge is not plain else 0),
-        warnings=seen_before(frame.store),
+        warnings=(*seen_before(frame.store), *overflowed({plain, judge}, settings.headroom_bits)),
     )  # fmt: skip
 
 

@@ -108,6 +108,11 @@ class Judge:
         store: measurements so far.
         report: told of every judgement.
         progress: show bars on a terminal, and elsewhere log a line now and then.
+
+    Attributes:
+        judged: what was judged so far.
+        exact: accuracy of the exact network.
+        overflowed: how many draws overflowed, and were counted as all wrong.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class Judge:
         self._images = len(images)
         self._settings, self._store, self._report = settings, store, report
         self.judged: dict[Allocation, Judgement] = {}
+        self.overflowed = 0
         if not store.draws(f"{split} exact"):
             with without_faults(network):
                 store.add_draw(f"{split} exact", self._one_draw(0))
@@ -180,6 +186,7 @@ class Judge:
                     "In a search: fault.overflow=wrap, as in a protocol, or fault.headroom_bits above "
                     f"{self._settings.headroom_bits}"
                 ) from error
+            self.overflowed += 1
             self._report(f"{self._split}: a draw overflows, and counts as all wrong: {error}")
             return torch.zeros(self._images, dtype=torch.bool)
 

@@ -43,7 +43,7 @@ from circa_train.search import (
 from circa_train.search import judging as judging_module
 from circa_train.search.allocation import Tables, greedy_path, last_accepted
 from circa_train.search.choices import as_it_is, by_the_law
-from circa_train.search.confirmation import seen_before
+from circa_train.search.confirmation import overflowed, seen_before
 from circa_train.search.harm import tables_of as tables_by_law
 from circa_train.search.judging import OVER, UNDECIDED, WITHIN, margin_of, verdict
 from circa_train.search.store import Store
@@ -344,6 +344,11 @@ def test_a_draw_that_overflows_counts_as_all_wrong_and_ends_nothing() -> None:
     assert judged.evaluation.mean == 0.0
     assert any("a draw overflows, and counts as all wrong: site main" in line for line in lines)
     assert {relu.settings.overflow for relu in stochastic_relus(network).values()} == {"raise"}
+    assert judge.overflowed == len(judged.evaluation.accuracies)
+    (warning,) = overflowed({judge}, 2)
+    assert "fault.overflow=wrap" in warning
+    judge.overflowed = 0
+    assert overflowed({judge}, 2) == ()
 
 
 def test_with_a_number_of_gates_a_draw_that_overflows_is_an_error_with_a_remedy() -> None:
