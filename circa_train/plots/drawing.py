@@ -63,7 +63,8 @@ def tiles(entries: Sequence[Sequence[str]], columns: int) -> tuple[NotedFigure, 
     """
     rows = [entries[i : i + columns] for i in range(0, len(entries), columns)]
     heights = [3.1 + _LINE_INCHES * max(map(len, row)) for row in rows]
-    figure = NotedFigure(figsize=(5.4 * columns, sum(heights)), layout="constrained")
+    width = 6.4 if columns == 1 else 5.4 * columns
+    figure = NotedFigure(figsize=(width, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(rows), columns, squeeze=False, hspace=0.04, height_ratios=heights)
     return figure, [part.subplots() for part in parts.flat[: len(entries)]]
 

@@ -17,7 +17,8 @@ scripts/evaluate.py checkpoint=$NET fault=none run.name=exact $quiet
 point="checkpoint=$NET data.limit=2000 draws.count=5 run.sweep=tiny $quiet"
 scripts/evaluate.py -m $point fault=poszero fault.k=0,15,16,17,18
 scripts/evaluate.py -m $point fault=negpass fault.k=16,17,18
-scripts/evaluate.py -m $point fault=negpass fault.frac_bits=per_channel fault.k=18,19,20
+scripts/evaluate.py -m $point fault=negpass fault.frac_bits=per_channel fault.k=18,19,20,21,22,23
+scripts/evaluate.py -m $point fault=poszero fault.frac_bits=per_channel fault.k=18,19,20,21
 
 # 3. Table, knees, figures.
 scripts/plot.py runs=$RUNS/sweeps/tiny out=results/tiny_imagenet/plots formats=[png]
