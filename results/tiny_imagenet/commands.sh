@@ -19,6 +19,7 @@ scripts/evaluate.py -m $point fault=poszero fault.k=0,15,16,17,18
 scripts/evaluate.py -m $point fault=negpass fault.k=16,17,18
 scripts/evaluate.py -m $point fault=negpass fault.frac_bits=per_channel fault.k=18,19,20,21,22,23
 scripts/evaluate.py -m $point fault=poszero fault.frac_bits=per_channel fault.k=18,19,20,21
+scripts/search.py checkpoint=$NET gates=10 fault.k=15 fault.overflow=wrap data.limit=2000 batch_size=100 run.name=gates10 $quiet
 
 # 3. Table, knees, figures.
 scripts/plot.py runs=$RUNS/sweeps/tiny out=results/tiny_imagenet/plots formats=[png]
