@@ -111,6 +111,10 @@ def test_a_point_is_held_against_the_exact_relus_on_its_own_images() -> None:
     found = knees([row(0, 0.95), some, row(20, 0.93, draws=3), more])
     assert (found[0]["knee_bits"], found[0]["next_bits"]) == (11, 9)
     assert (found[0]["lost_at_knee"], found[0]["lost_at_next"]) == pytest.approx((1.0, 1.1))
+    tuned = [row(k, y, finetuned=True, trained_k=k, images=100, baseline_accuracy=0.5, checkpoint="tuned.pt")
+             for k, y in ((20, 0.955), (22, 0.94))]  # fmt: skip
+    (found_tuned,) = [each for each in knees([row(0, 0.95), some, *tuned]) if each["lost_at_next"]]
+    assert (found_tuned["lost_at_knee"], found_tuned["lost_at_next"]) == pytest.approx((0.5, 2.0)), "of 0.96"
 
 
 def test_a_searchs_answer_is_a_point() -> None:

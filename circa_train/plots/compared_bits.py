@@ -8,9 +8,10 @@ networks, data sets, modes, methods and fault models stand on one axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter
@@ -37,25 +38,30 @@ class Curve:
         about: network and data.
         how: sign test, method, scale.
         line: its points, x in compared bits.
-        exact: accuracy with exact ReLUs; of a fine-tuned network that of the network as it was.
+        exact: accuracy with exact ReLUs; of a fine-tuned network that of the network as it was,
+        untuned: the same by the number of images that it was measured on.
     """
 
     about: str
     how: str
     line: Line
     exact: float
+    untuned: Mapping[Any, float]
 
     @property
     def label(self) -> str:
         return f"{self.about}, {self.how}"
 
     def exact_at(self, point: Point) -> float:
-        """What the point is held against: the exact ReLUs on its own images where its rows know that, as one
-        line may hold measurements on all images and on some.
+        """What the point is held against: the exact ReLUs on its own images where that is known, as one line
+        may hold measurements on all images and on some.
         """
+        if self.line.tuned:
+            images = {row.get("images") for row in point.rows}
+            return self.untuned.get(images.pop(), self.exact) if len(images) == 1 else self.exact
         own = group([row for row in point.rows if row.get("baseline_accuracy") is not None], weights_of)
         exact = [fmean(row["baseline_accuracy"] for row in members) for members in own.values()]
-        return self.exact if self.line.tuned or not exact else fmean(exact)
+        return fmean(exact) if exact else self.exact
 
     def lost(self, point: Point) -> float:
         """Points (percent) below the exact ReLUs."""
@@ -91,7 +97,7 @@ def curves(rows: Sequence[Row], searches: Sequence[Row] = ()) -> list[Curve]:
     found = panels(known, "bits")
     several = len({panel.split for panel in found}) > 1
     drawn = [
-        Curve(_about(line, panel, several), _how(line), line, exact)
+        Curve(_about(line, panel, several), _how(line), line, exact, _untuned(line, panel))
         for panel in found
         for line in panel.lines
         if (exact := held_against(line, panel)) is not None
@@ -209,6 +215,16 @@ def _knee(curve: Curve, tolerance: float) -> Point | None:
     points = {-point.x: point for point in curve.line.points}
     at = knee({bits: -curve.lost(point) for bits, point in points.items()}, 0.0, 100 * tolerance + 1e-9)
     return None if at is None or len(points) < 2 else points[at]
+
+
+def _untuned(line: Line, panel: Panel) -> dict[Any, float]:
+    """Exact accuracy of the first network of the line's model that was not fine-tuned, by its images."""
+    model = line.rows[0].get("model")
+    exact: dict[Any, float] = {}
+    for row in (row for each in panel.lines if not each.tuned for row in each.rows):
+        if row.get("model") == model and row.get("baseline_accuracy") is not None:
+            exact.setdefault(row.get("images"), row["baseline_accuracy"])
+    return exact
 
 
 def _about(line: Line, panel: Panel, several: bool) -> str:
