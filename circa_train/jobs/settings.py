@@ -208,7 +208,8 @@ _TrainingFields: Any = mirrored("_TrainingFields", TrainingSettings, without=(Au
 class TrainConfig(_TrainingFields):
     """Training. What is not in a section is ``TrainingSettings`` under the same names.
 
-    ``checkpoint`` gives the first weights (fine-tuning), ``teacher`` a network to distil from.
+    ``checkpoint`` gives the first weights (fine-tuning), ``teacher`` a network to distil from. In Python a
+    :class:`RunConfig` will do for ``run``.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -220,6 +221,10 @@ class TrainConfig(_TrainingFields):
     run: TrainRunConfig = field(default_factory=TrainRunConfig)
     checkpoint: str | None = None
     teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.run) is RunConfig:
+            self.run = TrainRunConfig(**vars(self.run))
 
 
 @dataclass

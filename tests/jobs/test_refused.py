@@ -73,6 +73,7 @@ def asked(kind: str, source: Path | str, **values: Any) -> Any:
         ("train", {"run__device": "nonsense"}),
         ("train", {"tracker__name": "tensorboard"}),
         ("train", {"seed": -1}),
+        ("train", {"run__save_every": 0}),
         ("train", {"data__name": "nonsense"}),
         ("train", {"model__name": "resnet9"}),
         ("evaluate", {"checkpoint": "nowhere.pt"}),
