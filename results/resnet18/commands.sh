@@ -24,6 +24,7 @@ for k in 23 24; do
         run.name=ft$k $quiet
 done
 scripts/search.py checkpoint=$BASE budget=0.01 fault.k=19 trials=4 draws.most=10 batch_size=1000 run.name=one_percent $quiet
+scripts/search.py checkpoint=$BASE gates=8 fault.k=16 fault.overflow=wrap data.limit=2000 batch_size=100 run.name=gates8 $quiet
 
 # Fine-tuned with the norm of the gradient bounded, and augmented images: 15,000 training images, as it was done on two cores (ten minutes);
 # and the same without the bound, which goes wrong.
