@@ -74,7 +74,7 @@ def benchmark_rows(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterato
         say(f"networks on {device}")
         yield from _networks(sizes, device)
     if "cpu" in devices:
-        yield from _beyond_torch(sizes, say)
+        yield from _cpu_alone(sizes, say)
 
 
 def measured_devices(sizes: BenchmarkSizes) -> list[str]:
@@ -89,7 +89,7 @@ def measured_devices(sizes: BenchmarkSizes) -> list[str]:
     return devices
 
 
-def _beyond_torch(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterator[BenchmarkRow]:
+def _cpu_alone(sizes: BenchmarkSizes, say: Callable[[str], None]) -> Iterator[BenchmarkRow]:
     """What runs on the CPU whatever the network runs on."""
     if sizes.sweep_pairs == 0:
         say("no sweep in this size of benchmark")

@@ -8,10 +8,8 @@ networks, data sets, modes, methods and fault models stand on one axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter
@@ -19,7 +17,7 @@ from matplotlib.ticker import FormatStrFormatter
 from circa_train.plots.drawing import describe, legend, tiles
 from circa_train.plots.lines import Line, Panel, fault_name, held_against, method_text, panels
 from circa_train.plots.pareto import answer_row
-from circa_train.plots.series import Point, group, knee, weights_of, where_it_moves
+from circa_train.plots.series import Point, group, knee, where_it_moves
 from circa_train.plots.style import GREY, Note, NotedFigure, dress, plain, series_style, whole_numbers
 from circa_train.plots.words import data_title, model_title
 from circa_train.runs import Row
@@ -38,34 +36,27 @@ class Curve:
         about: network and data.
         how: sign test, method, scale.
         line: its points, x in compared bits.
-        exact: accuracy with exact ReLUs; of a fine-tuned network that of the network as it was,
-        untuned: the same by the number of images that it was measured on.
+        panel: the lines of the same data and split.
     """
 
     about: str
     how: str
     line: Line
-    exact: float
-    untuned: Mapping[Any, float]
+    panel: Panel
 
     @property
     def label(self) -> str:
         return f"{self.about}, {self.how}"
 
-    def exact_at(self, point: Point) -> float:
-        """What the point is held against: the exact ReLUs on its own images where that is known, as one line
-        may hold measurements on all images and on some.
-        """
-        if self.line.tuned:
-            images = {row.get("images") for row in point.rows}
-            return self.untuned.get(images.pop(), self.exact) if len(images) == 1 else self.exact
-        own = group([row for row in point.rows if row.get("baseline_accuracy") is not None], weights_of)
-        exact = [fmean(row["baseline_accuracy"] for row in members) for members in own.values()]
-        return fmean(exact) if exact else self.exact
+    def exact(self, point: Point | None = None) -> float:
+        """Accuracy with exact ReLUs, of a fine-tuned network that of the network as it was."""
+        found = held_against(self.line, self.panel, point)
+        assert found is not None, "lines without it are left out"
+        return found
 
     def lost(self, point: Point) -> float:
         """Points (percent) below the exact ReLUs."""
-        return 100 * (self.exact_at(point) - point.y)
+        return 100 * (self.exact(point) - point.y)
 
 
 def compared_bits(row: Row) -> float | None:
@@ -97,10 +88,10 @@ def curves(rows: Sequence[Row], searches: Sequence[Row] = ()) -> list[Curve]:
     found = panels(known, "bits")
     several = len({panel.split for panel in found}) > 1
     drawn = [
-        Curve(_about(line, panel, several), _how(line), line, exact, _untuned(line, panel))
+        Curve(_about(line, panel, several), _how(line), line, panel)
         for panel in found
         for line in panel.lines
-        if (exact := held_against(line, panel)) is not None
+        if held_against(line, panel) is not None
     ]
     if not drawn:
         raise ValueError("no evaluation with compared bits and exact ReLUs beside it")
@@ -201,7 +192,7 @@ def knees(
             "method": row.get("method"),
             "frac_bits": row.get("frac_bits"),
             "networks": curve.line.networks,
-            "exact_accuracy": curve.exact if at is None else curve.exact_at(at),
+            "exact_accuracy": curve.exact(at),
             "tolerance_points": 100 * tolerance,
             "knee_bits": None if at is None else at.x,
             "lost_at_knee": None if at is None else curve.lost(at),
@@ -215,16 +206,6 @@ def _knee(curve: Curve, tolerance: float) -> Point | None:
     points = {-point.x: point for point in curve.line.points}
     at = knee({bits: -curve.lost(point) for bits, point in points.items()}, 0.0, 100 * tolerance + 1e-9)
     return None if at is None or len(points) < 2 else points[at]
-
-
-def _untuned(line: Line, panel: Panel) -> dict[Any, float]:
-    """Exact accuracy of the first network of the line's model that was not fine-tuned, by its images."""
-    model = line.rows[0].get("model")
-    exact: dict[Any, float] = {}
-    for row in (row for each in panel.lines if not each.tuned for row in each.rows):
-        if row.get("model") == model and row.get("baseline_accuracy") is not None:
-            exact.setdefault(row.get("images"), row["baseline_accuracy"])
-    return exact
 
 
 def _about(line: Line, panel: Panel, several: bool) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from circa_train.plots.series import Point, accuracy_points, experiment_of, group, weights_of
@@ -59,15 +60,25 @@ class Panel:
     lines: tuple[Line, ...]
 
 
-def held_against(line: Line, panel: Panel) -> float | None:
-    """What a line is held against: of a fine-tuned network the exact accuracy of the network as it was, where
-    the panel has one of the same model.
+def held_against(line: Line, panel: Panel, point: Point | None = None) -> float | None:
+    """What a line is held against: its accuracy with exact ReLUs; of a fine-tuned network that of the network
+    as it was, where the panel has one of the same model. With a ``point``: on that point's own images where
+    that is known, as one line may hold measurements on all images and on some.
     """
-    if not line.tuned:
-        return line.baseline
     model = line.rows[0].get("model")
     plain = [each for each in panel.lines if not each.tuned and each.rows[0].get("model") == model]
-    return plain[0].baseline if plain else line.baseline
+    known = plain[0] if line.tuned and plain else line
+    if point is None:
+        return known.baseline
+    rows = [row for row in point.rows if row.get("baseline_accuracy") is not None]
+    if line.tuned:
+        images = {row.get("images") for row in point.rows}
+        candidates = (row for each in plain for row in each.rows if {row.get("images")} == images)
+        rows = [row for row in candidates if row.get("baseline_accuracy") is not None][:1]
+    exact = [
+        fmean(row["baseline_accuracy"] for row in members) for members in group(rows, weights_of).values()
+    ]
+    return fmean(exact) if exact else known.baseline
 
 
 def panels(rows: Sequence[Row], column: str) -> list[Panel]:

@@ -15,8 +15,8 @@ scripts/evaluate.py -m checkpoint=$BASE fault=negpass fault.k=19,20,21 fault.fra
 
 # The recipe as it was, without a bound on the gradient's norm (it fails here), and a search within one point.
 for k in 23 24; do
-    scripts/train.py model=checkpoint data=checkpoint checkpoint=$BASE fault=negpass fault.k=$k optim=truncation optim.clip_norm=null epochs=6 channels_last=true \
-        run.name=ft$k $quiet
+    scripts/train.py model=checkpoint data=checkpoint checkpoint=$BASE fault=negpass fault.k=$k optim=truncation \
+        optim.clip_norm=null epochs=6 channels_last=true run.name=ft$k $quiet
     scripts/evaluate.py checkpoint=$(ls -d $RUNS/train/ft$k-*)/best.pt fault=checkpoint fault.overflow=wrap draws.count=5 batch_size=1000 \
         run.name=ft$k $quiet
 done

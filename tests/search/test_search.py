@@ -1,10 +1,7 @@
-"""The search: bisection, greed and verdicts as pure logic; then planted answers, resumption, and independent
-evaluation.
-"""
+"""The search: what the law foretells; then planted answers, resumption, and independent evaluation."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +22,8 @@ from circa_train import (
 )
 from circa_train.cost import gates_saved, network_cost
 from circa_train.diagnosis import site_sensitivity
-from circa_train.evaluation import Evaluation, evaluate, one_draw
-from circa_train.fixed_point import FixedPointOverflow, to_fixed
+from circa_train.evaluation import evaluate, one_draw
+from circa_train.fixed_point import to_fixed
 from circa_train.jobs.faults import read_fault_file
 from circa_train.nn import relu_sites
 from circa_train.nn.control import draw_state, set_draw, stochastic_relus
@@ -41,11 +38,8 @@ from circa_train.search import (
     write_fault_file,
 )
 from circa_train.search import judging as judging_module
-from circa_train.search.allocation import Tables, greedy_path, last_accepted
 from circa_train.search.choices import as_it_is, by_the_law
-from circa_train.search.confirmation import overflowed, seen_before
 from circa_train.search.harm import tables_of as tables_by_law
-from circa_train.search.judging import OVER, UNDECIDED, WITHIN, margin_of, verdict
 from circa_train.search.store import Store
 from tests.search.levels import (
     PLAIN,
@@ -57,70 +51,6 @@ from tests.search.levels import (
     level_images,
     make_splits,
 )
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 31])
-def test_last_accepted_finds_every_edge_from_every_guess(count: int) -> None:
-    for edge, low, high in itertools.product(range(-1, count), range(-2, count + 2), range(-2, count + 2)):
-        calls: list[int] = []
-
-        def accept(index: int, edge: int = edge, calls: list[int] = calls) -> bool:
-            calls.append(index)
-            return index <= edge
-
-        assert last_accepted(accept, count, low, high) == (edge if edge >= 0 else None)
-        assert len(calls) == len(set(calls)), "an index is tested once"
-        assert all(0 <= index < count for index in calls)
-        assert len(calls) <= 2 * count.bit_length() + 2
-
-
-def tables_of(harm: list[list[float]], relus: list[int]) -> Tables:
-    bits = len(harm[0])
-    gates = tuple(tuple(n * (bits - k) for k in range(bits)) for n in relus)
-    return Tables(gates, tuple(map(tuple, harm)))
-
-
-def test_greed_is_best_on_its_path() -> None:
-    """For convex harm, no allocation beats the path's in both gates and harm: against all of them,
-    enumerated.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        weights = torch.rand(3, generator=generator).tolist()
-        relus = torch.randint(1, 9, (3,), generator=generator).tolist()
-        tables = tables_of([[w * 4**k for k in range(5)] for w in weights], relus)
-        path = greedy_path(tables)
-        assert path[0] == (0, 0, 0)
-        assert path[-1] == (4, 4, 4)
-        assert all(
-            sum(b) - sum(a) == 1 and all(y >= x for x, y in zip(a, b, strict=True))
-            for a, b in itertools.pairwise(path)
-        )
-        for ks, other in itertools.product(path, itertools.product(range(5), repeat=3)):
-            better = tables.total_gates(other) < tables.total_gates(ks) and tables.total_harm(
-                other
-            ) < tables.total_harm(ks)
-            assert not better, (ks, other)
-
-
-def test_harm_that_falls_does_not_mislead() -> None:
-    tables = tables_of([[1.0, 3.0, 2.0, 5.0]], [1])
-    assert tables.harm == ((1.0, 3.0, 3.0, 5.0),)
-    harmless = tables_of([[0.0, 0.0, 0.0], [0.0, 1.0, 2.0]], [1, 100])
-    assert greedy_path(harmless)[:3] == [(0, 0), (1, 0), (2, 0)], "what does no harm comes first"
-    with pytest.raises(ValueError, match="one value for every k"):
-        Tables(((1, 2),), ((0.0,),))
-
-
-def test_verdicts() -> None:
-    steady = (0.90, 0.90, 0.91, 0.90)
-    assert verdict(Evaluation(steady, 1000), exact=0.905, budget=0.02) == WITHIN
-    assert verdict(Evaluation(steady, 1000), exact=0.99, budget=0.02) == OVER
-    assert verdict(Evaluation(steady, 1000), exact=0.9225, budget=0.02) == UNDECIDED
-    assert verdict(Evaluation((0.5,), 1000), exact=0.99, budget=0.02) == UNDECIDED, "one draw says nothing"
-    assert verdict(Evaluation((0.9, 0.9), 10), exact=0.9, budget=0.01) == UNDECIDED, (
-        "agreement of two leaves room"
-    )
 
 
 def test_settings() -> None:
@@ -202,7 +132,6 @@ def test_a_site_that_no_gradient_comes_back_to_is_named() -> None:
     network.main.forward = lambda z: original(z.detach())  # type: ignore[method-assign,operator]
     with pytest.raises(ValueError, match=r"site main: no gradient comes back .* torch\.no_grad"):
         site_values(network, [level_images(4, 0).images.float() / 255], importance=True)
-
 
 
 def test_a_planted_answer_is_found_and_reproduced(tmp_path: Path) -> None:
@@ -328,68 +257,6 @@ def test_the_law_takes_the_mode_that_does_less() -> None:
         errors = choices.errors[0]
         assert errors[20] <= errors[25] <= errors[30]
         assert choices.frac_bits[0][3] == choices.frac_bits[0][20]
-
-
-def test_a_draw_that_overflows_counts_as_all_wrong_and_ends_nothing() -> None:
-    """The validation images reach eight times as far as what was recorded, and beyond the field."""
-    splits, lines = make_splits(), list[str]()
-    network = with_stochastic_relus(Levels(), NoFault(), frac_bits=32, seed=3).eval()
-    seen = site_values(network, [splits.validation.images.float() / 255 / 8])
-    judge = judging_module.Judge(
-        network, splits.validation, "validation", as_it_is(network, seen, POSZERO), others=100,
-        mean=splits.mean, std=splits.std, settings=SETTINGS, store=Store(), report=lines.append,
-    )  # fmt: skip
-    judged = judge((12, 12, 12))
-    assert judged.verdict == OVER
-    assert judged.evaluation.mean == 0.0
-    assert any("a draw overflows, and counts as all wrong: site main" in line for line in lines)
-    assert {relu.settings.overflow for relu in stochastic_relus(network).values()} == {"raise"}
-    assert judge.overflowed == len(judged.evaluation.accuracies)
-    (warning,) = overflowed({judge}, 2)
-    assert "fault.overflow=wrap" in warning
-    judge.overflowed = 0
-    assert overflowed({judge}, 2) == ()
-
-
-def test_with_a_number_of_gates_a_draw_that_overflows_is_an_error_with_a_remedy() -> None:
-    """There is no other candidate, and an accuracy of nought would say nothing."""
-    splits = make_splits()
-    network = with_stochastic_relus(Levels(), NoFault(), frac_bits=32, seed=3).eval()
-    seen = site_values(network, [splits.validation.images.float() / 255 / 8])
-    judge = judging_module.Judge(
-        network, splits.validation, "validation", as_it_is(network, seen, POSZERO), others=0,
-        mean=splits.mean, std=splits.std, settings=SearchSettings(gates=11), store=Store(),
-        report=lambda _: None,
-    )  # fmt: skip
-    assert judge.exact > 0, "exact ReLUs see no field"
-    with pytest.raises(FixedPointOverflow, match=r"with 11 AND gates .* site main.*fault.overflow=wrap"):
-        judge((12, 12, 12))
-
-
-def test_the_margin_is_what_other_images_may_add() -> None:
-    """Of 2000 pairs of samples, the loss on the other one exceeds that on the first plus 2 errors in 2.3%."""
-    generator = torch.Generator().manual_seed(0)
-    exceeded = 0
-    for _ in range(2000):
-        lost, gained = (torch.rand(1500, generator=generator) < share for share in (0.1, 0.06))
-        first, other = (lost.double() - gained.double()).split([500, 1000])
-        exceeded += float(other.mean()) > float(first.mean()) + margin_of(first, 1000, 2.0)
-    assert 12 <= exceeded <= 80  # 46 expected, 5 sigma of the binomial: 34
-    assert margin_of(torch.zeros(100), 100, 2.0) == pytest.approx(1 - 0.05**0.01)
-    assert margin_of(torch.zeros(100), 100, 0.0) == 0.0
-
-
-def test_validation_images_that_were_trained_on_are_warned_about() -> None:
-    def store(validation: float, test: float) -> Store:
-        made = Store()
-        for split, share in (("validation", validation), ("test", test)):
-            made.add_draw(f"{split} exact", torch.arange(1000) < 1000 * share)
-        return made
-
-    assert seen_before(store(0.9, 0.88)) == ()
-    (warning,) = seen_before(store(0.95, 0.88))
-    assert "95.0% of the validation images" in warning
-    assert "88.0%" in warning
 
 
 def test_a_search_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ from circa_train.runs.metrics import JsonLinesTracker, build_tracker
 from circa_train.runs.tracker import Tracker
 from circa_train.training import ReductionSettings, TrainingResult, TrainingSettings, join_ranks, train
 
+#: Columns of the metrics in which equal trainings differ.
+TIMING = {"time", "seconds", "images_per_second"}
+
 
 def splits(images: int = 48) -> DataSplits:
     generator = torch.Generator().manual_seed(0)
